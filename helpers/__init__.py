@@ -1,0 +1,27 @@
+"""The library behind the notebooks: land cover from aerial pictures, scored in parallel on Spark.
+
+Modules import only those listed above them, so each can be read on its own::
+
+    landcover   the class table: NLCD codes, six classes, three map groups, colours
+    grid        county boundary -> tiles; pure geometry
+    catalog     where scenes, labels and boundaries come from
+    rasters     the only module that opens a raster
+    tilestore   tiles in and out of Parquet; the only module that decodes a tile
+    sample/     the embedded sample counties
+    backbones   pretrained networks
+    retraining_tensorflow
+    bundle      save, load, export; refuses a bad export
+    engines     ways to score a batch
+    session     Spark session, preflight, progress
+    scoring     what an executor runs, and the job around it
+    evaluation  accuracy, confusion, baselines
+    change      smoothing, newly developed candidates
+    figures     data and ``ax`` in, ``ax`` out
+    runs        where a run keeps its files and metrics
+
+Importing any of them does nothing: no download, no session, no seed.
+"""
+
+
+class InputError(ValueError):
+    """Something the user gave can't be used: one sentence with what was wanted, what came, what to do."""

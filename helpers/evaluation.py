@@ -1,0 +1,221 @@
+"""How good predictions are: accuracy, confusion, agreement, and the baselines that any network must beat."""
+
+from collections import namedtuple
+
+import numpy as np
+import pandas as pd
+
+from helpers import InputError
+from helpers.landcover import CLASS_NAMES, group_of_class
+
+Agreement = namedtuple("Agreement", "share tiles left_out")
+
+TILE_KEYS = ["tile_id", "county", "year"]
+
+
+def _class_ids(values, name):
+    """Class ids as int64, or one sentence that says how many are missing."""
+    values = pd.Series(np.asarray(values)) if not isinstance(values, pd.Series) else values
+    missing = int(values.isna().sum())
+    if missing:
+        raise InputError("expected a class for every tile in {}, got {} of {} without. Leave those rows out and "
+                         "count them.".format(name, missing, len(values)))
+    return values.to_numpy().astype(np.int64)
+
+
+def _paired(labels, predicted):
+    labels, predicted = _class_ids(labels, "labels"), _class_ids(predicted, "predicted")
+    if labels.shape != predicted.shape or not len(labels):
+        raise InputError("expected a label for each prediction, at least one, got {} labels and {} predictions. "
+                         "Join the two tables on tile_id, county and year first.".format(
+                             len(labels), len(predicted)))
+    return labels, predicted
+
+
+def accuracy(labels, predicted):
+    """Share of tiles whose predicted class is their label.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of int
+        Shape (N,), ``class_id``; in the same order.
+
+    Returns
+    -------
+    float
+        0 to 1.
+
+    Raises
+    ------
+    InputError
+        If they differ in length, are empty, or a class is missing.
+    """
+    labels, predicted = _paired(labels, predicted)
+    return float((labels == predicted).mean())
+
+
+def accuracy_grouped(labels, predicted):
+    """Share of tiles whose predicted class is in the same map group as their label: forgives Forest for Shrub.
+
+    Parameters and errors as for ``accuracy``.
+    """
+    labels, predicted = _paired(labels, predicted)
+    return float((group_of_class(labels) == group_of_class(predicted)).mean())
+
+
+def confusion_matrix(labels, predicted, n_classes=len(CLASS_NAMES)):
+    """Count the tiles of each true class that were given each class.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of int
+        Shape (N,), ``class_id`` 0 to ``n_classes`` - 1.
+    n_classes : int
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n_classes, n_classes), int64: rows are the truth, columns the prediction; sums to N.
+
+    Raises
+    ------
+    InputError
+        As ``accuracy``, or if a class id is out of range.
+    """
+    labels, predicted = _paired(labels, predicted)
+    least, most = min(labels.min(), predicted.min()), max(labels.max(), predicted.max())
+    if least < 0 or most >= n_classes:
+        raise InputError("expected class ids from 0 to {}, got {} to {}. Give the number of classes that the model "
+                         "knows.".format(n_classes - 1, least, most))
+    return np.bincount(labels * n_classes + predicted, minlength=n_classes ** 2).reshape(n_classes, n_classes)
+
+
+def per_class(labels, predicted, class_names=CLASS_NAMES):
+    """How well each class is found.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of int
+        Shape (N,), ``class_id``.
+    class_names : sequence of str
+        In order of ``class_id``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row a class: ``tiles`` (that truly are of the class), ``recall`` (the share of them that was found) and
+        ``precision`` (the share of the tiles given this class that truly are of it); NaN where there are none.
+    """
+    matrix = confusion_matrix(labels, predicted, len(class_names))
+    found = np.diag(matrix).astype(float)
+    truth, given = matrix.sum(axis=1), matrix.sum(axis=0)
+    blank = np.full(len(found), np.nan)
+    return pd.DataFrame({
+        "tiles": truth,
+        "recall": np.divide(found, truth, out=blank.copy(), where=truth > 0),
+        "precision": np.divide(found, given, out=blank.copy(), where=given > 0),
+    }, index=pd.Index(class_names, name="class_name"))
+
+
+def agreement(a, b):
+    """Share of tiles to which two prediction tables give the same class.
+
+    Parameters
+    ----------
+    a, b : pandas.DataFrame
+        Prediction tables: ``tile_id``, ``county``, ``year``, ``class_id``; in any order.
+
+    Returns
+    -------
+    Agreement
+        ``share`` of the ``tiles`` that both tables give a class; ``left_out`` counts the others: errors in one of
+        the tables, or tiles that only one of them has.
+
+    Raises
+    ------
+    InputError
+        If a table has a tile twice, or no tile has a class in both.
+    """
+    for name, table in (("first", a), ("second", b)):
+        repeated = int(table.duplicated(TILE_KEYS).sum())
+        if repeated:
+            raise InputError("expected one row for each tile, county and year in the {} table, got {} repeated. "
+                             "Read one run's predictions at a time.".format(name, repeated))
+    columns = TILE_KEYS + ["class_id"]
+    both = a[columns].merge(b[columns], on=TILE_KEYS, how="outer", suffixes=("_a", "_b"))
+    known = both.dropna(subset=["class_id_a", "class_id_b"])
+    if not len(known):
+        raise InputError("expected tiles with a class in both tables, got none among {} and {} rows. Compare "
+                         "predictions of the same county and year.".format(len(a), len(b)))
+    same = known["class_id_a"].astype(int) == known["class_id_b"].astype(int)
+    return Agreement(float(same.mean()), len(known), len(both) - len(known))
+
+
+def colour_features(tiles):
+    """Mean and standard deviation of each colour channel: all that the colour baseline sees of a tile.
+
+    Parameters
+    ----------
+    tiles : numpy.ndarray
+        Shape (N, h, w, 3), uint8 RGB.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N, 6), float32, 0 to 255: means of R, G, B, then their standard deviations.
+    """
+    if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8:
+        raise InputError("expected tiles of shape (N, height, width, 3) and dtype uint8, got {} of {}. Keep R, G "
+                         "and B, unscaled.".format(tiles.shape, tiles.dtype))
+    features = np.empty((len(tiles), 6), dtype=np.float32)
+    # A tile at a time: float64 copies of thousands of tiles would not fit in memory.
+    for i, tile in enumerate(tiles):
+        pixels = tile.reshape(-1, 3)
+        features[i, :3] = pixels.mean(axis=0)
+        features[i, 3:] = pixels.std(axis=0)
+    return features
+
+
+def linear_head(train_features, train_labels, features):
+    """Classify features with standardised logistic regression (C = 1), the plainest head there is.
+
+    Parameters
+    ----------
+    train_features : numpy.ndarray
+        Shape (M, n_features).
+    train_labels : array_like of int
+        Shape (M,), ``class_id``.
+    features : numpy.ndarray
+        Shape (N, n_features).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), int64: predicted ``class_id``.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+    head = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
+    head.fit(np.asarray(train_features, dtype=np.float64), _class_ids(train_labels, "train_labels"))
+    return head.predict(np.asarray(features, dtype=np.float64)).astype(np.int64)
+
+
+def colour_baseline(train_tiles, train_labels, tiles):
+    """Classify tiles by their colours alone.
+
+    Parameters
+    ----------
+    train_tiles : numpy.ndarray
+        Shape (M, h, w, 3), uint8 RGB.
+    train_labels : array_like of int
+        Shape (M,), ``class_id``.
+    tiles : numpy.ndarray
+        Shape (N, h, w, 3), uint8 RGB.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), int64: predicted ``class_id``.
+    """
+    return linear_head(colour_features(train_tiles), train_labels, colour_features(tiles))

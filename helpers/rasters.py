@@ -1,0 +1,240 @@
+"""Rasters in and out: scenes, NLCD labels, maps. The only module that opens a raster."""
+
+import contextlib
+import os
+
+import numpy as np
+import rasterio
+import rasterio.transform
+import shapely
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform as transform_points
+from rasterio.warp import transform_bounds
+from rasterio.windows import Window
+
+from helpers import InputError
+from helpers.grid import TILE_M, TILE_PX, nine_points, project, tile_of
+from helpers.landcover import NODATA_CODE, check_codes
+
+PIXEL_M = TILE_M / TILE_PX
+# Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
+_LABEL_MARGIN_M = 100.0
+
+
+def _open(href, kind):
+    """Open a raster, or say in one sentence why it can't be used."""
+    try:
+        return rasterio.open(href)
+    except rasterio.errors.RasterioIOError as error:
+        came = "a broken file" if os.path.exists(href) else "no such file"
+        raise InputError(f"expected a {kind} at {href}, got {came} ({error}). "
+                         "Bring the file again, or take it out of the catalogue.") from error
+
+
+@contextlib.contextmanager
+def open_scene(href, crs):
+    """A scene as RGB pixels of 1 m on the tile grid.
+
+    Parameters
+    ----------
+    href : str
+        Path or URL of a raster with at least three uint8 bands: red, green, blue.
+    crs : str
+        The county's UTM zone; a scene in another CRS or resolution is warped: averaged from finer pixels,
+        interpolated from coarser ones.
+
+    Yields
+    ------
+    rasterio dataset
+        With ``PIXEL_M`` pixels whose edges lie on whole metres.
+
+    Raises
+    ------
+    InputError
+        If the scene can't be opened, has fewer than three bands, is not uint8, or has no CRS.
+    """
+    with _open(href, "scene") as scene:
+        if scene.count < 3 or set(scene.dtypes[:3]) != {"uint8"} or scene.crs is None:
+            raise InputError(
+                f"expected a scene with at least 3 bands of uint8 (red, green, blue) and a CRS, got {scene.count} "
+                f"band(s) of {scene.dtypes[0]} {'without a CRS' if scene.crs is None else 'in ' + str(scene.crs)} "
+                f"in {href}. Convert it, for example with gdal_translate -ot Byte -a_srs.")
+        to_metres = scene.transform
+        on_grid = (scene.crs == rasterio.CRS.from_string(crs) and to_metres.is_rectilinear
+                   and (to_metres.a, to_metres.e) == (PIXEL_M, -PIXEL_M)
+                   and to_metres.c % PIXEL_M == 0 and to_metres.f % PIXEL_M == 0)
+        if on_grid:
+            yield scene
+            return
+        left, bottom, right, top = transform_bounds(scene.crs, crs, *scene.bounds, densify_pts=21)
+        left, top = np.floor(left / PIXEL_M) * PIXEL_M, np.ceil(top / PIXEL_M) * PIXEL_M
+        width, height = int(np.ceil((right - left) / PIXEL_M)), int(np.ceil((top - bottom) / PIXEL_M))
+        # The footprint tells the scene's ground resolution whatever the units of its CRS.
+        finer = (right - left) * (top - bottom) / (scene.width * scene.height) < PIXEL_M ** 2
+        with WarpedVRT(scene, crs=crs, width=width, height=height,
+                       transform=rasterio.Affine(PIXEL_M, 0, left, 0, -PIXEL_M, top),
+                       resampling=Resampling.average if finer else Resampling.bilinear,
+                       # A dark pixel may be 0 in one band: only 0 in every band is nodata.
+                       UNIFIED_SRC_NODATA="YES",
+                       add_alpha=scene.nodata is None and MaskFlags.alpha not in scene.mask_flag_enums[-1]) as warped:
+            yield warped
+
+
+def _read_strip(scene, window):
+    """RGB (3, h, w) uint8 and validity (h, w) bool of a window that lies inside the scene."""
+    rgb = scene.read((1, 2, 3), window=window)
+    if scene.nodata is not None:
+        bands = scene.read(window=window) if scene.count > 3 else rgb
+        return rgb, (bands != scene.nodata).any(axis=0)
+    return rgb, scene.dataset_mask(window=window) > 0
+
+
+def cut_tiles(tiles, scenes, crs):
+    """Cut tiles from the scenes that cover them.
+
+    Where scenes overlap, a tile comes from the one whose centre is nearest among those that show all of it
+    (of two as near, the lower ``scene_id``): the same choice every time.
+
+    Parameters
+    ----------
+    tiles : pandas.DataFrame
+        ``row`` and ``col``, any other columns.
+    scenes : list of helpers.catalog.Scene
+    crs : str
+        The county's UTM zone.
+
+    Returns
+    -------
+    images : list of numpy.ndarray or None
+        For each tile (224, 224, 3) uint8 RGB, or None where no scene shows all of it.
+    scene_ids : list of str or None
+
+    Notes
+    -----
+    A scene is opened once and read a strip of tiles at a time.
+    """
+    row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
+    x, y = (col + 0.5) * TILE_M, (row + 0.5) * TILE_M
+    ground = project(shapely.box(x.min() - TILE_M, y.min() - TILE_M, x.max() + TILE_M, y.max() + TILE_M),
+                     "EPSG:4326", source=crs)
+    scenes = sorted((scene for scene in scenes if shapely.intersects(scene.footprint, ground)),
+                    key=lambda scene: scene.scene_id)
+    if not scenes:
+        return [None] * len(tiles), [None] * len(tiles)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(open_scene(scene.href, crs)) for scene in scenes]
+        extents = np.array([scene.bounds for scene in opened])
+        distance = np.hypot(extents[:, [0, 2]].mean(axis=1)[:, None] - x, extents[:, [1, 3]].mean(axis=1)[:, None] - y)
+        covers = ((extents[:, 0, None] <= x - TILE_M / 2) & (extents[:, 2, None] >= x + TILE_M / 2)
+                  & (extents[:, 1, None] <= y - TILE_M / 2) & (extents[:, 3, None] >= y + TILE_M / 2))
+        distance[~covers] = np.inf
+        order = np.argsort(distance, axis=0, kind="stable")
+        images, scene_ids = [None] * len(tiles), [None] * len(tiles)
+        open_tiles = np.arange(len(tiles))
+        for rank in range(len(scenes)):
+            choice = order[rank, open_tiles]
+            reachable = np.isfinite(distance[choice, open_tiles])
+            for s in np.unique(choice[reachable]):
+                wanted = open_tiles[reachable & (choice == s)]
+                for strip_row in np.unique(row[wanted]):
+                    strip = wanted[row[wanted] == strip_row]
+                    for i, image in _cut_strip(opened[s], strip_row, col, strip):
+                        images[i], scene_ids[i] = image, scenes[s].scene_id
+            open_tiles = np.array([i for i in open_tiles if images[i] is None], dtype=int)
+            if not len(open_tiles):
+                break
+    return images, scene_ids
+
+
+def _cut_strip(scene, strip_row, col, strip):
+    """Yield ``(i, image)`` for the tiles ``strip`` of one grid row that a scene shows whole."""
+    first, last = col[strip].min(), col[strip].max()
+    left, top = scene.bounds.left, scene.bounds.top
+    window = Window(round((first * TILE_M - left) / PIXEL_M), round((top - (strip_row + 1) * TILE_M) / PIXEL_M),
+                    (last - first + 1) * TILE_PX, TILE_PX)
+    try:
+        rgb, valid = _read_strip(scene, window)
+    except rasterio.errors.RasterioIOError as error:
+        raise InputError(f"expected a whole scene at {scene.name}, got one that breaks off ({error}). "
+                         "Bring the file again, or take it out of the catalogue.") from error
+    for i in strip:
+        columns = slice((col[i] - first) * TILE_PX, (col[i] - first + 1) * TILE_PX)
+        if valid[:, columns].all():
+            yield i, np.ascontiguousarray(rgb[:, :, columns].transpose(1, 2, 0))
+
+
+def label_counts(href, tiles, crs):
+    """Count the NLCD pixels in tiles, and read the codes at their nine points.
+
+    A pixel belongs to the tile that holds its centre, so every pixel is counted once.
+
+    Parameters
+    ----------
+    href : str
+        Path or URL of an NLCD raster in any CRS.
+    tiles : pandas.DataFrame
+        ``row`` and ``col``.
+    crs : str
+        The CRS of the tile grid.
+
+    Returns
+    -------
+    counts : numpy.ndarray
+        Shape (N, 256), int32: pixels of each code in each tile; nodata is not counted.
+    nine : numpy.ndarray
+        Shape (N, 9), uint8: the codes at ``grid.nine_points``, ``landcover.NODATA_CODE`` outside the raster.
+
+    Raises
+    ------
+    InputError
+        If the raster can't be opened, has no CRS, or holds codes that are not NLCD's.
+    """
+    row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
+    bounds = (col.min() * TILE_M - _LABEL_MARGIN_M, row.min() * TILE_M - _LABEL_MARGIN_M,
+              (col.max() + 1) * TILE_M + _LABEL_MARGIN_M, (row.max() + 1) * TILE_M + _LABEL_MARGIN_M)
+    with _open(href, "NLCD raster") as raster:
+        if raster.crs is None:
+            raise InputError(f"expected an NLCD raster with a CRS, got {href} without one. "
+                             "Give it one, for example with gdal_translate -a_srs EPSG:5070.")
+        window = raster.window(*transform_bounds(crs, raster.crs, *bounds, densify_pts=21))
+        r0, c0 = max(0, int(np.floor(window.row_off))), max(0, int(np.floor(window.col_off)))
+        r1 = min(raster.height, int(np.ceil(window.row_off + window.height)))
+        c1 = min(raster.width, int(np.ceil(window.col_off + window.width)))
+        if r1 <= r0 or c1 <= c0:
+            raise InputError(f"expected an NLCD raster over the county, got {href} with bounds {raster.bounds} "
+                             f"in {raster.crs.to_string()[:60]}. Choose the raster of this place.")
+        try:
+            codes = raster.read(1, window=Window(c0, r0, c1 - c0, r1 - r0))
+        except rasterio.errors.RasterioIOError as error:
+            raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({error}). "
+                             "Bring the file again.") from error
+        nodata = NODATA_CODE if raster.nodata is None else int(raster.nodata)
+        to_map = raster.transform * rasterio.Affine.translation(c0, r0)
+        raster_crs = raster.crs
+    # 0 is what NLCD files carry outside the mapped area, declared as nodata or not.
+    known = (codes != nodata) & (codes != NODATA_CODE) & (codes != 0)
+    check_codes(codes[known], href)
+    codes = np.where(known, codes, NODATA_CODE).astype(np.uint8)
+
+    pixel_row, pixel_col = np.indices(codes.shape)
+    mx, my = rasterio.transform.xy(to_map, pixel_row.ravel(), pixel_col.ravel())
+    x, y = map(np.asarray, transform_points(raster_crs, crs, mx, my))
+    in_row, in_col = tile_of(x, y)
+    # Tile of each pixel through a dense lookup over the tiles' bounding box.
+    height, width = row.max() - row.min() + 1, col.max() - col.min() + 1
+    index = np.full((height, width), -1)
+    index[row - row.min(), col - col.min()] = np.arange(len(tiles))
+    inside = ((in_row >= row.min()) & (in_row <= row.max()) & (in_col >= col.min()) & (in_col <= col.max())
+              & known.ravel())
+    tile = index[in_row[inside] - row.min(), in_col[inside] - col.min()]
+    counts = np.zeros((len(tiles), 256), dtype=np.int32)
+    np.add.at(counts, (tile[tile >= 0], codes.ravel()[inside][tile >= 0]), 1)
+
+    px, py = nine_points(row, col)
+    nx, ny = map(np.asarray, transform_points(crs, raster_crs, px.ravel(), py.ravel()))
+    nr, nc = map(np.asarray, rasterio.transform.rowcol(to_map, nx, ny))
+    nine = np.full(len(nr), NODATA_CODE, dtype=np.uint8)
+    seen = (nr >= 0) & (nr < codes.shape[0]) & (nc >= 0) & (nc < codes.shape[1])
+    nine[seen] = codes[nr[seen], nc[seen]]
+    return counts, nine.reshape(-1, 9)

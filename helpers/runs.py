@@ -1,0 +1,75 @@
+"""Where a run keeps what it makes, and how its figures reach ``metrics.json``."""
+
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+from helpers import InputError
+
+
+def home():
+    """The folder that holds ``runs/`` and ``data/``: ``TUTORIAL_HOME``, else the repository itself."""
+    return Path(os.environ.get("TUTORIAL_HOME") or Path(__file__).resolve().parents[1])
+
+
+class Run:
+    """The files of one run of the tutorial, ``runs/<name>/``.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits, ``-``, ``_`` and ``.``; becomes a folder name.
+
+    Attributes
+    ----------
+    folder, tiles, models, predictions, maps, figures, metrics_path : pathlib.Path
+        What the notebooks write; folders are made when first written to.
+    """
+
+    def __init__(self, name):
+        if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", name):
+            raise InputError("expected a run name of letters, digits, '.', '_' and '-', got {!r}. "
+                             "Choose another name.".format(name))
+        self.name = name
+        self.folder = home() / "runs" / name
+        self.tiles = self.folder / "tiles"
+        self.models = self.folder / "models"
+        self.predictions = self.folder / "predictions"
+        self.maps = self.folder / "maps"
+        self.figures = self.folder / "figures"
+        self.metrics_path = self.folder / "metrics.json"
+
+    def metrics(self):
+        """All figures written so far, as a dict."""
+        if not self.metrics_path.exists():
+            return {}
+        return json.loads(self.metrics_path.read_text())
+
+    def record(self, **sections):
+        """Merge figures into ``metrics.json``; a section that is a dict is merged key by key."""
+        metrics = self.metrics()
+        for section, values in sections.items():
+            if isinstance(values, dict):
+                metrics.setdefault(section, {}).update(values)
+            else:
+                metrics[section] = values
+        write_json(self.metrics_path, metrics)
+
+    def timed(self, notebook):
+        """Start the clock of a notebook; call the returned function in its last cell."""
+        start = time.monotonic()
+
+        def stop():
+            self.record(seconds={notebook: round(time.monotonic() - start, 1)})
+        return stop
+
+
+def write_json(path, value):
+    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(".{}.{}.part".format(path.name, os.getpid()))
+    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+    os.replace(str(part), str(path))

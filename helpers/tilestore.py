@@ -1,0 +1,337 @@
+"""The tile store: tiles in and out of Parquet. The only module that decodes a tile.
+
+A store is a Parquet dataset on any fsspec URI, one folder for each ``county`` and ``year``. A folder is
+finished when it holds ``_manifest.json``, which is written last; what lies there without one is ignored and
+written anew.
+"""
+
+import io
+import json
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from helpers import InputError
+from helpers.landcover import CLASS_NAMES, group_of_class
+
+CODEC = "png"
+# A label is trusted for training when this share of the tile's NLCD pixels carries it.
+PURE = 0.9
+
+SCHEMA = pa.schema([
+    ("tile_id", pa.string()), ("row", pa.int32()), ("col", pa.int32()),
+    ("scene_id", pa.string()), ("acquired", pa.string()), ("image", pa.binary()),
+    ("label", pa.int8()), ("group", pa.int8()), ("purity", pa.float32()), ("nine_point", pa.int8()),
+    ("split", pa.string()),
+])
+PARTITIONS = pa.schema([("county", pa.string()), ("year", pa.int32())])
+MANIFEST = "_manifest.json"
+
+
+def encode(tile):
+    """A tile as PNG.
+
+    Parameters
+    ----------
+    tile : numpy.ndarray
+        Shape (h, w, 3), uint8 RGB.
+
+    Returns
+    -------
+    bytes
+    """
+    from PIL import Image
+    buffer = io.BytesIO()
+    # Level 1 is three times as fast as the default 6 and a few per cent larger on aerial pictures.
+    Image.fromarray(tile).save(buffer, CODEC, compress_level=1)
+    return buffer.getvalue()
+
+
+def decode(image, size=None):
+    """Pixels of an encoded picture.
+
+    Parameters
+    ----------
+    image : bytes
+        A picture in a format that Pillow reads; other modes than RGB are converted.
+    size : tuple of int, optional
+        ``(height, width)`` to resize to where the picture has another; None keeps its own.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (h, w, 3), uint8 RGB.
+
+    Raises
+    ------
+    OSError
+        If the bytes are not a whole picture.
+    """
+    from PIL import Image
+    with Image.open(io.BytesIO(image)) as picture:
+        picture = picture.convert("RGB")
+        if size is not None and (picture.height, picture.width) != tuple(size):
+            picture = picture.resize((size[1], size[0]), Image.BILINEAR)
+        return np.asarray(picture)
+
+
+def decode_all(images, size=None):
+    """Pixels of many pictures: shape (N, h, w, 3), uint8."""
+    return np.stack([decode(image, size) for image in images])
+
+
+def partition_folder(uri, county, year):
+    """Where the tiles of a county and year lie in a store."""
+    return "{}/county={}/year={}".format(str(uri).rstrip("/"), county, year)
+
+
+def manifest(uri, county, year):
+    """What is known of a finished county and year, or None where it isn't finished."""
+    path = partition_folder(uri, county, year) + "/" + MANIFEST
+    filesystem, path = fsspec.core.url_to_fs(path)
+    if not filesystem.exists(path):
+        return None
+    with filesystem.open(path, "rb") as file:
+        return json.loads(file.read().decode())
+
+
+def write_manifest(uri, county, year, **facts):
+    """Declare a county and year finished.
+
+    Parameters
+    ----------
+    uri : str
+        The store.
+    county : str
+    year : int
+    **facts
+        JSON values to keep: at least ``tiles``, the number of rows written.
+    """
+    facts = dict(facts, county=str(county), year=int(year), codec=CODEC)
+    facts.setdefault("classes", list(CLASS_NAMES))
+    filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, year) + "/" + MANIFEST)
+    with filesystem.open(path, "wb") as file:
+        file.write(json.dumps(facts, indent=1, sort_keys=True).encode())
+
+
+def remove_manifest(uri, county, year):
+    """Declare a county and year unfinished, before its tiles are written anew."""
+    filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, year) + "/" + MANIFEST)
+    if filesystem.exists(path):
+        filesystem.rm(path)
+
+
+def partitions(uri):
+    """The finished counties and years of a store.
+
+    Returns
+    -------
+    list of dict
+        Their manifests, in order of county and year.
+
+    Raises
+    ------
+    InputError
+        If there is no store, or nothing in it is finished.
+    """
+    filesystem, path = fsspec.core.url_to_fs(str(uri))
+    found = []
+    for name in sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST)):
+        with filesystem.open(name, "rb") as file:
+            found.append(json.loads(file.read().decode()))
+    if not found:
+        raise InputError("expected a tile store at {}, got no finished county and year there. Run notebook "
+                         "02_data_preparation, or give the URI of a store of your own.".format(uri))
+    return found
+
+
+def classes(uri):
+    """Names of the classes that the labels of a store stand for, in order of ``class_id``."""
+    return tuple(partitions(uri)[0]["classes"])
+
+
+def read(uri, county=None, year=None, split=None, columns=None):
+    """Read tiles on the driver. Spark reads the same folders by itself.
+
+    Parameters
+    ----------
+    uri : str
+        The store.
+    county, year, split : optional
+        Keep only these.
+    columns : list of str, optional
+        Columns to read; all by default.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In order of county, year and ``tile_id``; ``county`` and ``year`` are columns too.
+
+    Raises
+    ------
+    InputError
+        If the store lacks what was asked for; the message lists what it has.
+    """
+    chosen = [m for m in partitions(uri)
+              if (county is None or m["county"] == str(county)) and (year is None or m["year"] == int(year))]
+    frames = []
+    filesystem, _ = fsspec.core.url_to_fs(str(uri))
+    keys = ["tile_id"] + (["split"] if split is not None else [])
+    wanted = None if columns is None else list(dict.fromkeys(keys + [c for c in columns if c not in PARTITIONS.names]))
+    for part in chosen:
+        _, folder = fsspec.core.url_to_fs(partition_folder(uri, part["county"], part["year"]))
+        table = ds.dataset(folder, schema=SCHEMA, format="parquet", filesystem=filesystem).to_table(
+            columns=wanted, filter=None if split is None else ds.field("split") == split)
+        frames.append(table.to_pandas(integer_object_nulls=False)
+                      .assign(county=part["county"], year=part["year"]).sort_values("tile_id"))
+    frames = [frame for frame in frames if len(frame)]
+    if not frames:
+        asked = ", ".join("{} {}".format(k, v) for k, v in
+                          (("county", county), ("year", year), ("split", split)) if v is not None)
+        raise InputError("expected tiles of {} in {}, got a store of {}. Prepare them in notebook "
+                         "02_data_preparation.".format(asked or "any county", uri, ", ".join(
+                             "{county} {year}".format(**m) for m in partitions(uri))))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame if columns is None else frame[list(columns)]
+
+
+def pure(frame, classes=CLASS_NAMES):
+    """The rows of a store that may train or validate a model: labelled, and pure.
+
+    Raises
+    ------
+    InputError
+        If a class has none.
+    """
+    chosen = frame[frame["label"].notna() & (frame["purity"] >= PURE)]
+    empty = [name for class_id, name in enumerate(classes) if not (chosen["label"] == class_id).any()]
+    if empty:
+        raise InputError("expected pure tiles of every class, got none of {} among {} tiles. Add a county that has "
+                         "some.".format(", ".join(empty), len(frame)))
+    return chosen.astype({"label": int})
+
+
+def balanced(frame, seed, per_class=None):
+    """Draw the same number of rows from each class.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        With ``label``.
+    seed : int
+    per_class : int, optional
+        Rows of each class; by default as many as the rarest class has.
+
+    Returns
+    -------
+    pandas.DataFrame
+        In order of the original index.
+    """
+    counts = frame["label"].value_counts()
+    size = int(counts.min()) if per_class is None else min(int(counts.min()), per_class)
+    drawn = [part.sample(size, random_state=seed) for _, part in frame.groupby("label", sort=True)]
+    return pd.concat(drawn).sort_index()
+
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+
+
+def write_images(folder, uri, held_out="", seed=0, held_out_share=0.2):
+    """Make a tile store of a plain folder of pictures, ``<class>/<name>.png`` or ``.jpg``.
+
+    The folder's name is the county, the path below it the ``tile_id``, and the year 0. Pictures are kept as
+    they are; they are resized when read.
+
+    Parameters
+    ----------
+    folder : str
+        Labelled pictures, one sub-folder for each class; or pictures without sub-folders, which stay unlabelled.
+    uri : str
+        The store to write.
+    held_out : str, optional
+        A second folder, to validate on; without it a share of each class is drawn from the first.
+    seed : int
+        Seed of that draw.
+    held_out_share : float
+        That share.
+
+    Returns
+    -------
+    tuple of str
+        Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
+
+    Raises
+    ------
+    InputError
+        If a folder isn't there, holds no picture, or the two have different classes.
+    """
+    names, frame = _list_images(folder)
+    frame["split"] = "map"
+    if names:
+        rng = np.random.RandomState(seed)
+        frame["split"] = "train"
+        if held_out:
+            held_names, held = _list_images(held_out)
+            if held_names != names:
+                raise InputError("expected the classes {} in {}, got {}. Give both folders the same "
+                                 "sub-folders.".format(", ".join(names), held_out, ", ".join(held_names) or "none"))
+            if held["county"].iloc[0] == frame["county"].iloc[0]:
+                held["county"] += "_held_out"
+            frame = pd.concat([frame, held.assign(split="validation")], ignore_index=True)
+        else:
+            for _, part in frame.groupby("label", sort=True):
+                size = int(round(held_out_share * len(part)))
+                frame.loc[rng.choice(part.index, size, replace=False), "split"] = "validation"
+        for split in ("train", "validation"):
+            empty = [n for i, n in enumerate(names) if not ((frame.label == i) & (frame.split == split)).any()]
+            if empty:
+                raise InputError("expected at least five pictures of every class in {}, got too few of {}. "
+                                 "Add pictures.".format(folder, ", ".join(empty)))
+    for county, part in frame.groupby("county", sort=True):
+        remove_manifest(uri, county, 0)
+        filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, 0))
+        filesystem.makedirs(path, exist_ok=True)
+        # One row group at a time, so that a folder of any size passes through a bounded memory.
+        with filesystem.open(path + "/part-0.parquet", "wb") as file:
+            writer = pq.ParquetWriter(file, SCHEMA)
+            for start in range(0, len(part), 256):
+                chunk = part.iloc[start:start + 256]
+                label = chunk["label"].where(chunk["label"] >= 0).astype("Int8")
+                is_land_cover = tuple(names) == CLASS_NAMES
+                rows = chunk.assign(
+                    row=0, col=0, scene_id=chunk["tile_id"], acquired="", nine_point=label, label=label,
+                    group=group_of_class(chunk["label"]) if is_land_cover else None,
+                    purity=label.notna().astype("float32"),
+                    image=[Path(p).read_bytes() for p in chunk["path"]])
+                writer.write_table(pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False))
+            writer.close()
+        write_manifest(uri, county, 0, tiles=len(part), classes=list(names), source=str(county))
+    return names
+
+
+def _list_images(folder):
+    """Class names of a folder of pictures, and a frame of ``county, tile_id, path, label``."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("expected a folder of pictures at {}, got no such folder. Check the path.".format(folder))
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    if not paths:
+        raise InputError("expected pictures ({}) in {}, got none. Put them into one sub-folder for each "
+                         "class.".format(", ".join(IMAGE_SUFFIXES), folder))
+    tops = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in paths]
+    names = sorted(set(top for top in tops if top is not None))
+    if names and None in tops:
+        raise InputError("expected every picture of {} in a sub-folder named after its class, got {} beside "
+                         "them. Move it.".format(folder, paths[tops.index(None)].name))
+    # The six classes keep their own order, so that land cover pictures mean what land cover tiles mean.
+    if set(names) == set(CLASS_NAMES):
+        names = list(CLASS_NAMES)
+    index = {name: i for i, name in enumerate(names)}
+    return tuple(names), pd.DataFrame({
+        "county": folder.resolve().name, "tile_id": [p.relative_to(folder).as_posix() for p in paths],
+        "path": [str(p) for p in paths], "label": [index.get(top, -1) for top in tops]})
