@@ -1,0 +1,87 @@
+"""Small scenes and labels with a known ground, drawn for the tests of rasters, catalogues and preparation."""
+
+import json
+import shutil
+
+import numpy as np
+import pystac
+import rasterio
+import shapely
+from rasterio.transform import from_origin
+
+from helpers import grid
+
+CRS = "EPSG:26919"
+# A corner of a tile near Boston; the test county is 6 × 5 tiles south-east of it.
+ROW, COL, ROWS, COLS = 20969, 1350, 6, 5
+LEFT, TOP = COL * grid.TILE_M, (ROW + 1) * grid.TILE_M
+
+
+def ground(x, y):
+    """The colour of the ground at positions in metres: smooth, and different everywhere; (..., 3) uint8."""
+    x, y = x - LEFT, TOP - y
+    return np.stack([40 + x / 8 % 160 + 20 * np.sin(y / 31), 50 + y / 9 % 150 + 20 * np.cos(x / 23),
+                     60 + (x + y) / 17 % 120 + 15 * np.sin((x - y) / 41)], axis=-1).round().astype(np.uint8)
+
+
+def write_scene(path, left, top, width_m, height_m, resolution=1.0, blank_m=0, crs=CRS, bands=4):
+    """A scene of the ground, with a nodata edge of ``blank_m`` on its west side; returns its path."""
+    width, height = round(width_m / resolution), round(height_m / resolution)
+    x = left + (np.arange(width) + 0.5) * resolution
+    y = top - (np.arange(height) + 0.5) * resolution
+    rgb = ground(*np.meshgrid(x, y)).transpose(2, 0, 1)
+    pixels = np.concatenate([rgb, rgb[:1] // 2 + 80])[:bands]
+    pixels[:, :, x < left + blank_m] = 0
+    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=bands, dtype="uint8", crs=crs,
+                       transform=from_origin(left, top, resolution, resolution), nodata=0, tiled=True) as file:
+        file.write(pixels)
+    return str(path)
+
+
+def write_labels(path, codes_of, margin_m=300, nodata=250):
+    """An NLCD raster in EPSG:5070 over the test county; ``codes_of(x, y)`` gives codes at UTM positions."""
+    from rasterio.warp import transform, transform_bounds
+    bounds = transform_bounds(CRS, "EPSG:5070", LEFT - margin_m, TOP - ROWS * 224 - margin_m,
+                              LEFT + COLS * 224 + margin_m, TOP + margin_m)
+    left, top = np.floor(bounds[0] / 30) * 30 + 15, np.ceil(bounds[3] / 30) * 30 + 15
+    width, height = int((bounds[2] - left) // 30), int((top - bounds[1]) // 30)
+    mx, my = np.meshgrid(left + 15 + 30 * np.arange(width), top - 15 - 30 * np.arange(height))
+    x, y = transform("EPSG:5070", CRS, mx.ravel(), my.ravel())
+    codes = codes_of(np.array(x), np.array(y)).reshape(height, width).astype(np.uint8)
+    with rasterio.open(path, "w", driver="GTiff", width=width, height=height, count=1, dtype="uint8",
+                       crs="EPSG:5070", transform=from_origin(left, top, 30, 30), nodata=nodata) as file:
+        file.write(codes, 1)
+    return str(path)
+
+
+def county_boundary():
+    """The test county in longitude and latitude, a little inside its tiles' outer edges."""
+    square = shapely.box(LEFT + 20, TOP - ROWS * 224 + 20, LEFT + COLS * 224 - 20, TOP - 20)
+    return grid.project(square, "EPSG:4326", source=CRS)
+
+
+def write_catalog(folder, scenes, labels):
+    """A static STAC catalogue; ``scenes`` maps ids to (path, year), ``labels`` maps years to paths."""
+    import datetime
+    root = pystac.Catalog("test", "test scenes")
+    extent = pystac.Extent(pystac.SpatialExtent([[-180, -90, 180, 90]]), pystac.TemporalExtent([[None, None]]))
+    for name, asset, key in (("naip", "image", "naip:year"), ("nlcd", "landcover", "nlcd:year")):
+        child = pystac.Collection(name, name, extent)
+        rows = scenes.items() if name == "naip" else ((f"nlcd_{y}", (p, y)) for y, p in labels.items())
+        for item_id, (path, year) in rows:
+            try:
+                with rasterio.open(path) as raster:
+                    shape = grid.project(shapely.box(*raster.bounds), "EPSG:4326", source=raster.crs or CRS)
+            except rasterio.errors.RasterioIOError:
+                shape = county_boundary()
+            item = pystac.Item(item_id, shapely.geometry.mapping(shape), list(shape.bounds),
+                               datetime.datetime(year, 7, 1), {key: str(year) if name == "naip" else year})
+            item.add_asset(asset, pystac.Asset(str(path)))
+            child.add_item(item)
+        root.add_child(child)
+    shutil.rmtree(folder / "stac", ignore_errors=True)
+    root.normalize_and_save(str(folder / "stac"), pystac.CatalogType.SELF_CONTAINED)
+    feature = {"type": "Feature", "properties": {"GEOID": "99001", "NAME": "Test", "STUSPS": "ZZ"},
+               "geometry": shapely.geometry.mapping(county_boundary())}
+    (folder / "stac" / "counties.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
+    return folder / "stac"
