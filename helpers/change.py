@@ -74,9 +74,9 @@ def from_grid(grid, row, col):
     i, j = grid.top_row - np.asarray(row), np.asarray(col) - grid.left_col
     height, width = grid.values.shape
     if np.any((i < 0) | (i >= height) | (j < 0) | (j >= width)):
-        raise InputError("expected tiles of rows {} to {} and columns {} to {}, got some outside. Use the tiles that "
-                         "the grid was made of.".format(grid.top_row - height + 1, grid.top_row, grid.left_col,
-                                                        grid.left_col + width - 1))
+        raise InputError("expected tiles of rows {} to {} and columns {} to {}, got some outside. Use the tiles "
+                         "that the grid was made of.".format(
+                             grid.top_row - height + 1, grid.top_row, grid.left_col, grid.left_col + width - 1))
     return grid.values[i, j]
 
 
@@ -188,8 +188,8 @@ def candidates_2017(labels, before, after):
     tables = {"labels": labels, "before": before, "after": after}
     for name, table in tables.items():
         if table["tile_id"].duplicated().any():
-            raise InputError("expected one row for each tile in {}, got {} repeated. Take one county and year at a "
-                             "time.".format(name, int(table["tile_id"].duplicated().sum())))
+            raise InputError("expected one row for each tile in {}, got {} repeated. Take one county and year at "
+                             "a time.".format(name, int(table["tile_id"].duplicated().sum())))
     if not labels["tile_id"].isin(after["tile_id"]).any():
         raise InputError("expected labels and predictions of the same tiles, got {} and {} with none in common. "
                          "Read both for the same county.".format(len(labels), len(after)))
@@ -249,5 +249,5 @@ def group_counts(groups):
     if (groups == NO_CLASS).any():
         names, tiles = names + ["No prediction"], tiles + [int((groups == NO_CLASS).sum())]
     tiles = np.array(tiles)
-    return pd.DataFrame({"tiles": tiles, "area_km2": tiles * (TILE_M / 1000) ** 2, "share": tiles / max(1, len(groups))},
-                        index=pd.Index(names, name="group"))
+    return pd.DataFrame({"tiles": tiles, "area_km2": tiles * (TILE_M / 1000) ** 2,
+                         "share": tiles / max(1, len(groups))}, index=pd.Index(names, name="group"))

@@ -85,8 +85,8 @@ def confusion_matrix(labels, predicted, n_classes=len(CLASS_NAMES)):
     labels, predicted = _paired(labels, predicted)
     least, most = min(labels.min(), predicted.min()), max(labels.max(), predicted.max())
     if least < 0 or most >= n_classes:
-        raise InputError("expected class ids from 0 to {}, got {} to {}. Give the number of classes that the model "
-                         "knows.".format(n_classes - 1, least, most))
+        raise InputError("expected class ids from 0 to {}, got {} to {}. Give the number of classes that the "
+                         "model knows.".format(n_classes - 1, least, most))
     return np.bincount(labels * n_classes + predicted, minlength=n_classes ** 2).reshape(n_classes, n_classes)
 
 

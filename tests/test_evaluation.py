@@ -1,0 +1,107 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import metrics
+
+from helpers import InputError, evaluation
+from helpers.landcover import CLASS_NAMES
+
+RNG = np.random.RandomState(5)
+LABELS = RNG.randint(0, 6, 400)
+PREDICTED = np.where(RNG.rand(400) < 0.3, RNG.randint(0, 6, 400), LABELS)
+
+
+def test_accuracy_and_confusion_are_sklearns():
+    assert evaluation.accuracy(LABELS, PREDICTED) == pytest.approx(metrics.accuracy_score(LABELS, PREDICTED))
+    matrix = evaluation.confusion_matrix(LABELS, PREDICTED)
+    assert (matrix == metrics.confusion_matrix(LABELS, PREDICTED, labels=range(6))).all()
+    # A class that no tile has keeps its row and column.
+    assert (evaluation.confusion_matrix([0, 1], [1, 1], n_classes=4)
+            == [[0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]).all()
+
+
+def test_grouped_accuracy_forgives_confusions_inside_a_group():
+    # Forest for Shrub is forgiven; Forest for Cultivated, Herbaceous for Developed are not.
+    assert evaluation.accuracy_grouped([1, 1, 4, 5], [2, 3, 5, 5]) == 0.5
+    assert evaluation.accuracy([1, 1, 4, 5], [2, 3, 5, 5]) == 0.25
+
+
+def test_per_class_is_sklearns_and_blank_where_there_is_nothing():
+    table = evaluation.per_class(LABELS, PREDICTED)
+    precision, recall, _, support = metrics.precision_recall_fscore_support(LABELS, PREDICTED)
+    assert tuple(table.index) == CLASS_NAMES
+    assert np.allclose(table["precision"], precision) and np.allclose(table["recall"], recall)
+    assert (table["tiles"] == support).all()
+    lacking = evaluation.per_class([0, 0, 1], [0, 2, 2], ("a", "b", "c"))
+    assert lacking["recall"].tolist()[:2] == [0.5, 0.0] and np.isnan(lacking.loc["c", "recall"])
+    assert np.isnan(lacking.loc["b", "precision"]) and lacking.loc["c", "precision"] == 0
+
+
+@pytest.mark.parametrize("labels, predicted, message", [
+    ([0, 1], [0], "got 2 labels and 1 predictions"),
+    ([], [], "got 0 labels"),
+    ([0, 1, 2], pd.Series([0, None, 2], dtype="Int8"), "got 1 of 3 without"),
+    ([0, np.nan], [0, 1], "in labels, got 1 of 2 without"),
+    ([0, 6], [0, 1], "class ids from 0 to 5, got 0 to 6"),
+])
+def test_what_cannot_be_compared_is_refused(labels, predicted, message):
+    with pytest.raises(InputError, match=message):
+        evaluation.confusion_matrix(labels, predicted)
+
+
+def table(classes, county="99001", year=2010):
+    return pd.DataFrame({"tile_id": ["t%d" % i for i in range(len(classes))], "county": county, "year": year,
+                         "class_id": pd.array(classes, dtype="Int8")})
+
+
+def test_agreement_joins_rows_by_tile_county_and_year_and_leaves_errors_out():
+    a, b = table([0, 1, 2, None, 4]), table([0, 1, 3, 3, None])
+    shuffled = b.sample(frac=1, random_state=1)
+    assert evaluation.agreement(a, shuffled) == (2 / 3, 3, 2)
+    # The same tile in another year is another row.
+    both_years = pd.concat([a, table([5, 5, 5, 5, 5], year=2016)])
+    assert evaluation.agreement(both_years, b) == (2 / 3, 3, 7)
+    # A table read by pandas without nullable types has NaN for errors.
+    assert evaluation.agreement(a.astype({"class_id": "float"}), b).tiles == 3
+
+
+def test_agreement_refuses_repeated_tiles_and_tables_without_common_tiles():
+    with pytest.raises(InputError, match="second table, got 5 repeated"):
+        evaluation.agreement(table([0] * 5), pd.concat([table([0] * 5)] * 2))
+    with pytest.raises(InputError, match="none among 5 and 5 rows"):
+        evaluation.agreement(table([0] * 5), table([0] * 5, year=2016))
+
+
+def test_colour_features_are_means_and_deviations_of_the_channels():
+    tiles = RNG.randint(0, 256, (3, 40, 30, 3)).astype(np.uint8)
+    features = evaluation.colour_features(tiles)
+    assert features.shape == (3, 6) and features.dtype == np.float32
+    for i, tile in enumerate(tiles):
+        assert np.allclose(features[i, :3], [np.mean(tile[..., c].tolist()) for c in range(3)], atol=1e-4)
+        assert np.allclose(features[i, 3:], [np.std(tile[..., c].tolist()) for c in range(3)], atol=1e-4)
+    with pytest.raises(InputError, match="got .3, 40, 30, 3. of float32"):
+        evaluation.colour_features(tiles.astype(np.float32))
+
+
+def coloured(n, colour, seed):
+    noise = np.random.RandomState(seed).normal(0, 12, (n, 16, 16, 3))
+    return np.clip(noise + colour, 0, 255).astype(np.uint8)
+
+
+def test_colour_baseline_knows_colours_and_nothing_else():
+    greens, reds = coloured(20, (60, 120, 60), 1), coloured(20, (150, 80, 70), 2)
+    train, labels = np.concatenate([greens, reds]), [1] * 20 + [5] * 20
+    tests = np.concatenate([coloured(10, (60, 120, 60), 3), coloured(10, (150, 80, 70), 4)])
+    assert evaluation.colour_baseline(train, labels, tests).tolist() == [1] * 10 + [5] * 10
+    # Pixels in another order have another look and the same colours.
+    mixed = tests.reshape(20, 256, 3)[:, np.random.RandomState(0).permutation(256)].reshape(tests.shape)
+    assert evaluation.colour_baseline(train, labels, mixed).tolist() == [1] * 10 + [5] * 10
+
+
+def test_linear_head_does_not_depend_on_the_scale_of_a_feature():
+    features = RNG.normal(size=(120, 8))
+    labels = (features[:, 0] + 0.5 * features[:, 1] > 0).astype(int) * 4
+    scaled = features * np.array([1e4, 1e-4, 1, 1, 1, 1, 1, 1]) + 7
+    plain = evaluation.linear_head(features[:80], labels[:80], features[80:])
+    assert set(plain) <= {0, 4} and plain.dtype == np.int64 and (plain == labels[80:]).mean() > 0.75
+    assert (evaluation.linear_head(scaled[:80], labels[:80], scaled[80:]) == plain).all()
