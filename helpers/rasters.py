@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+from pathlib import Path
 
 import numpy as np
 import rasterio
+import rasterio.shutil
 import rasterio.transform
 import shapely
 from rasterio.enums import MaskFlags, Resampling
@@ -14,7 +16,7 @@ from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from helpers import InputError
-from helpers.grid import TILE_M, TILE_PX, nine_points, project, tile_of
+from helpers.grid import TILE_M, TILE_PX, nine_points, project, tile_of, tile_polygons
 from helpers.landcover import NODATA_CODE, check_codes
 
 PIXEL_M = TILE_M / TILE_PX
@@ -238,3 +240,130 @@ def label_counts(href, tiles, crs):
     seen = (nr >= 0) & (nr < codes.shape[0]) & (nc >= 0) & (nc < codes.shape[1])
     nine[seen] = codes[nr[seen], nc[seen]]
     return counts, nine.reshape(-1, 9)
+
+
+# ---- for the eye: what figures show
+
+def read_overview(href, crs, pixel_m=20.0):
+    """A scene, small enough to look at.
+
+    Parameters
+    ----------
+    href : str
+        As for ``open_scene``.
+    crs : str
+        The county's UTM zone.
+    pixel_m : float
+        Size of a pixel of the overview, in metres, about.
+
+    Returns
+    -------
+    rgb : numpy.ndarray
+        Shape (h, w, 3), uint8; black where the scene has no data.
+    bounds : tuple of float
+        ``(left, bottom, right, top)`` in metres.
+    """
+    with open_scene(href, crs) as scene:
+        shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
+        rgb = scene.read((1, 2, 3), out_shape=(3, *shape), resampling=Resampling.average)
+        valid = scene.dataset_mask(out_shape=shape) > 0 if scene.nodata is None else (rgb != scene.nodata).any(axis=0)
+        rgb[:, ~valid] = 0
+        return rgb.transpose(1, 2, 0), tuple(scene.bounds)
+
+
+def read_labels(href, bounds, crs):
+    """NLCD pixels as they lie on the ground: for looking at; ``label_counts`` does the counting.
+
+    Parameters
+    ----------
+    href : str
+        Path or URL of an NLCD raster in any CRS.
+    bounds : tuple of float
+        ``(left, bottom, right, top)`` in metres.
+    crs : str
+        The CRS of ``bounds``.
+
+    Returns
+    -------
+    codes : numpy.ndarray
+        Shape (h, w), uint8, in the raster's own projection; ``landcover.NODATA_CODE`` beyond it.
+    corners : numpy.ndarray
+        Shape (h, w, 4, 2): x and y of each pixel's corners in ``crs``, from the upper left clockwise.
+    """
+    with _open(href, "NLCD raster") as raster:
+        window = raster.window(*transform_bounds(crs, raster.crs, *bounds, densify_pts=21))
+        r0, c0 = int(np.floor(window.row_off)), int(np.floor(window.col_off))
+        height = int(np.ceil(window.row_off + window.height)) - r0
+        width = int(np.ceil(window.col_off + window.width)) - c0
+        codes = raster.read(1, window=Window(c0, r0, width, height), boundless=True, fill_value=NODATA_CODE)
+        edge_row, edge_col = np.indices((height + 1, width + 1))
+        mx, my = raster.transform * np.stack([edge_col.ravel() + c0, edge_row.ravel() + r0])
+        x, y = transform_points(raster.crs, crs, mx, my)
+    edges = np.stack([x, y], axis=-1).reshape(height + 1, width + 1, 2)
+    return codes, np.stack([edges[:-1, :-1], edges[:-1, 1:], edges[1:, 1:], edges[1:, :-1]], axis=2)
+
+
+# ---- maps that others open
+
+def write_map(path, grid, crs, legend, tags=None, nodata=255):
+    """Write a map with one pixel for each tile as a Cloud-Optimized GeoTIFF with a colour table.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        File to write; it appears whole or not at all.
+    grid : helpers.change.TileGrid
+        ``values``, (height, width) integers, north-up; ``top_row`` and ``left_col`` say where they lie. Values that
+        are not in the legend become nodata.
+    crs : str
+        The county's UTM zone.
+    legend : dict
+        Value to ``(name, "#rrggbb")``, as ``landcover.NLCD_LEGEND``.
+    tags : dict of str, optional
+        What else the file says of itself; the legend's names are always in it, as ``VALUE_0`` and so on.
+    nodata : int
+    """
+    values = np.where(np.isin(grid.values, list(legend)), grid.values, nodata).astype(np.uint8)
+    height, width = values.shape
+    profile = dict(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs=crs, nodata=nodata,
+                   transform=rasterio.transform.from_origin(grid.left_col * TILE_M, (grid.top_row + 1) * TILE_M,
+                                                            TILE_M, TILE_M))
+    names = {f"VALUE_{value}": name for value, (name, _) in legend.items()}
+    with _whole_file(path) as part, rasterio.MemoryFile() as memory:
+        with memory.open(**profile) as plain:
+            plain.write(values, 1)
+            plain.write_colormap(1, {value: tuple(bytes.fromhex(colour[1:])) + (255,)
+                                     for value, (_, colour) in legend.items()})
+            plain.update_tags(**dict(names, AREA_OR_POINT="Area", **(tags or {})))
+        with memory.open() as plain:
+            # Overviews of classes take the commonest value: an average of class ids means nothing.
+            rasterio.shutil.copy(plain, part, driver="COG", compress="DEFLATE", overview_resampling="MODE")
+
+
+def write_tiles(path, tiles, crs):
+    """Write tiles as GeoParquet: a square of 224 m for each row, with all its columns.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        File to write; it appears whole or not at all.
+    tiles : pandas.DataFrame
+        With ``row`` and ``col``.
+    crs : str
+        The county's UTM zone.
+    """
+    with _whole_file(path) as part:
+        tile_polygons(tiles, crs).to_parquet(part, index=False)
+
+
+@contextlib.contextmanager
+def _whole_file(path):
+    """A name to write to; the file takes its own name when all of it is there."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield str(part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
