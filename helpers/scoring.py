@@ -1,5 +1,7 @@
 """Parallel scoring: the function that an executor runs, and the Spark job around it."""
 
+import atexit
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -19,6 +21,8 @@ TILE_TYPE = "tile_id string, image binary, county string, year int"
 
 # Engines of this Python worker, by bundle and name: loaded with the first batch, kept for the next task.
 _loaded = {}
+# Bundles that this driver has sent, by application and name.
+_shipped = set()
 
 
 def _engine(folder, engine, threads):
@@ -78,11 +82,15 @@ def ship(spark, bundle):
     str
         Its name under ``pyspark.SparkFiles``.
     """
-    # Spark ships a folder under its own name, and refuses a second one of that name with other content.
+    # Spark ships a folder under its own name, and refuses a second one of that name: so the name tells the model.
     name = "bundle-" + bundle.checksum
-    link = Path(tempfile.mkdtemp(prefix="bundle-")) / name
-    link.symlink_to(bundle.folder.resolve(), target_is_directory=True)
-    spark.sparkContext.addFile(str(link), recursive=True)
+    key = (spark.sparkContext.applicationId, name)
+    if key not in _shipped:
+        # Executors fetch it when their first task starts, so the copy stays until this process ends.
+        staging = tempfile.mkdtemp(prefix="bundle-")
+        atexit.register(shutil.rmtree, staging, ignore_errors=True)
+        spark.sparkContext.addFile(str(shutil.copytree(bundle.folder, Path(staging) / name)), recursive=True)
+        _shipped.add(key)
     return name
 
 

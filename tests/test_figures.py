@@ -248,6 +248,9 @@ def test_candidates_show_both_years_and_their_probabilities(ax):
     assert "—" in texts_of(ax) and "#3" in texts_of(ax)
     sheet = np.asarray(ax.images[0].get_array())
     assert {40, 200, 255} == set(np.unique(sheet)) and (sheet == 40).sum() == (sheet == 200).sum() == 3 * 40 * 40 * 3
+    # Before stands above after, the third candidate in a second row.
+    first, second = np.flatnonzero((sheet[:, 5, 0] == 40)), np.flatnonzero((sheet[:, 5, 0] == 200))
+    assert len(first) == len(second) == 80 and first[39] < second[0] < first[40] < second[40]
     with pytest.raises(InputError, match="got none"):
         figures.candidate_sheet(ax, candidates[:0], [], [], "")
 

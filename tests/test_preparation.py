@@ -1,0 +1,173 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import scenes
+from helpers import InputError, catalog, grid, landcover, preparation, rasters, tilestore
+
+
+def halves(x, y):
+    """Forest in the west, houses in the east, a lake in the north-west corner."""
+    codes = np.where(x < scenes.LEFT + 560, 41, 22)
+    return np.where(np.hypot(x - scenes.LEFT, y - scenes.TOP) < 250, 11, codes)
+
+
+@pytest.fixture(scope="module")
+def county(tmp_path_factory):
+    """A catalogue of one county in two overlapping scenes that leave its last column uncovered."""
+    folder = tmp_path_factory.mktemp("county")
+    west = scenes.write_scene(folder / "west.tif", scenes.LEFT - 36, scenes.TOP + 48, 700, 1500)
+    east = scenes.write_scene(folder / "east.tif", scenes.LEFT + 400, scenes.TOP + 48, 550, 1500, resolution=0.5)
+    labels = scenes.write_labels(folder / "nlcd.tif", halves)
+    return scenes.write_catalog(folder, {"west": (west, 2010), "east": (east, 2010)}, {2006: labels, 2011: labels})
+
+
+def test_ten_tiles_on_the_driver_equal_those_of_spark(spark, county, tmp_path):
+    source = catalog.Catalog(county)
+    facts = preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
+    assert (facts["wanted"], facts["tiles"], facts["no_scene"], facts["no_label"]) == (30, 24, 6, 0)
+    assert facts["label_year"] == 2011 and not facts["reused"]
+    store = tilestore.read(tmp_path / "store").set_index("tile_id")
+
+    tiles, crs = grid.county_tiles(source.county("99001").boundary)
+    labelled = preparation.label(tiles.head(10), source.labels("99001", 2010), crs).assign(split="map")
+    on_driver = next(preparation.cut([labelled], source.scenes("99001", 2010), crs)).set_index("tile_id")
+    assert len(on_driver) == 8
+    for tile_id, tile in on_driver.iterrows():
+        assert tile["image"] == store.loc[tile_id, "image"]
+        for column in ("row", "col", "scene_id", "group", "purity", "acquired"):
+            assert tile[column] == store.loc[tile_id, column]
+    assert set(store["scene_id"]) == {"west", "east"} and set(store["county"]) == {"99001"}
+
+
+def test_labels_in_the_store(spark, county, tmp_path):
+    preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(tmp_path / "store"))
+    store = tilestore.read(tmp_path / "store")
+    lake = store[(store.row == scenes.ROW) & (store.col == scenes.COL)].iloc[0]
+    assert np.isnan(lake["label"]) and lake["group"] == landcover.UNDEVELOPED and lake["purity"] == 0
+    west, east = store[store.col == scenes.COL + 1], store[store.col == scenes.COL + 3]
+    assert set(west["label"]) == {1} and set(east["label"]) == {5}
+    assert (west["purity"].iloc[0], west["nine_point"].iloc[0]) == (1, 1)
+    mixed = store[store.col == scenes.COL + 2]
+    assert mixed["nine_point"].isna().all() and (mixed["purity"] < 0.9).all()
+
+
+def test_what_is_finished_is_kept_and_what_changed_is_made_anew(spark, county, tmp_path):
+    source, store = catalog.Catalog(county), str(tmp_path / "store")
+    preparation.prepare(spark, source, "99001", 2010, "map", store)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.parquet")}
+    assert preparation.prepare(spark, source, "99001", 2010, "map", store)["reused"]
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.parquet")}
+    assert not preparation.prepare(spark, source, "99001", 2010, "train", store)["reused"]
+    assert set(tilestore.read(store)["split"]) == {"train"}
+
+
+def test_tiles_without_a_manifest_are_not_taken_for_finished(spark, county, tmp_path):
+    source, store = catalog.Catalog(county), str(tmp_path / "store")
+    preparation.prepare(spark, source, "99001", 2010, "map", store)
+    (tmp_path / "store" / "county=99001" / "year=2010" / tilestore.MANIFEST).unlink()
+    with pytest.raises(InputError, match="no finished county"):
+        tilestore.read(store)
+    assert not preparation.prepare(spark, source, "99001", 2010, "map", store)["reused"]
+    assert len(tilestore.read(store)) == 24
+
+
+def test_a_killed_preparation_is_done_again(county, tmp_path):
+    store = tmp_path / "store"
+    program = (
+        "from helpers import catalog, preparation, session, tilestore\n"
+        "real = tilestore.encode\n"
+        "def slow(tile):\n"
+        "    import time; time.sleep(0.5); return real(tile)\n"
+        "tilestore.encode = slow\n"
+        f"source = catalog.Catalog({str(county)!r})\n"
+        f"print('go', flush=True)\n"
+        "spark = session.start('local[1]')\n"
+        "import helpers.preparation as p\n"
+        f"p.prepare(spark, source, '99001', 2010, 'map', {str(store)!r})\n")
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not list(store.rglob("_temporary")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert list(store.rglob("_temporary")), "the job never began to write"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    with pytest.raises(InputError, match="no finished county"):
+        tilestore.read(store)
+
+
+def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, county, tmp_path):
+    folder = tmp_path
+    path = scenes.write_scene(folder / "one.tif", scenes.LEFT - 36, scenes.TOP + 48, 1300, 1500)
+    labels = scenes.write_labels(folder / "nlcd.tif", halves)
+    source = catalog.Catalog(scenes.write_catalog(folder, {"one": (path, 2010)}, {2011: labels}))
+    whole = (folder / "one.tif").read_bytes()
+    (folder / "one.tif").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(InputError, match=r"^expected a (whole )?scene at .*one\.tif, got .*Bring the file again"):
+        preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
+    with pytest.raises(InputError, match="no finished county"):
+        tilestore.read(tmp_path / "store")
+    (folder / "one.tif").write_bytes(whole)
+    assert preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))["tiles"] == 30
+
+
+def test_a_county_outside_the_scenes(county, tmp_path):
+    text = json.loads((county / "counties.geojson").read_text())
+    for ring in text["features"][0]["geometry"]["coordinates"]:
+        for point in ring:
+            point[0] += 2
+    moved = tmp_path / "moved"
+    import shutil
+    shutil.copytree(county, moved)
+    (moved / "counties.geojson").write_text(json.dumps(text))
+    with pytest.raises(InputError, match="Choose a county inside the scenes"):
+        catalog.Catalog(moved).scenes("99001", 2010)
+
+
+@pytest.mark.parametrize("ask, words", [
+    (lambda c: c.county("12345"), r"got '12345'\. It has 99001 \(Test\)"),
+    (lambda c: c.scenes("99001", 1999), "scenes from 2010 only"),
+])
+def test_what_the_catalogue_does_not_have(county, ask, words):
+    with pytest.raises(InputError, match=words):
+        ask(catalog.Catalog(county))
+
+
+def test_a_folder_that_is_no_catalogue(tmp_path):
+    with pytest.raises(InputError, match="without catalog.json"):
+        catalog.Catalog(tmp_path)
+    (tmp_path / "catalog.json").write_text("{")
+    (tmp_path / "counties.geojson").write_text("{}")
+    with pytest.raises(InputError, match="Check its JSON files"):
+        catalog.Catalog(tmp_path)
+
+
+def test_a_full_disk_ends_in_one_sentence(spark, county, tmp_path):
+    """A tmpfs of 300 KB, so that the disk really is full in the middle of the job."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(mount)], capture_output=True)
+    if made.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with pytest.raises(InputError, match="expected room on the disk|MB of free disk"):
+            preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(mount / "store"))
+        with pytest.raises(InputError, match="no finished county"):
+            tilestore.read(mount / "store")
+        preparation_check, preparation._check_disk = preparation._check_disk, lambda *_: None
+        try:
+            with pytest.raises(InputError, match="expected room on the disk"):
+                preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(mount / "store"))
+        finally:
+            preparation._check_disk = preparation_check
+    finally:
+        subprocess.run(["umount", "-l", str(mount)], check=True)

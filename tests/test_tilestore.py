@@ -1,0 +1,106 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import InputError, tilestore
+
+
+def picture(rng, size=(40, 30), mode="RGB", suffix="png"):
+    array = rng.integers(0, 255, (size[1], size[0], len(mode)), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(array.squeeze(), mode=None).save(buffer, "jpeg" if suffix == "jpg" else suffix)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("city", "sea"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            suffix = "jpg" if i % 2 else "png"
+            (tmp_path / "photos" / name / f"{i}.{suffix}").write_bytes(picture(rng, suffix=suffix))
+    return tmp_path / "photos"
+
+
+def test_a_tile_survives_encoding():
+    tile = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    assert (tilestore.decode(tilestore.encode(tile)) == tile).all()
+
+
+def test_decoding_converts_and_resizes():
+    rng = np.random.default_rng(0)
+    assert tilestore.decode(picture(rng, mode="L"), (224, 224)).shape == (224, 224, 3)
+    assert tilestore.decode(picture(rng, mode="RGBA")).shape == (30, 40, 3)
+    with pytest.raises(OSError):
+        tilestore.decode(b"not a picture")
+
+
+def test_pictures_become_a_store_split_by_seed(folder, tmp_path):
+    store = str(tmp_path / "store")
+    assert tilestore.write_images(folder, store, seed=1) == ("city", "sea")
+    frame = tilestore.read(store)
+    assert frame.groupby(["label", "split"]).size().to_dict() == {
+        (0, "train"): 8, (0, "validation"): 2, (1, "train"): 8, (1, "validation"): 2}
+    assert set(frame["county"]) == {"photos"} and "city/0.png" in set(frame["tile_id"])
+    row = frame.set_index("tile_id").loc["city/0.png"]
+    assert row["image"] == (folder / "city" / "0.png").read_bytes()
+    held = set(frame.loc[frame.split == "validation", "tile_id"])
+    tilestore.write_images(folder, store, seed=1)
+    assert held == set(tilestore.read(store, split="validation")["tile_id"])
+    tilestore.write_images(folder, store, seed=2)
+    assert held != set(tilestore.read(store, split="validation")["tile_id"])
+
+
+def test_a_second_folder_is_held_out_whole(folder, tmp_path):
+    other = tmp_path / "other" / "photos"
+    other.mkdir(parents=True)
+    for name in ("city", "sea"):
+        (folder / name).joinpath("9.jpg").unlink()
+        (other / name).mkdir()
+        (other / name / "new.png").write_bytes(picture(np.random.default_rng(3)))
+    tilestore.write_images(folder, str(tmp_path / "store"), held_out=other)
+    frame = tilestore.read(tmp_path / "store")
+    assert set(frame[frame.split == "validation"].county) == {"photos_held_out"}
+    assert (frame.split == "validation").sum() == 2 and (frame.split == "train").sum() == 18
+    (other / "sea").rename(other / "lake")
+    with pytest.raises(InputError, match="expected the classes city, sea in .*, got city, lake"):
+        tilestore.write_images(folder, str(tmp_path / "store"), held_out=other)
+
+
+def test_unlabelled_pictures_have_no_label(folder, tmp_path):
+    tilestore.write_images(folder / "sea", str(tmp_path / "store"))
+    frame = tilestore.read(tmp_path / "store")
+    assert frame["label"].isna().all() and set(frame["split"]) == {"map"} and len(frame) == 10
+
+
+def test_folders_that_cannot_be_used(folder, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        tilestore.write_images(tmp_path / "nowhere", str(tmp_path / "store"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="got none"):
+        tilestore.write_images(tmp_path / "empty", str(tmp_path / "store"))
+    (folder / "stray.png").write_bytes((folder / "sea" / "0.png").read_bytes())
+    with pytest.raises(InputError, match=r"stray\.png beside"):
+        tilestore.write_images(folder, str(tmp_path / "store"))
+
+
+def test_reading_what_is_not_there(folder, tmp_path):
+    with pytest.raises(InputError, match="no finished county and year"):
+        tilestore.read(tmp_path / "nothing")
+    tilestore.write_images(folder, str(tmp_path / "store"))
+    with pytest.raises(InputError, match=r"tiles of year 2010 in .*photos 0"):
+        tilestore.read(tmp_path / "store", year=2010)
+
+
+def test_training_draws_the_same_number_of_pure_tiles_of_each_class(folder, tmp_path):
+    tilestore.write_images(folder, str(tmp_path / "store"))
+    frame = tilestore.read(tmp_path / "store", split="train")
+    frame.loc[frame.index[:3], "purity"] = 0.89
+    drawn = tilestore.balanced(tilestore.pure(frame, ("city", "sea")), seed=0)
+    assert drawn["label"].value_counts().to_dict() == {0: 5, 1: 5}
+    assert (drawn["purity"] >= tilestore.PURE).all()
+    with pytest.raises(InputError, match="got none of forest"):
+        tilestore.pure(frame, ("city", "sea", "forest"))
