@@ -114,6 +114,10 @@ def _percent(ax, axis="y"):
     getattr(ax, axis + "axis").set_major_formatter(FuncFormatter(lambda v, _: "{:.0f} %".format(100 * v)))
 
 
+def _share(share):
+    return "{:.0f} %".format(100 * share) if share >= 0.005 else "< 1 %"
+
+
 def _resize(tile, height, width):
     """A picture at another size, averaged rather than sampled."""
     from PIL import Image
@@ -136,7 +140,7 @@ def _draw_boundary(ax, boundary, colour=INK, halo="white"):
         ax.plot(x, y, color=colour, linewidth=1.1, solid_joinstyle="round", zorder=5)
 
 
-def _draw_scale(ax, left, right, bottom, top, colour=INK):
+def _draw_scale(ax, left, right, bottom, top, north=True, colour=INK):
     """A scale bar and a north arrow in a strip kept free below the map; axes in kilometres."""
     width, height = right - left, top - bottom
     strip = 0.09 * max(width, height)
@@ -150,9 +154,10 @@ def _draw_scale(ax, left, right, bottom, top, colour=INK):
                         edgecolor=colour, linewidth=0.8, zorder=6)
     label = "{:g} km".format(length) if length >= 1 else "{:g} m".format(1000 * length)
     ax.text(x + length + 0.015 * width, y + 0.07 * strip, label, fontsize=8, va="center", ha="left", color=colour)
-    ax.annotate("N", xy=(right, bottom - 0.12 * strip), xytext=(right, bottom - 0.68 * strip), fontsize=8,
-                fontweight="bold", ha="center", va="center", color=colour,
-                arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=0.9, shrinkA=1, shrinkB=0))
+    if north:
+        ax.annotate("N", xy=(right, bottom - 0.06 * strip), xytext=(0, -13), textcoords="offset points",
+                    fontsize=7.5, fontweight="bold", ha="center", va="center", color=colour,
+                    arrowprops=dict(arrowstyle="-|>", color=colour, linewidth=0.9, shrinkA=1, shrinkB=0))
 
 
 def _map_axes(ax, crs, labels=True):
@@ -318,12 +323,13 @@ def nlcd_panel(ax, codes, title, pixel_m=30.0):
     height, width = codes.shape[0] * pixel_m / 1000, codes.shape[1] * pixel_m / 1000
     ax.imshow(table[codes.astype(np.uint8)], extent=(0, width, 0, height))
     present, counts = np.unique(codes[np.isin(codes, list(NLCD_LEGEND))], return_counts=True)
-    ax.legend(handles=[_patch(NLCD_LEGEND[code][1], "{} {} ({:.0f} %)".format(
-        code, NLCD_LEGEND[code][0], 100 * n / counts.sum())) for code, n in zip(present.tolist(), counts)],
+    ax.legend(handles=[_patch(NLCD_LEGEND[code][1], "{} {} ({})".format(
+        code, NLCD_LEGEND[code][0], _share(n / counts.sum()))) for code, n in zip(present.tolist(), counts)],
         loc="upper left", bbox_to_anchor=(1.01, 1.0), title="NLCD code (share)", labelspacing=0.35)
     ax.get_legend()._legend_box.align = "left"
     ax.set_aspect("equal")
-    _draw_scale(ax, 0, width, 0, height)
+    # No arrow: up in NLCD's Albers projection is north only along the 96th meridian.
+    _draw_scale(ax, 0, width, 0, height, north=False)
     ax.axis("off")
     _title(ax, title)
     return ax
@@ -514,10 +520,9 @@ def confusion(ax, matrix, title, class_names=CLASS_NAMES):
         for j in range(n):
             if matrix[i, j]:
                 colour = "white" if shares[i, j] > 0.5 else INK
-                share = 100 * shares[i, j]
                 ax.text(j, i - 0.10, "{:,}".format(matrix[i, j]), ha="center", va="center", color=colour,
                         fontsize=10, fontweight="bold" if i == j else "normal")
-                ax.text(j, i + 0.24, "{:.0f} %".format(share) if share >= 1 else "< 1 %", ha="center", va="center",
+                ax.text(j, i + 0.24, _share(shares[i, j]), ha="center", va="center",
                         color=colour, fontsize=7.5)
             else:
                 ax.text(j, i, "·", ha="center", va="center", color="#a9b3ba", fontsize=9)
@@ -776,13 +781,16 @@ def three_panels(axes, tiles, panels, title, by="group", boundary=None, crs=None
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
     fig = axes[0].figure
-    fig.suptitle(title, x=0.02, y=0.98, ha="left", va="top")
+    fig.suptitle(title, x=0.02, y=1 - 0.08 / fig.get_figheight(), ha="left", va="top")
     handles = _map_handles(by, missing)
-    fig.legend(handles=handles, loc="lower left", ncol=len(handles), bbox_to_anchor=(0.015, 0.01),
-               columnspacing=1.8)
+    # Room in inches, so that panels of any height leave the same to title, legend and source.
+    height = fig.get_figheight()
+    fig.legend(handles=handles, loc="lower left", ncol=len(handles), columnspacing=1.6,
+               bbox_to_anchor=(0.015, (0.22 if source else 0.04) / height))
     if source:
-        fig.text(0.98, 0.025, source, ha="right", va="bottom", fontsize=7, color=MUTED)
-    fig.subplots_adjust(left=0.075, right=0.985, top=0.84, bottom=0.19, wspace=0.06)
+        fig.text(0.02, 0.08 / height, source, ha="left", va="bottom", fontsize=7, color=MUTED)
+    fig.subplots_adjust(left=0.075, right=0.985, top=1 - 0.72 / height, bottom=(1.0 if source else 0.82) / height,
+                        wspace=0.06)
     return axes
 
 
