@@ -141,6 +141,39 @@ def smooth_tiles(row, col, values, n_values, centre_weight=3):
     return from_grid(grid._replace(values=smooth(grid.values, n_values, centre_weight)), row, col)
 
 
+def predicted_groups(tiles, predictions):
+    """The map group predicted for each tile.
+
+    Parameters
+    ----------
+    tiles : pandas.DataFrame
+        With ``tile_id``.
+    predictions : pandas.DataFrame
+        Prediction table of one county and year.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,), int8, in the order of ``tiles``; ``NO_CLASS`` where there was an error, or no prediction.
+
+    Raises
+    ------
+    InputError
+        If a tile is predicted twice.
+    """
+    _check_once("predictions", predictions)
+    class_id = predictions.set_index("tile_id")["class_id"].reindex(tiles["tile_id"]).fillna(NO_CLASS).astype(int)
+    class_id = class_id.to_numpy()
+    return np.where(class_id == NO_CLASS, NO_CLASS, group_of_class(class_id)).astype(np.int8)
+
+
+def _check_once(name, table):
+    repeated = int(table["tile_id"].duplicated().sum())
+    if repeated:
+        raise InputError("expected one row for each tile in {}, got {} repeated. Take one county and year at a "
+                         "time.".format(name, repeated))
+
+
 def probability_of(predictions, group_id):
     """Probability that a tile is in a map group: the sum over the group's classes.
 
@@ -185,11 +218,8 @@ def candidates_2017(labels, before, after):
     InputError
         If a table has a tile twice, or ``labels`` and ``after`` share no tile.
     """
-    tables = {"labels": labels, "before": before, "after": after}
-    for name, table in tables.items():
-        if table["tile_id"].duplicated().any():
-            raise InputError("expected one row for each tile in {}, got {} repeated. Take one county and year at "
-                             "a time.".format(name, int(table["tile_id"].duplicated().sum())))
+    for name, table in (("labels", labels), ("before", before), ("after", after)):
+        _check_once(name, table)
     if not labels["tile_id"].isin(after["tile_id"]).any():
         raise InputError("expected labels and predictions of the same tiles, got {} and {} with none in common. "
                          "Read both for the same county.".format(len(labels), len(after)))
@@ -200,9 +230,7 @@ def candidates_2017(labels, before, after):
     tiles = (labels[["tile_id", "row", "col", "group"]]
              .merge(probabilities(after, "after"), on="tile_id")
              .merge(probabilities(before, "before"), on="tile_id", how="left"))
-    predicted = tiles["class_after"].fillna(NO_CLASS).astype(int)
-    developed = (predicted != NO_CLASS) & (group_of_class(predicted.clip(lower=0)) == DEVELOPED)
-    found = tiles[developed & (tiles["group"] != DEVELOPED)].copy()
+    found = tiles[(predicted_groups(tiles, after) == DEVELOPED) & (tiles["group"] != DEVELOPED)].copy()
     found["gain"] = found["probability_after"] - found["probability_before"]
     found = found.sort_values(["gain", "tile_id"], ascending=[False, True], na_position="last")
     return found[["tile_id", "row", "col", "group", "class_before", "class_after", "probability_before",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import InputError
-from helpers.landcover import CLASS_NAMES, group_of_class
+from helpers.landcover import CLASS_NAMES, NO_CLASS, group_of_class
 
 Agreement = namedtuple("Agreement", "share tiles left_out")
 
@@ -16,7 +16,7 @@ TILE_KEYS = ["tile_id", "county", "year"]
 def _class_ids(values, name):
     """Class ids as int64, or one sentence that says how many are missing."""
     values = pd.Series(np.asarray(values)) if not isinstance(values, pd.Series) else values
-    missing = int(values.isna().sum())
+    missing = int((values.isna() | (values == NO_CLASS)).sum())
     if missing:
         raise InputError("expected a class for every tile in {}, got {} of {} without. Leave those rows out and "
                          "count them.".format(name, missing, len(values)))

@@ -42,6 +42,7 @@ def test_per_class_is_sklearns_and_blank_where_there_is_nothing():
     ([], [], "got 0 labels"),
     ([0, 1, 2], pd.Series([0, None, 2], dtype="Int8"), "got 1 of 3 without"),
     ([0, np.nan], [0, 1], "in labels, got 1 of 2 without"),
+    ([0, 1], [-1, 1], "in predicted, got 1 of 2 without"),
     ([0, 6], [0, 1], "class ids from 0 to 5, got 0 to 6"),
 ])
 def test_what_cannot_be_compared_is_refused(labels, predicted, message):
