@@ -1,7 +1,8 @@
 """Figures: data and ``ax`` in, ``ax`` out.
 
-The caller makes the figure and passes a title that states the finding. Colours of classes, groups and codes come
-from ``landcover``; every figure has a legend or names beside its colours, so colour never speaks alone. Call
+Every figure's function takes first the ``matplotlib.axes.Axes`` that the caller made, then the data and a
+``title`` that states the finding, and returns the axes. Colours of classes, groups and codes come from
+``landcover``; every figure has a legend or names beside its colours, so colour never speaks alone. Call
 ``matplotlib.pyplot.rcParams.update(figures.style())`` once, in a notebook's imports.
 """
 
@@ -9,6 +10,13 @@ import io
 import textwrap
 
 import numpy as np
+import pandas as pd
+from matplotlib import rcParams
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LinearSegmentedColormap, to_rgb, to_rgba
+from matplotlib.lines import Line2D
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Patch, Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from helpers import InputError
 from helpers.landcover import CLASS_NAMES, CLASSES, GROUPS, NLCD_LEGEND, NO_CLASS, NODATA_CODE, class_of_code
@@ -74,7 +82,6 @@ def as_jpeg(fig, quality=88):
 
 def _title(ax, title):
     """Set a title, folded into lines of even length that fit the axes (or the figure, of a single axes)."""
-    from matplotlib import rcParams
     size = rcParams["axes.titlesize"]
     size = size if isinstance(size, (int, float)) else rcParams["font.size"] * 1.2
     fig = ax.figure
@@ -91,7 +98,6 @@ def _title(ax, title):
 
 
 def _patch(colour, label, **kwargs):
-    from matplotlib.patches import Patch
     return Patch(**dict(dict(facecolor=colour, edgecolor=EDGE, linewidth=0.7, label=label), **kwargs))
 
 
@@ -104,13 +110,11 @@ def _class_colours(class_names):
 
 
 def _luminance(colour):
-    from matplotlib.colors import to_rgb
     r, g, b = to_rgb(colour)
     return 0.299 * r + 0.587 * g + 0.114 * b
 
 
 def _percent(ax, axis="y"):
-    from matplotlib.ticker import FuncFormatter
     getattr(ax, axis + "axis").set_major_formatter(FuncFormatter(lambda v, _: "{:.0f} %".format(100 * v)))
 
 
@@ -162,7 +166,6 @@ def _draw_scale(ax, left, right, bottom, top, north=True, colour=INK):
 
 def _map_axes(ax, crs, labels=True):
     """Kilometres of the projection on both axes, few ticks, equal scale."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
     ax.set_aspect("equal")
     zone = "" if crs is None else ", UTM {}N".format(int(str(crs).split(":")[1]) - 26900)
     for axis, name in ((ax.xaxis, "Easting"), (ax.yaxis, "Northing")):
@@ -183,7 +186,6 @@ def county_overview(ax, pictures, tiles, boundary, title, crs=None, mark=None):
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     pictures : list of (numpy.ndarray, tuple)
         Overviews of scenes: (h, w, 3) uint8 RGB, black where there is no data, and ``(left, bottom, right, top)``
         in metres of ``crs``; later ones are drawn over earlier ones.
@@ -191,25 +193,18 @@ def county_overview(ax, pictures, tiles, boundary, title, crs=None, mark=None):
         ``row`` and ``col``.
     boundary : shapely geometry
         In ``crs``.
-    title : str
     crs : str, optional
         ``"EPSG:269zz"``, for the axis labels.
     mark : pandas.DataFrame, optional
         Tiles to outline in orange, ``row`` and ``col``.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.collections import PolyCollection
-    from matplotlib.lines import Line2D
     for image, (left, bottom, right, top) in pictures:
         alpha = np.where(image.any(axis=-1, keepdims=True), 255, 0).astype(np.uint8)
         ax.imshow(np.concatenate([image, alpha], axis=-1), interpolation="antialiased",
                   extent=(left / 1000, right / 1000, bottom / 1000, top / 1000), zorder=1)
     squares = _squares(tiles)
-    ax.add_collection(PolyCollection(squares, facecolor="none", edgecolor="white", linewidth=0.35, alpha=0.75,
-                                     zorder=3))
+    ax.add_collection(PolyCollection(squares, facecolor="none", edgecolor="white", alpha=0.75, zorder=3,
+                                     linewidth=np.clip(12 / np.sqrt(len(tiles)), 0.15, 0.9)))
     handles = [_patch("#b9c2bd", "tile, 224 m", edgecolor="white", linewidth=1.5),
                Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
     if mark is not None:
@@ -230,7 +225,7 @@ def county_overview(ax, pictures, tiles, boundary, title, crs=None, mark=None):
 
 def _squares(tiles):
     """Corners of tiles in kilometres: (N, 4, 2)."""
-    from helpers.grid import TILE_M
+    from helpers.grid import TILE_M  # here and below, not at the top: geopandas is not there on Python 3.6
     corner = np.stack([tiles["col"].to_numpy(), tiles["row"].to_numpy()], axis=-1)
     return (corner[:, None] + np.array([[0, 0], [1, 0], [1, 1], [0, 1]])) * (TILE_M / 1000)
 
@@ -240,7 +235,6 @@ def tile_with_labels(ax, tile, row, col, pixels, codes, title, points=None, poin
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     tile : numpy.ndarray
         Shape (h, w, 3), uint8 RGB.
     row, col : int
@@ -250,18 +244,11 @@ def tile_with_labels(ax, tile, row, col, pixels, codes, title, points=None, poin
         another.
     codes : numpy.ndarray
         Shape (M,), their NLCD codes.
-    title : str
     points : tuple of numpy.ndarray, optional
         ``x, y`` of the nine points in metres, as from ``grid.nine_points``.
     point_codes : numpy.ndarray, optional
         Shape (9,), the codes there.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.collections import PolyCollection
-    from matplotlib.lines import Line2D
     from helpers.grid import TILE_M
     origin = np.array([col, row]) * TILE_M
     ax.imshow(tile, extent=(0, TILE_M, 0, TILE_M), interpolation="antialiased")
@@ -304,18 +291,11 @@ def nlcd_panel(ax, codes, title, pixel_m=30.0):
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     codes : numpy.ndarray
         Shape (h, w), NLCD codes, north-up; others are left blank.
-    title : str
     pixel_m : float
         Size of a pixel in metres.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.colors import to_rgb
     codes = np.asarray(codes)
     table = np.zeros((256, 4), dtype=np.uint8)
     for code, (_, colour) in NLCD_LEGEND.items():
@@ -340,23 +320,16 @@ def contact_sheet(ax, tiles, labels, title, per_class=8, class_names=CLASS_NAMES
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     tiles : sequence of numpy.ndarray
         Each (h, w, 3), uint8 RGB.
     labels : array_like of int
         Shape (N,), ``class_id``.
-    title : str
     per_class : int
         Tiles in a row: the first ones of the class.
     class_names : sequence of str
     tile_px : int
         Size of a tile on the sheet.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.patches import Rectangle
     labels = np.asarray(labels)
     gap = max(2, tile_px // 18)
     step = tile_px + gap
@@ -391,17 +364,11 @@ def class_balance(ax, tiles, title, pure_share=0.9, class_names=CLASS_NAMES):
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     tiles : pandas.DataFrame
         ``split``, ``label`` (missing where no class has the tile) and ``purity``.
-    title : str
     pure_share : float
         A tile is pure from this purity on.
     class_names : sequence of str
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     splits = [s for s in ("train", "validation", "map") if (tiles["split"] == s).any()]
     colours = _class_colours(class_names)
@@ -444,17 +411,11 @@ def training_curves(ax, history, title, quantity="accuracy"):
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     history : list of (str, dict)
         Phases in order: a name ("frozen", "fine-tuned") and a dict as Keras's ``History.history``: lists of
         ``quantity`` and ``"val_" + quantity``, one value an epoch.
-    title : str
     quantity : str
         ``"accuracy"`` or ``"loss"``.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     start = 1
     train_ends, validation_ends = None, None
@@ -480,7 +441,6 @@ def training_curves(ax, history, title, quantity="accuracy"):
                     ha="left", va="bottom" if above else "top", fontsize=8.5, color=colour, fontweight="bold")
     ax.set_xlim(0.5, start + max(1.0, 0.09 * start))
     ax.margins(y=0.12)
-    from matplotlib.ticker import MaxNLocator
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
     ax.set_xlabel("epoch")
     ax.set_ylabel(quantity)
@@ -499,17 +459,10 @@ def confusion(ax, matrix, title, class_names=CLASS_NAMES):
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     matrix : numpy.ndarray
         Shape (n_classes, n_classes), rows are the truth, as from ``evaluation.confusion_matrix``.
-    title : str
     class_names : sequence of str
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.colors import LinearSegmentedColormap
     matrix = np.asarray(matrix)
     n = len(matrix)
     totals = matrix.sum(axis=1, keepdims=True)
@@ -530,7 +483,7 @@ def confusion(ax, matrix, title, class_names=CLASS_NAMES):
         ax.axhline(edge, color="white", linewidth=1.5)
         ax.axvline(edge, color="white", linewidth=1.5)
     for i in range(n):
-        ax.add_patch(_outline(i))
+        ax.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=INK, linewidth=0.9))
     colours = _class_colours(class_names)
     ax.set_xticks(range(n))
     ax.set_yticks(range(n))
@@ -551,28 +504,16 @@ def confusion(ax, matrix, title, class_names=CLASS_NAMES):
     return ax
 
 
-def _outline(i):
-    from matplotlib.patches import Rectangle
-    return Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=INK, linewidth=0.9)
-
-
 def baselines(ax, accuracies, title, floors=None):
     """Accuracy of models and of the baselines they must beat, on six classes and on three groups.
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     accuracies : dict
         Name to a dict of ``accuracy`` and, where there is one, ``accuracy_grouped`` (0 to 1); drawn from the top.
-    title : str
     floors : dict, optional
         ``accuracy`` and ``accuracy_grouped`` that a model has to reach.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.lines import Line2D
     kinds = [("accuracy", "six classes", BLUE), ("accuracy_grouped", "three groups", PALE_BLUE)]
     kinds = [k for k in kinds if any(k[0] in values for values in accuracies.values())]
     if len(kinds) == 1:
@@ -616,17 +557,10 @@ def time_against_cores(ax, cores, seconds, title):
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     cores : array_like of int
     seconds : array_like of float
         Same length; several runs of a number of cores are all drawn.
-    title : str
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
     cores, seconds = np.asarray(cores), np.asarray(seconds, dtype=float)
     counts = np.unique(cores)
     medians = np.array([np.median(seconds[cores == n]) for n in counts])
@@ -683,7 +617,6 @@ def _map_handles(by, values):
 
 def _whole(values):
     """Ids as int64, ``NO_CLASS`` where missing."""
-    import pandas as pd
     values = values if isinstance(values, pd.Series) else pd.Series(np.asarray(values))
     return values.where(values.notna(), NO_CLASS).astype(float).astype(np.int64).to_numpy()
 
@@ -693,12 +626,10 @@ def county_map(ax, tiles, values, title, by="group", boundary=None, crs=None, ma
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     tiles : pandas.DataFrame
         ``row`` and ``col``, one county and year.
     values : array_like of int
         Shape (N,), group or class ids in the order of ``tiles``; missing ones are hatched.
-    title : str
     by : str
         ``"group"``: Developed red, Cultivated white, Undeveloped green; ``"class"``: the six classes.
     boundary : shapely geometry, optional
@@ -709,13 +640,7 @@ def county_map(ax, tiles, values, title, by="group", boundary=None, crs=None, ma
         Tiles to outline, ``row`` and ``col``.
     legend, labels : bool
         Leave out where several maps share them.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
-    from matplotlib.collections import PolyCollection
-    from matplotlib.colors import to_rgba
     from helpers.change import to_grid
     from helpers.grid import TILE_M
     values = _whole(values)
@@ -762,15 +687,10 @@ def three_panels(axes, tiles, panels, title, by="group", boundary=None, crs=None
         ``row`` and ``col``.
     panels : list of (str, array_like)
         A heading, and group or class ids in the order of ``tiles``, for each panel.
-    title : str
     by, boundary, crs
         As for ``county_map``.
     source : str, optional
         Where pictures and labels come from, set below in small type.
-
-    Returns
-    -------
-    sequence of matplotlib.axes.Axes
     """
     axes = np.ravel(axes)
     missing = np.concatenate([_whole(values) for _, values in panels])
@@ -799,21 +719,15 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
 
     Parameters
     ----------
-    ax : matplotlib.axes.Axes
     candidates : pandas.DataFrame
         As from ``change.candidates_2017``: ``probability_before`` and ``probability_after`` of Developed.
     before, after : sequence of numpy.ndarray
         Their tiles in the two years, each (h, w, 3) uint8 RGB, in the order of ``candidates``.
-    title : str
     years : tuple of int
     columns : int
         Candidates in a row.
     tile_px : int
         Size of a tile on the sheet.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
     """
     n = len(candidates)
     if not n:
@@ -848,13 +762,7 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
 # ---- the whole tutorial
 
 def flow_diagram(ax):
-    """What flows through the tutorial: what each notebook reads and writes.
-
-    Returns
-    -------
-    matplotlib.axes.Axes
-    """
-    from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+    """What flows through the tutorial: what each notebook reads and writes."""
     ax.set_xlim(-0.5, 112.5)
     ax.set_ylim(0, 40)
     ax.axis("off")
