@@ -141,32 +141,6 @@ def smooth_tiles(row, col, values, n_values, centre_weight=3):
     return from_grid(grid._replace(values=smooth(grid.values, n_values, centre_weight)), row, col)
 
 
-def predicted_groups(tiles, predictions):
-    """The map group predicted for each tile.
-
-    Parameters
-    ----------
-    tiles : pandas.DataFrame
-        With ``tile_id``.
-    predictions : pandas.DataFrame
-        Prediction table of one county and year.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N,), int8, in the order of ``tiles``; ``NO_CLASS`` where there was an error, or no prediction.
-
-    Raises
-    ------
-    InputError
-        If a tile is predicted twice.
-    """
-    _check_once("predictions", predictions)
-    class_id = predictions.set_index("tile_id")["class_id"].reindex(tiles["tile_id"]).fillna(NO_CLASS).astype(int)
-    class_id = class_id.to_numpy()
-    return np.where(class_id == NO_CLASS, NO_CLASS, group_of_class(class_id)).astype(np.int8)
-
-
 def _check_once(name, table):
     repeated = int(table["tile_id"].duplicated().sum())
     if repeated:
@@ -230,7 +204,9 @@ def candidates_2017(labels, before, after):
     tiles = (labels[["tile_id", "row", "col", "group"]]
              .merge(probabilities(after, "after"), on="tile_id")
              .merge(probabilities(before, "before"), on="tile_id", how="left"))
-    found = tiles[(predicted_groups(tiles, after) == DEVELOPED) & (tiles["group"] != DEVELOPED)].copy()
+    predicted = tiles["class_after"].fillna(NO_CLASS).astype(int).to_numpy()
+    developed = (predicted != NO_CLASS) & (group_of_class(predicted) == DEVELOPED)
+    found = tiles[developed & (tiles["group"] != DEVELOPED)].copy()
     found["gain"] = found["probability_after"] - found["probability_before"]
     found = found.sort_values(["gain", "tile_id"], ascending=[False, True], na_position="last")
     return found[["tile_id", "row", "col", "group", "class_before", "class_after", "probability_before",

@@ -131,14 +131,6 @@ def test_the_2017_rule_takes_undeveloped_labels_predicted_developed_ranked_by_th
     assert np.allclose(found["probability_after"], [0.95, 0.9, 0.8, 0.99])
 
 
-def test_predicted_groups_follow_the_order_of_the_tiles():
-    tiles = LABELS.iloc[::-1]
-    groups = change.predicted_groups(tiles, AFTER)
-    # t6 could not be scored; t4 is Forest; the others are Developed.
-    assert groups.tolist() == [NO_CLASS, DEVELOPED, UNDEVELOPED, DEVELOPED, DEVELOPED, DEVELOPED, DEVELOPED]
-    assert (change.predicted_groups(tiles, AFTER[AFTER["tile_id"] != "t0"])[-1]) == NO_CLASS
-
-
 def test_the_order_of_rows_changes_nothing():
     mixed = [t.sample(frac=1, random_state=2) for t in (LABELS, BEFORE, AFTER)]
     pd.testing.assert_frame_equal(change.candidates_2017(*mixed), change.candidates_2017(LABELS, BEFORE, AFTER))
