@@ -105,8 +105,7 @@ class Backbone:
             stages, each averaged over the picture; of a file whose stages can't be told apart, those of its output.
         """
         network = self._network()
-        stage_ends = _stage_ends(self.kind, network)
-        return self._for_pictures(network.input, _pooled(stage_ends), self._model_name())
+        return self._for_pictures(network.input, pooled_stages(self.kind, network), self._model_name())
 
     def build_stages(self):
         """The network in two parts, so that the last stage can be fine-tuned on maps computed once.
@@ -247,6 +246,11 @@ def _with_preprocessing(network, preprocessing):
     outputs = network(preprocess(pictures))
     preprocess.set_weights([np.eye(3, dtype=np.float32)[::-1][None, None], -np.float32(IMAGENET_MEAN_BGR)])
     return keras.Model(pictures, outputs, name=network.name)
+
+
+def pooled_stages(kind, network):
+    """Features of a network, symbolic: the maps of its last two stages, each averaged over the picture."""
+    return _pooled(_stage_ends(kind, network))
 
 
 def _stage_ends(kind, network):

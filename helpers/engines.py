@@ -56,13 +56,9 @@ class TensorFlow:
     name = "tensorflow"
 
     def __init__(self, path, threads=1):
+        from helpers.retraining_tensorflow import start_tensorflow
+        start_tensorflow(threads)
         import tensorflow as tf
-        try:
-            tf.config.threading.set_intra_op_parallelism_threads(threads)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-        except RuntimeError:
-            # TensorFlow fixes its threads when it first computes: a notebook that has trained keeps its own.
-            pass
         import keras
         self._model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
         self.input_px = tuple(self._model.input_shape[1:3])

@@ -219,3 +219,24 @@ def colour_baseline(train_tiles, train_labels, tiles):
         Shape (N,), int64: predicted ``class_id``.
     """
     return linear_head(colour_features(train_tiles), train_labels, colour_features(tiles))
+
+
+def scores(labels, predicted, class_names=CLASS_NAMES):
+    """The accuracies that ``metrics.json`` keeps of a model.
+
+    Parameters
+    ----------
+    labels, predicted : array_like of int
+        Shape (N,), ``class_id``.
+    class_names : sequence of str
+        Of the model; only the six land cover classes have map groups.
+
+    Returns
+    -------
+    dict
+        ``accuracy``, and ``accuracy_grouped`` for land cover, each 0 to 1.
+    """
+    found = {"accuracy": accuracy(labels, predicted)}
+    if tuple(class_names) == CLASS_NAMES:
+        found["accuracy_grouped"] = accuracy_grouped(labels, predicted)
+    return found

@@ -22,16 +22,16 @@ DEVELOPED, CULTIVATED, UNDEVELOPED = 0, 1, 2
 GROUPS = (
     Group(DEVELOPED, "Developed", "#c8102e"),
     Group(CULTIVATED, "Cultivated", "#ffffff"),
-    Group(UNDEVELOPED, "Undeveloped", "#2e7d4f"),
+    Group(UNDEVELOPED, "Undeveloped", "#62a878"),
 )
 
 # Hues follow NLCD's own legend, spread in lightness so that they differ without colour vision.
 CLASSES = (
     LandCoverClass(0, "Barren", (31,), UNDEVELOPED, "#9c9489"),
-    LandCoverClass(1, "Forest", (41, 42, 43, 90), UNDEVELOPED, "#1c5f2c"),
+    LandCoverClass(1, "Forest", (41, 42, 43, 90), UNDEVELOPED, "#1f7a3a"),
     LandCoverClass(2, "Shrub", (51, 52), UNDEVELOPED, "#c9a45c"),
     LandCoverClass(3, "Cultivated", (81, 82), CULTIVATED, "#f4e04d"),
-    LandCoverClass(4, "Herbaceous", (71, 72, 73, 74, 95), UNDEVELOPED, "#a6d48a"),
+    LandCoverClass(4, "Herbaceous", (71, 72, 73, 74, 95), UNDEVELOPED, "#b5e3a0"),
     LandCoverClass(5, "Developed", (21, 22, 23, 24), DEVELOPED, "#c8102e"),
 )
 CLASS_NAMES = tuple(c.name for c in CLASSES)
@@ -174,3 +174,20 @@ def nine_point_class(codes):
     """
     classes = class_of_code(codes)
     return np.where((classes == classes[:, :1]).all(axis=1), classes[:, 0], NO_CLASS).astype(np.int8)
+
+
+def group_of_prediction(class_ids):
+    """The map group of predicted classes, some of them missing.
+
+    Parameters
+    ----------
+    class_ids : pandas.Series
+        ``class_id``, missing where a tile has no prediction.
+
+    Returns
+    -------
+    numpy.ndarray
+        int8, ``NO_CLASS`` where it is missing.
+    """
+    known = class_ids.notna().to_numpy()
+    return np.where(known, _GROUP_OF_CLASS[class_ids.fillna(0).astype(int)], NO_CLASS).astype(np.int8)

@@ -3,10 +3,51 @@
 Pictures pass through the frozen layers once; what is trained afterwards is small and quick.
 """
 
+import contextlib
+import os
+
 import numpy as np
 
 # Rows that pass through a network at once: bounds memory at about 1 GB with ResNet-50.
 BATCH = 32
+
+
+def start_tensorflow(threads=None):
+    """Import TensorFlow without its start-up messages.
+
+    Parameters
+    ----------
+    threads : int, optional
+        Cores that it may use; all by default. Once TensorFlow has computed something it keeps what it has.
+
+    Returns
+    -------
+    list of str
+        The devices it found: ``"CPU"``, and ``"GPU"`` for each graphics card.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with _silent_stderr():
+        import tensorflow as tf
+        devices = [device.device_type for device in tf.config.list_physical_devices()]
+    tf.get_logger().setLevel("ERROR")
+    if threads is not None:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+    return devices
+
+
+@contextlib.contextmanager
+def _silent_stderr():
+    """Nothing reaches file descriptor 2: TensorFlow's C++ part writes there before it reads its own log level."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def augment(tiles, seed):
@@ -121,7 +162,7 @@ def train(network, inputs, labels, validation, seed, epochs, learning_rate, prog
     keras.utils.set_random_seed(seed)
     steps = epochs * int(np.ceil(len(labels) / BATCH))
     network.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
-                    "sparse_categorical_crossentropy", ["accuracy"])
+                    loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 
     def tell(epoch, logs):
         progress("epoch {:2d} of {}: accuracy {:.3f}, on the validation county {:.3f}".format(

@@ -86,6 +86,20 @@ def _java_version(java):
     return int(version.group(1)), folder.group(1).strip()
 
 
+def check_master(master):
+    """The name of a Spark master, if it is one.
+
+    Raises
+    ------
+    InputError
+        If it is not.
+    """
+    if not _MASTER.fullmatch(master):
+        raise InputError(f"expected a Spark master such as 'local[*]', 'local[2]', 'spark://host:7077' or 'yarn', "
+                         f"got {master!r}. Choose one of these.")
+    return master
+
+
 def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     """Start a Spark session that has passed its preflight.
 
@@ -112,9 +126,7 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     InputError
         If the master's name is wrong or nothing answers there, Java is missing, or a check of the preflight fails.
     """
-    if not _MASTER.fullmatch(master):
-        raise InputError(f"expected a Spark master such as 'local[*]', 'local[2]', 'spark://host:7077' or 'yarn', "
-                         f"got {master!r}. Choose one of these.")
+    check_master(master)
     import pyspark
     from pyspark.sql import SparkSession
 
