@@ -1,0 +1,79 @@
+# Sourced by the scripts beside it: makes the repository's own Python environment, .venv, and leaves its
+# interpreter in $python. Installs only when the requirements, the interpreter or the folder have changed.
+# Works with bash 3.2, which macOS still has.
+
+repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+environment=$repository/.venv
+python=$environment/bin/python
+# Written when everything is installed, so that a half-finished installation is done again.
+stamp=$environment/complete
+
+fail() {
+    echo "$*" >&2
+    exit 2
+}
+
+# The version of an interpreter, if it is one that the requirements have wheels for and can make environments.
+usable_version() {
+    "$1" -c 'import sys, venv, ensurepip
+if (3, 11) <= sys.version_info[:2] <= (3, 13): print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null
+}
+
+find_python() {
+    local candidate
+    if [ -n "${PYTHON:-}" ]; then
+        [ -n "$(usable_version "$PYTHON")" ] || fail "expected Python 3.11, 3.12 or 3.13 with its venv module in" \
+            "PYTHON, got $PYTHON ($("$PYTHON" --version 2>&1 || true)). Set PYTHON to one of these, or unset it."
+        echo "$PYTHON"
+        return
+    fi
+    for candidate in python3.12 python3.11 python3.13 python3 python; do
+        if [ -n "$(usable_version "$candidate")" ]; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    fail "expected Python 3.11, 3.12 or 3.13 on the path, got $(python3 --version 2>&1 || echo none)." \
+        "Install one from python.org (on Debian and Ubuntu python3.11 and python3.11-venv), or set PYTHON to it."
+}
+
+# Shared libraries that wheels expect from the system: installed where that needs no question, else named.
+install_system_packages() {
+    local library package rest missing=""
+    [ "$(uname -s)" = Linux ] || return 0
+    while read -r library package rest; do
+        case $library in ''|'#'*) continue ;; esac
+        "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$library" 2>/dev/null || missing="$missing $package"
+    done < "$repository/setup_scripts/system_packages.txt"
+    [ -n "$missing" ] || return 0
+    # $missing is split into words on purpose: one for each package.
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing system packages:$missing"
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing \
+            || echo "Could not install them. Run: apt-get install$missing" >&2
+    else
+        echo "Skipping system packages that are missing. Run: sudo apt-get install$missing" >&2
+    fi
+}
+
+make_environment() {
+    local wanted interpreter
+    # The folder is part of it because an environment that was moved no longer works.
+    wanted="$(cksum < "$repository/requirements.txt") $environment"
+    if [ -f "$stamp" ] && "$python" -c '' 2>/dev/null \
+        && [ "$(cat "$stamp")" = "$wanted $(usable_version "${PYTHON:-$python}")" ]; then
+        return
+    fi
+    interpreter=$(find_python)
+    echo "Setting up Python $(usable_version "$interpreter") in .venv: about 3 GB, some minutes."
+    rm -f "$stamp"
+    "$interpreter" -m venv --clear "$environment"
+    install_system_packages
+    "$python" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt"
+    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --editable "$repository"
+    echo "$wanted $(usable_version "$python")" > "$stamp"
+    echo "Set up: $("$python" --version), $("$python" -m pip list --disable-pip-version-check 2>/dev/null \
+        | tail -n +3 | wc -l | tr -d ' ') packages."
+}
+
+make_environment

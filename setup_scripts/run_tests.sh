@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs every test: the notebooks first, for the tests read what their run has
+# measured. Arguments go to pytest: setup_scripts/run_tests.sh tests/test_grid.py, or -m slow.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+cd "$repository"
+
+paths=(notebooks tests)
+for argument in "$@"; do
+    # A path or a choice of tests of one's own replaces the whole.
+    if [ -e "${argument%%::*}" ]; then paths=(); fi
+done
+# "${paths[@]+...}": bash 3.2 takes an empty array for an unset variable.
+exec "$python" -m pytest --nbval-lax --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 \
+    ${paths[@]+"${paths[@]}"} "$@"

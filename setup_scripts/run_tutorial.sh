@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then executes the notebooks in order. Options: setup_scripts/run_tutorial.sh --help
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+exec "$python" "$repository/setup_scripts/run_tutorial.py" "$@"
