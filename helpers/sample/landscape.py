@@ -177,7 +177,7 @@ class Landscape:
     def _lay_boundary(self):
         """Three sides that wander, and one that follows a river."""
         rng = self.rng
-        inset, depth = 330.0, 170.0
+        inset, depth = 370.0, 170.0
 
         def side(length, wander):
             t = np.arange(0, 1.0001, 1 / max(24, int(length / 60)))
@@ -237,7 +237,7 @@ class Landscape:
         nature[(near < 22 + 10 * wet) & (nature != FOREST)] = MUD
         nature[self.low_water] = WATER
         # Stands: two more noise fields, cut at quantiles, so that each kind of nature has several looks.
-        a, b = (noise(rng, self.shape, 420 / LOW_M, 2.2, 5) for _ in range(2))
+        a, b = (noise(rng, self.shape, 1500 / LOW_M, 2.2, 5) for _ in range(2))
         stand = np.digitize(a, np.quantile(a, [0.2, 0.4, 0.6, 0.8])) * 4 + np.digitize(b, np.quantile(b, [.25, .5, .75]))
         self.low_stand = stand.astype(np.int16)
         self.low_nature = {2010: nature, 2016: nature.copy()}
