@@ -134,7 +134,8 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     if running is not None and running.sparkContext.master != master:
         running.stop()
         running = None
-    if running is None:
+    own = running is None
+    if own:
         os.environ["JAVA_HOME"] = find_java(int(pyspark.__version__.split(".")[0]))
         # Without this the workers take the first python3 on the path, which may be another one. On a cluster the
         # executors may have an environment of their own, and then whoever set it knows where it is.
@@ -157,7 +158,8 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     checks = preflight(running)
     failed = checks[~checks["ok"]]
     if len(failed):
-        running.stop()
+        if own:
+            running.stop()
         raise InputError(" ".join(f"{row.check}: expected {row.wanted}, got {row.found}. {row.advice}"
                                   for row in failed.itertuples()))
     return running
@@ -296,7 +298,8 @@ def _arrow_round_trip(spark):
         back["image"] = back["image"].map(bytes)
         return f"{len(back)} rows there and back {'unchanged' if back.equals(sent) else 'changed'}"
     except Exception as error:
-        return _worker_error(str(error))
+        # PySpark wraps what went wrong into a page about its settings.
+        return _worker_error(str(error.__cause__ or error))
 
 
 def stop(spark):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+from traitlets.config import Config
 
 
 def clean(notebook):
@@ -40,6 +41,7 @@ def main(paths):
     for path in map(Path, paths):
         notebook = nbformat.read(path, as_version=4)
         nbclient.NotebookClient(notebook, timeout=None, store_widget_state=False,
+                                config=Config(KernelManager={"transport_encryption": "auto"}),
                                 resources={"metadata": {"path": str(path.parent)}}).execute()
         clean(notebook)
         nbformat.validate(notebook)

