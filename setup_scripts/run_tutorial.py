@@ -212,7 +212,10 @@ def execute(step):
             print("failed")
         if error.ename == "InputError":
             sys.exit(f"{error.evalue}\n{step.path.stem} stopped there; as far as it came it is in {shorten(failed)}.")
-        sys.exit("\n".join(error.traceback) + f"\n{step.path.stem} failed; as far as it came it is in {shorten(failed)}.")
+        traceback = "\n".join(error.traceback)
+        if not shown:  # Colours are for terminals.
+            traceback = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
+        sys.exit(f"{traceback}\n{step.path.stem} failed; as far as it came it is in {shorten(failed)}.")
     os.replace(part, step.executed)
     step.executed.with_suffix(".failed.ipynb").unlink(missing_ok=True)
     cells = len(notebook.cells)
@@ -295,12 +298,16 @@ def print_results(run):
 
 
 def interrupt(signum, frame):
+    """End the kernel, which ends its Java and its workers, and then this process."""
+    import psutil
+    for kernel in psutil.Process().children():
+        kernel.kill()
     raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    # A stop from outside must clear up as Ctrl-C does: the kernel and its Java are children of this process.
-    signal.signal(signal.SIGTERM, interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         main(sys.argv[1:])
     except InputError as error:

@@ -97,44 +97,33 @@ def failures(spark):
     return dict(checks[~checks["ok"]].set_index("check")["advice"]), checks.set_index("check")["found"]
 
 
-def other_python():
-    """Another Python than this on the machine, or None."""
-    here = "{}.{}".format(*sys.version_info)
-    for name in ("python3.13", "python3.12", "python3.11", "python3.10", "/usr/bin/python3"):
-        try:
-            said = subprocess.run([name, "-c", "import sys; print('%d.%d' % sys.version_info[:2], sys.executable)"],
-                                  capture_output=True, text=True, check=True).stdout.split()
-        except (OSError, subprocess.SubprocessError):
-            continue
-        if said[0] != here:
-            return said[1]
-    return None
+def python_that(does, folder):
+    """A command that starts this Python after some lines that make it another one, for Spark to start workers with."""
+    command = Path(folder, "python")
+    # Spark calls it as: python -m pyspark.daemon pyspark.worker
+    command.write_text(f"""#!/bin/sh
+exec {sys.executable} -c '
+import runpy, sys
+{does}
+sys.argv = sys.argv[2:]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$@"
+""")
+    command.chmod(0o755)
+    return str(command)
 
 
-def test_another_python_on_the_workers_is_found(spark, monkeypatch):
-    other = other_python()
-    if other is None:
-        pytest.skip("there is only one Python here")
-    monkeypatch.setattr(spark.sparkContext, "pythonExec", other)
+def test_another_python_on_the_workers_is_found(spark, monkeypatch, tmp_path):
+    older = python_that("sys.version_info = (3, 9, 18)", tmp_path)
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", older)
     failed, found = failures(spark)
     assert "PYSPARK_PYTHON" in failed["Python of the workers"]
-    assert found["Python of the workers"] != "{}.{}.{}".format(*sys.version_info)
-    assert found["Arrow"] == "not tried"
+    assert found["Python of the workers"] == "3.9" and found["Arrow"] == "not tried"
 
 
 def test_workers_without_helpers_are_found(spark, monkeypatch, tmp_path):
-    # A wrapper that starts the same Python where the package can't be seen.
-    hidden = tmp_path / "python"
-    hidden.write_text(f"""#!/bin/sh
-exec env PYTHONSAFEPATH=1 {sys.executable} -c '
-import sys, runpy
-sys.meta_path.insert(0, type("Hide", (), {{"find_spec": staticmethod(lambda name, *_: (_ for _ in ()).throw(
-    ImportError(name)) if name == "helpers" else None)}}))
-sys.argv = sys.argv[1:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$2" "$@"
-""")
-    hidden.chmod(0o755)
-    monkeypatch.setattr(spark.sparkContext, "pythonExec", str(hidden))
+    # A module that is None in this table can't be imported.
+    bare = python_that('sys.modules["helpers"] = None', tmp_path)
+    monkeypatch.setattr(spark.sparkContext, "pythonExec", bare)
     failed, found = failures(spark)
     assert list(failed) == ["helpers on the workers"] and "pip install" in failed["helpers on the workers"], found
 
