@@ -1,5 +1,6 @@
 """The drawn pictures on disk: shards of a few classes each, whole or not there."""
 
+import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -71,7 +72,8 @@ class Dataset:
         shards = -(-classes // CLASSES_PER_SHARD)
         missing = [s for s in range(shards) if not (folder / "pictures_{:03d}.npy".format(s)).exists()]
         if missing:
-            with ProcessPoolExecutor(workers) as pool:
+            # Forking is not safe once TensorFlow has started its threads.
+            with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
                 jobs = [pool.submit(_draw_shard, folder, s, np.arange(s, classes, shards), n_pictures, n_crops, seed,
                                     drawn_px, stored_px)
                         for s in missing]
