@@ -280,7 +280,7 @@ def _ask_workers(context):
 
 def _worker_error(text):
     """The Python error inside the report of a failed Spark job."""
-    lines = re.findall(r"^[\w.]*(?:Error|Exception)\b.*$", text, flags=re.MULTILINE)
+    lines = re.findall(r"^[\w.]*(?:Error|Exception): .+$", text, flags=re.MULTILINE)
     return lines[0][:200] if lines else text.strip().splitlines()[0][:200]
 
 

@@ -1,10 +1,10 @@
 """Execute the notebooks in order, each once: what is done already is kept. Called by run_tutorial.sh."""
 
 import argparse
+import ast
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import re
 import signal
@@ -118,18 +118,18 @@ class Step:
     """
 
     def __init__(self, path, run, chosen):
-        import nbformat
-        import papermill
-
         self.path, self.run = path, run
         self.number = path.name[:2]
         self.name, self.reads, self.writes = STEPS[self.number]
-        logging.getLogger("papermill").setLevel(logging.ERROR)
-        self.takes = set(papermill.inspect_notebook(str(path)))
+        # Read as JSON: nbformat and papermill take seconds to import, and a step that is done needs neither.
+        notebook = json.loads(path.read_text())
+        cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        self.code = ["".join(cell["source"]) for cell in cells]
+        self.kernel = notebook["metadata"].get("kernelspec", {}).get("name", "python3")
+        self.takes = {target.id for source, cell in zip(self.code, cells)
+                      if "parameters" in cell["metadata"].get("tags", [])
+                      for statement in ast.parse(source).body for target in statement.targets}
         self.parameters = {name: value for name, value in chosen.items() if name in self.takes}
-        notebook = nbformat.read(path, as_version=4)
-        self.kernel = notebook.metadata.get("kernelspec", {}).get("name", "python3")
-        self.code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
         self.executed = run.folder / "notebooks" / path.name
 
     def fingerprint(self, before, helpers):

@@ -113,7 +113,8 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$@"
 
 
 def test_another_python_on_the_workers_is_found(spark, monkeypatch, tmp_path):
-    older = python_that("sys.version_info = (3, 9, 18)", tmp_path)
+    older = python_that("import collections\nsys.version_info = collections.namedtuple(\"version\", "
+                        "\"major minor micro releaselevel serial\")(3, 9, 18, \"final\", 0)", tmp_path)
     monkeypatch.setattr(spark.sparkContext, "pythonExec", older)
     failed, found = failures(spark)
     assert "PYSPARK_PYTHON" in failed["Python of the workers"]
