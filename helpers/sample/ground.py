@@ -17,8 +17,8 @@ _CROPS = ("rows_fine", "rows_broad", "tilled", "hay", "orchard", "strips")
 _WOODS = ("broadleaf", "conifer", "mixed", "swamp")
 _WOOD_CODES = {"broadleaf": 41, "conifer": 42, "mixed": 43, "swamp": 90}
 _TOWN_CODES = {"park": 21, "large_lots": 22, "houses": 23, "dense": 23, "commerce": 24}
-_ROOFS = np.array([(96, 92, 90, 92), (132, 126, 120, 122), (150, 92, 74, 140), (176, 172, 166, 160), (84, 70, 60, 88),
-                   (118, 104, 90, 112), (205, 202, 198, 190), (108, 112, 122, 112), (140, 116, 96, 130)], float)
+_ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (150, 146, 140, 136), (84, 70, 60, 88),
+                   (114, 102, 90, 110), (188, 185, 180, 174), (106, 110, 120, 110), (132, 112, 94, 124)], float)
 
 
 class Ground:
@@ -40,6 +40,7 @@ class Ground:
         rng = np.random.default_rng([landscape.seed, int(county.geoid), 2, year])
         # Flights start between mid-morning and early afternoon, in early summer or in autumn.
         self.sun = (np.deg2rad(rng.uniform(115, 235)), np.deg2rad(rng.uniform(36, 58)))
+        self.away = np.array([-np.sin(self.sun[0]), np.cos(self.sun[0])])   # where shadows point: east, south
         self.season = rng.uniform(0.0, 0.25) if year == 2010 else rng.uniform(0.15, 0.45)
         self._index_regions()
         self.cell_region = landscape.regions(year)
@@ -66,12 +67,15 @@ class Ground:
         for region in range(land.FIRST_CELL):
             nature, stand = divmod(region, land.STANDS)
             # Two generators: one for what stays over the years, one for what this year makes of it.
-            lasting = np.random.default_rng([land_.seed, int(land_.county.geoid), 4, region])
-            now = np.random.default_rng([land_.seed, int(land_.county.geoid), 5, region, self.year])
+            # Neighbouring stands (four in a row) share a kind, and differ a little in light and green.
+            lasting = np.random.default_rng([land_.seed, int(land_.county.geoid), 4, nature, stand // 4])
+            now = np.random.default_rng([land_.seed, int(land_.county.geoid), 5, nature, stand // 4, self.year])
+            self._lighter, self._greener = (stand % 4 - 1.5) * 0.13, (stand % 4 % 2 - 0.5) * 0.24
             look = getattr(self, "_look_" + land.NATURE[nature]) if nature < len(land.NATURE) else None
             if look is None:
                 look = {land.VERGE: self._look_verge}.get(region, self._look_street)
             self._set(region, lasting, *look(lasting, now))
+        self._lighter = self._greener = 0.0
         kind = land_.cells["kind"][self.year]
         for cell in np.flatnonzero(kind != land.NATURAL):
             region = land.FIRST_CELL + cell
@@ -100,7 +104,7 @@ class Ground:
         self.base[region] = Swatches.INDEX[swatch] * SIZE * SIZE
         self.offset[:, region] = rng.integers(0, SIZE, 2)
         self.patchy[region] = round(patchy * 64)
-        self.palettes[region] = colours
+        self.palettes[region] = palette(*(np.asarray(c, float) * (1 + self._lighter) for c in colours[:3]), *colours[3:])
         self.code[region] = code
 
     def _green(self, rng, spread=0.25):
@@ -109,72 +113,76 @@ class Ground:
 
     def _look_forest(self, lasting, now):
         swatch = _WOODS[lasting.choice(4, p=(0.4, 0.25, 0.25, 0.1))]
-        grey = lasting.uniform(58, 118) * (0.85 if swatch == "conifer" else 1)
-        green = lasting.uniform(0.35, 1.1) - (0.2 * self.season + 0.35 * self.drought) * (swatch != "conifer")
-        depth = lasting.uniform(0.3, 0.7)
+        grey = lasting.uniform(52, 132) * (0.85 if swatch == "conifer" else 1)
+        green = lasting.uniform(0.1, 1.05) + self._greener - (0.2 * self.season + 0.35 * self.drought) * (swatch != "conifer")
+        depth = lasting.uniform(0.28, 0.8)
         colour = plants(grey, green)
         shade = contrast(colour, depth, light=0.75)
         shift = (1.0, 0.25, -0.2, 0.2) if lasting.random() < 0.6 else (0.5, 0.6, 0.2, 0.6)
-        return swatch, palette(*shade, lasting.uniform(0.05, 0.2), shift), 0.3, _WOOD_CODES[swatch]
+        return swatch, (*shade, lasting.uniform(0.03, 0.13), shift), 0.35, _WOOD_CODES[swatch]
 
     def _look_shrub(self, lasting, now):
         swatch = ("scrub_sparse", "scrub_dense", "scrub_large")[lasting.integers(3)]
-        ground = soil(lasting, self.landscape.county.soils, lasting.uniform(0, 0.75))
-        grassy = lasting.random() < 0.45
-        if grassy:
-            ground = 0.5 * ground + 0.5 * plants(ground.mean() * 0.8, self._green(now))
-        depth = lasting.uniform(0.32, 0.75)
+        ground = soil(lasting, self.landscape.county.soils, lasting.uniform(-0.1, 0.95))
+        grass = max(0, lasting.uniform(-0.3, 0.7))
+        ground = (1 - grass) * ground + grass * plants(ground.mean() * 0.85, self._green(now) + self._greener)
+        depth = lasting.uniform(0.3, 0.8)
         bush = plants(ground[:3].mean() * (1 - depth), lasting.uniform(0.3, 0.9) - 0.3 * self.drought)
         middle = bush + (ground - bush) * 0.55
-        return swatch, palette(bush * 0.8, middle, ground * 1.12, 0.06), 0.35, 52
+        return swatch, (bush * 0.8, middle, ground * 1.12, 0.06), 0.35, 52
 
     def _look_herb(self, lasting, now):
         swatch = ("meadow", "tussock")[lasting.integers(2)]
-        grey, green = lasting.uniform(66, 168), self._green(lasting, 0.3) + now.normal(0, 0.08)
+        green = self._green(lasting, 0.38) + now.normal(0, 0.08) + self._greener
+        # Lush grass is never as light as straw.
+        grey = lasting.uniform(58, 178 - 60 * np.clip(green, 0, 1))
         colour = plants(grey, green)
-        if lasting.random() < 0.4:
-            colour = 0.6 * colour + 0.4 * soil(lasting, self.landscape.county.soils, lasting.uniform(0, 0.7))
-        amount = lasting.uniform(0.15, 0.55)
-        return swatch, palette(*contrast(colour, amount), lasting.uniform(0.05, 0.25)), lasting.uniform(0.5, 1.2), 71
+        if lasting.random() < 0.5:
+            colour = 0.55 * colour + 0.45 * soil(lasting, self.landscape.county.soils, lasting.uniform(0, 0.7))
+        amount = lasting.uniform(0.12, 0.48)
+        return swatch, (*contrast(colour, amount), lasting.uniform(0.02, 0.08), (1, 0.3, -0.4, 0.2)), \
+            lasting.uniform(0.3, 0.75), 71
 
     def _look_marsh(self, lasting, now):
         colour = plants(lasting.uniform(62, 120), self._green(now) + 0.1)
-        return "marsh", palette(colour * 0.35, colour * 0.9, colour * 1.3, 0.15), 0.8, 95
+        return "marsh", (colour * 0.35, colour * 0.9, colour * 1.3, 0.06), 0.8, 95
 
     def _look_barren(self, lasting, now):
         swatch = ("dunes", "rock", "badland", "gravel")[lasting.choice(4, p=(0.3, 0.27, 0.25, 0.18))]
         colour = soil(lasting, self.landscape.county.soils + (("pale",) if swatch == "dunes" else ()),
-                      lasting.uniform(0, 0.9))
-        amount = lasting.uniform(0.16, 0.6) * (0.7 if swatch == "dunes" else 1)
-        return swatch, palette(*contrast(colour, amount, light=0.7), 0.05, (1, 0.3, -0.6, 0.6)), 0.25, 31
+                      lasting.uniform(-0.3, 0.75))
+        moss = max(0, lasting.uniform(-0.3, 0.3))
+        colour = (1 - moss) * colour + moss * plants(colour[:3].mean(), 0.7)
+        amount = lasting.uniform(0.14, 0.62) * (0.7 if swatch == "dunes" else 1)
+        return swatch, (*contrast(colour, amount, light=0.7), 0.05, (1, 0.3, -0.6, 0.6)), 0.25, 31
 
     def _look_quarry(self, lasting, now):
         colour = soil(lasting, self.landscape.county.soils, lasting.uniform(0.6, 1))
-        return "gravel", palette(*contrast(colour, 0.4, light=0.6)), 0.2, 31
+        return "gravel", contrast(colour, 0.4, light=0.6), 0.2, 31
 
     def _look_mud(self, lasting, now):
         colour = soil(lasting, self.landscape.county.soils, lasting.uniform(0.1, 0.6))
-        return "paved", palette(*contrast(colour, 0.3)), 1.0, 31
+        return "paved", contrast(colour, 0.3), 1.0, 31
 
     def _look_water(self, lasting, now):
         # One body of water has one colour, whichever stands its places belong to.
         rng = np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), 10, self.year])
         grey = rng.uniform(32, 78)
-        colour = grey * np.array([rng.uniform(0.6, 1.1), rng.uniform(0.9, 1.15), rng.uniform(0.85, 1.2), 0.45])
-        return "water", palette(*contrast(colour, 0.2)), 0.2, 11
+        colour = grey * np.array([rng.uniform(0.5, 0.95), rng.uniform(0.95, 1.15), rng.uniform(0.8, 1.2), 0.45])
+        return "water", contrast(colour, 0.2), 0.2, 11
 
     def _look_cleared(self, lasting, now):
         ground = soil(lasting, self.landscape.county.soils, lasting.uniform(0.1, 0.6))
         colour = 0.65 * ground + 0.35 * plants(ground.mean() * 0.8, 0.4)
-        return "cleared", palette(colour * 0.45, colour, colour * 1.3, 0.1), 0.3, 71 if lasting.random() < 0.5 else 52
+        return "cleared", (colour * 0.45, colour, colour * 1.3, 0.1), 0.3, 71 if lasting.random() < 0.5 else 52
 
     def _look_verge(self, lasting, now):
         colour = plants(lasting.uniform(85, 115), self._green(now, 0.05) - 0.1)
-        return "tussock", palette(*contrast(colour, 0.4), 0.12), 0.6, 81
+        return "tussock", (*contrast(colour, 0.4), 0.05), 0.6, 81
 
     def _look_street(self, lasting, now):
         grey = lasting.uniform(105, 150)
-        return "paved", palette(*contrast(np.array([1.02, 1, 0.98, 0.95]) * grey, 0.25)), 0.2, 21
+        return "paved", contrast(np.array([1.02, 1, 0.98, 0.95]) * grey, 0.25), 0.2, 21
 
     def _look_field(self, lasting, now):
         """A field: the farmer sows and mows anew each year; what an orchard or a meadow is, it stays."""
@@ -190,7 +198,7 @@ class Ground:
         grown = plants(now.uniform(66, 150), self._green(now, 0.3) + 0.12)
         if swatch == "orchard":
             crown = plants(ground[:3].mean() * lasting.uniform(0.35, 0.65), 0.8)
-            return swatch, palette(crown * 0.7, 0.5 * (crown + ground), ground * 1.05, 0.05), 0.3, code
+            return swatch, (crown * 0.7, 0.5 * (crown + ground), ground * 1.05, 0.05), 0.3, code
         if swatch == "hay" or state < 0.45:
             light, dark = grown, 0.6 * grown + 0.4 * ground * 0.8
         elif state < 0.85:
@@ -200,19 +208,19 @@ class Ground:
         middle, amount = 0.5 * (light + dark), now.uniform(0.16, 0.5)
         low, _, high = contrast(middle, amount)
         spread = (light - dark) * 0.35
-        return swatch, palette(low - spread, middle, high + spread, 0.04), now.uniform(0.1, 0.6), code
+        return swatch, (low - spread, middle, high + spread, 0.04), now.uniform(0.1, 0.6), code
 
     def _look_town(self, lasting, now, style, fresh):
         """The ground of a block: lawns, yards, or pavement; houses and trees come on top."""
         if style == "commerce":
             colour = np.array([1.03, 1, 0.97, 0.95]) * lasting.uniform(95, 165)
-            return "paved", palette(*contrast(colour, 0.3)), 0.3, 24
+            return "paved", contrast(colour, 0.3), 0.3, 24
         grey = lasting.uniform(76, 128)
         colour = plants(grey, self._green(now, 0.15) + 0.2)
         bare = soil(lasting, self.landscape.county.soils, lasting.uniform(0.1, 0.6))
         share = {"park": 0.05, "large_lots": 0.15, "houses": 0.25, "dense": 0.45}[style] + (0.3 if fresh else 0)
         colour = (1 - share) * colour + share * bare
-        return "lawn", palette(*contrast(colour, 0.4), 0.15), 0.6, _TOWN_CODES[style]
+        return "lawn", (*contrast(colour, 0.38), 0.05), 0.6, _TOWN_CODES[style]
 
     # ---- what stands on it
 
@@ -233,7 +241,7 @@ class Ground:
                 self._build_single(rng, patch)
         self._scatter_trees()
         self.flats, self.roofs, self.shadows = (_boxed(s) for s in (self.flats, self.roofs, self.shadows))
-        self.trees = np.array(self.trees, float).reshape(-1, 5)
+        self.trees = np.concatenate(self.trees)
 
     def _lay_lines(self):
         """Two highways, a creek, and tracks through open land."""
@@ -250,9 +258,8 @@ class Ground:
         creek = wander((rng.uniform(0.1, 0.4) * width, -50), (rng.uniform(0.5, 0.8) * width, height + 50), 240, 120)
         water = np.array([0.8, 1.0, 0.95, 0.5]) * rng.uniform(45, 70)
         self._line(creek, rng.uniform(5, 9), water)
-        for x, y in shapely.get_coordinates(shapely.LineString(creek).segmentize(14)):
-            for side in rng.normal(0, 13, rng.integers(0, 4)):
-                self._tree(rng, x + side, y + rng.normal(0, 6), rng.uniform(2, 5))
+        banks = np.repeat(shapely.get_coordinates(shapely.LineString(creek).segmentize(14)), 2, axis=0)
+        self._plant(rng, banks + rng.normal(0, 11, banks.shape), rng.uniform(2, 5, len(banks)))
         for _ in range(int(width * height / 5e5)):
             start = rng.uniform(0, 1, 2) * (width, height)
             turn = rng.uniform(0, 2 * np.pi)
@@ -285,100 +292,123 @@ class Ground:
 
     def _low(self, layer, points):
         """Values of a coarse layer at positions."""
-        c, r = (np.asarray(points, float).T // land.LOW_M).astype(int)
-        return layer[np.clip(r, 0, layer.shape[0] - 1), np.clip(c, 0, layer.shape[1] - 1)]
+        at = (np.asarray(points) // land.LOW_M).astype(int)
+        return layer[np.clip(at[..., 1], 0, layer.shape[0] - 1), np.clip(at[..., 0], 0, layer.shape[1] - 1)]
 
-    def _tree(self, rng, x, y, radius):
-        self.trees.append((x, y, radius, rng.uniform(0.75, 1.2), rng.uniform(0, 1)))
+    def _plant(self, rng, places, radius):
+        """Trees at places (n, 2): radius, light and tint."""
+        n = len(places)
+        self.trees.append(np.column_stack([places, radius, rng.uniform(0.75, 1.2, n), rng.uniform(0, 1, n)]))
 
-    def _box(self, to_map, u, v, w, h, colour, into, height=0.0):
-        """A rectangle of the lattice; with a height it throws a shadow."""
-        corners = to_map(u + np.array([-w, w, w, -w]) / 2, v + np.array([-h, -h, h, h]) / 2)
-        into.append((corners, pack(colour)))
+    def _boxes(self, lattice, u, v, w, h, colours, into, height=0.0):
+        """Rectangles along a lattice, as arrays; with a height they throw shadows."""
+        u, v, w, h = (np.atleast_1d(np.asarray(a, float)) for a in np.broadcast_arrays(u, v, w, h))
+        side = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+        corners = lattice.to_map(u[:, None] + w[:, None] * side[:, 0], v[:, None] + h[:, None] * side[:, 1])
+        into += zip(corners, np.broadcast_to(pack(np.asarray(colours, float)), len(u)))
         if height:
-            length = height / np.tan(self.sun[1])
-            away = np.array([-np.sin(self.sun[0]), np.cos(self.sun[0])]) * length
-            hull = shapely.MultiPoint(np.concatenate([corners, corners + away])).convex_hull
-            self.shadows.append((np.array(hull.exterior.coords), 1))
-        return corners
+            self._cast(corners, height)
 
-    def _house(self, rng, to_map, lattice, u, v, w, h, roof):
-        """A gabled roof: the side that faces the sun is lighter. Some have a wing."""
-        for wing in range(2 if rng.random() < 0.35 else 1):
-            if wing:
-                u, v, w, h = u + rng.choice([-1, 1]) * w * 0.3, v + h * 0.35, w * 0.45, h * 0.9
-            self._box(to_map, u, v, w, h, roof, [], height=4.5)
-            east, south = np.sin(self.sun[0]), -np.cos(self.sun[0])
-            along_v = -east * lattice.sin + south * lattice.cos
-            along_u = east * lattice.cos + south * lattice.sin
-            if w >= h:
-                for side in (-1, 1):
-                    self._box(to_map, u, v + side * h / 4, w, h / 2, roof * (1 + 0.2 * side * along_v), self.roofs)
-            else:
-                for side in (-1, 1):
-                    self._box(to_map, u + side * w / 4, v, w / 2, h, roof * (1 + 0.2 * side * along_u), self.roofs)
+    def _cast(self, corners, height):
+        """Shadows of boxes: the hexagon that a rectangle (n, 4, 2) sweeps on its way from the sun."""
+        away = self.away * height / np.tan(self.sun[1])
+        across = corners[..., 0] * away[1] - corners[..., 1] * away[0]
+        first, n = across.argmax(axis=1), np.arange(len(corners))
+        toward = corners @ away
+        near = np.where(toward[n, (first + 1) % 4] < toward[n, (first + 3) % 4], 1, 3)
+        i, k = first, (first + near) % 4
+        j, m = (first + 2) % 4, (first + near + 2) % 4
+        ring = [corners[n, i], corners[n, k], corners[n, j],
+                corners[n, j] + away, corners[n, m] + away, corners[n, i] + away]
+        self.shadows += [(points, 1) for points in np.stack(ring, axis=1)]
+
+    def _houses(self, rng, lattice, u, v, w, h, roofs):
+        """Gabled roofs, the side that faces the sun lighter; some have a wing."""
+        u, v, w, h = (np.atleast_1d(np.asarray(a, float)) for a in (u, v, w, h))
+        roofs = np.atleast_2d(roofs)
+        wing = rng.random(len(u)) < 0.35
+        side = rng.choice([-1, 1], wing.sum())
+        east, south = -self.away
+        along_u = east * lattice.cos + south * lattice.sin
+        along_v = -east * lattice.sin + south * lattice.cos
+        for u, v, w, h, roof in ((u, v, w, h, roofs),
+                                 (u[wing] + side * w[wing] * 0.3, v[wing] + h[wing] * 0.35, w[wing] * 0.45,
+                                  h[wing] * 0.9, roofs[wing])):
+            if not len(u):
+                continue
+            self._boxes(lattice, u, v, w, h, roof, [], height=4.5)
+            long_u = w >= h
+            for half in (-1, 1):
+                slope = 1 + 0.2 * half * np.where(long_u, along_v, along_u)[:, None]
+                self._boxes(lattice, u + np.where(long_u, 0, half * w / 4), v + np.where(long_u, half * h / 4, 0),
+                            np.where(long_u, w, w / 2), np.where(long_u, h / 2, h), roof * slope, self.roofs)
 
     def _build_cell(self, rng, cell):
         """Streets, houses, drives and trees of a town block."""
         scape = self.landscape
         lattice = scape.lattices[scape.cells["district"][cell]]
-        u0, v0, u1, v1 = scape.bounds_of(cell)
+        u0, v0, u1, v1 = box = scape.bounds_of(cell)
         style = land.TOWN_KINDS[scape.cells["style"][cell]]
         fresh = scape.cells["built"][cell] > 2010
 
         def mine(u, v):
-            return self._low(scape.low_cell, lattice.to_map(u, v)) == cell and \
-                self._low(scape.low_nature[2010], lattice.to_map(u, v)) != land.WATER
+            """Which positions lie in this block, and on dry land."""
+            at = lattice.to_map(*np.broadcast_arrays(u, v))
+            return (self._low(scape.low_cell, at) == cell) & (self._low(scape.low_nature[2010], at) != land.WATER)
         street = np.array([1.02, 1, 0.98, 0.95]) * rng.uniform(105, 150)
         pale = np.array([1.04, 1, 0.95, 0.95]) * rng.uniform(140, 185)
         if style == "park":
-            self._greenery(rng, lattice, (u0, v0, u1, v1), mine, 26)
+            path, u = v0 + rng.uniform(0.3, 0.7) * (v1 - v0), np.arange(u0, u1, 6.0) + 3
+            self._boxes(lattice, u[mine(u, path)], path, 6.5, 2.5, pale, self.flats)
+            u, v = rng.uniform(u0 + 40, u1 - 40), rng.uniform(v0 + 40, v1 - 40)
+            if mine(u, v):
+                self._boxes(lattice, u, v, 36, 19, (92, 132, 108, 120), self.flats)
+                self._boxes(lattice, u, v, [36, 1], [1, 19], (215, 215, 210, 200), self.flats)
+            self._greenery(rng, lattice, box, mine, 70)
             return
         if style == "commerce":
-            self._build_commerce(rng, lattice, (u0, v0, u1, v1), mine, street, pale)
+            self._build_commerce(rng, lattice, box, mine)
             return
         lot, deep = {"large_lots": (38, 15), "houses": (23, 12), "dense": (15.5, 11)}[style]
         rows = max(1, round((v1 - v0) / {"large_lots": 130, "houses": 88, "dense": 66}[style]))
         cuts = np.linspace(v0, v1, rows + 1)
         for cut in cuts[1:-1]:
-            ends = np.arange(u0, u1 + 1, 12)
-            pieces = [(a, b) for a, b in zip(ends[:-1], ends[1:]) if mine((a + b) / 2, cut)]
-            for a, b in pieces:
-                self._box(lattice.to_map, (a + b) / 2, cut, b - a + 1, 8.5, street, self.flats)
-        fashion = rng.choice(len(_ROOFS), 3)
+            u = np.arange(u0, u1, 12.0) + 6
+            u = u[mine(u, cut)]
+            self._boxes(lattice, u, cut, 13, 8.5, street, self.flats)
+        fashion = rng.choice([0, 1, 2, 3, 4, 5, 7, 8], 3)
         for a, b in zip(cuts[:-1], cuts[1:]):
             for front, inward in ((a, 1), (b, -1)):
-                for u in np.arange(u0 + 9 + lot / 2, u1 - 9 - lot / 2 + 0.1, lot):
-                    if rng.random() < 0.06:
-                        continue
-                    w = min(lot - 4, rng.uniform(0.8, 1.25) * deep)
-                    h = rng.uniform(0.75, 1.05) * deep
-                    back = rng.uniform(9, 13) + (6 if style == "large_lots" else 0)
-                    v = front + inward * (back + h / 2)
-                    if not (mine(u, v) and mine(u, front + inward * (back + h + 8))):
-                        continue
-                    roof = _ROOFS[rng.choice(fashion)] * rng.uniform(0.85, 1.12)
-                    drive = u + rng.choice([-1, 1]) * (w / 2 - 1)
-                    self._box(lattice.to_map, drive, front + inward * (back / 2 + 3), 3.4, back, pale, self.flats)
-                    self._house(rng, lattice.to_map, lattice, u, v, w, h, roof)
-                    if style == "large_lots" and rng.random() < 0.12:
-                        self._box(lattice.to_map, u + rng.uniform(-5, 5), front + inward * (back + h + 10), 9, 4.5,
-                                  (70, 165, 190, 40), self.flats)
+                u = np.arange(u0 + 9 + lot / 2, u1 - 9 - lot / 2 + 0.1, lot)
+                w = np.minimum(lot - 4, rng.uniform(0.8, 1.25, len(u)) * deep)
+                h = rng.uniform(0.75, 1.05, len(u)) * deep
+                back = rng.uniform(9, 13, len(u)) + (6 if style == "large_lots" else 0)
+                v = front + inward * (back + h / 2)
+                drive = u + rng.choice([-1, 1], len(u)) * (w / 2 - 1)
+                roofs = _ROOFS[rng.choice(fashion, len(u))] * rng.uniform(0.85, 1.12, (len(u), 1))
+                stands = mine(u, v) & mine(u, front + inward * (back + h + 8)) & (rng.random(len(u)) > 0.06)
+                u, v, w, h, back, drive, roofs = (a_[stands] for a_ in (u, v, w, h, back, drive, roofs))
+                if not len(u):
+                    continue
+                self._boxes(lattice, drive, front + inward * (back / 2 + 3), 3.4, back, pale, self.flats)
+                self._houses(rng, lattice, u, v, w, h, roofs)
+                if style == "large_lots":
+                    pool = rng.random(len(u)) < 0.12
+                    self._boxes(lattice, u[pool] + 3, (front + inward * (back + h + 10))[pool], 9, 4.5,
+                                (70, 165, 190, 40), self.flats)
         count = (v1 - v0) * (u1 - u0) / 1e4 * {"large_lots": 34, "houses": 24, "dense": 18}[style]
-        self._greenery(rng, lattice, (u0, v0, u1, v1), mine, count * (0.35 if fresh else rng.uniform(0.5, 1.3)),
-                       small=fresh)
+        self._greenery(rng, lattice, box, mine, count * (0.35 if fresh else rng.uniform(0.5, 1.3)), small=fresh)
 
     def _greenery(self, rng, lattice, box, mine, count, small=False):
-        """Trees of a block, none on streets."""
+        """Trees of a block, none on the streets around it."""
         u0, v0, u1, v1 = box
-        for _ in range(int(count)):
-            u, v = rng.uniform(u0 + 8, u1 - 8), rng.uniform(v0 + 8, v1 - 8)
-            if mine(u, v):
-                x, y = lattice.to_map(u, v)
-                self._tree(rng, x, y, rng.uniform(1.2, 2.2) if small else rng.uniform(2.0, 5.2))
+        u, v = rng.uniform(u0 + 8, u1 - 8, int(count)), rng.uniform(v0 + 8, v1 - 8, int(count))
+        radius = rng.uniform(1.2, 2.2, int(count)) if small else rng.uniform(2.0, 5.2, int(count))
+        here = mine(u, v)
+        self._plant(rng, lattice.to_map(u[here], v[here]), radius[here])
 
-    def _build_commerce(self, rng, lattice, box, mine, street, pale):
-        """Large flat roofs, and car parks with marked stalls."""
+    def _build_commerce(self, rng, lattice, box, mine):
+        """Large flat roofs, and car parks with cars in rows."""
         u0, v0, u1, v1 = box
         v = v0 + 12
         while v < v1 - 40:
@@ -386,43 +416,42 @@ class Ground:
             u = u0 + 12
             while u < u1 - 30:
                 w = min(rng.uniform(35, 95), u1 - 12 - u)
-                if mine(u + w / 2, v + depth / 2) and mine(u + 2, v + 2) and mine(u + w - 2, v + depth - 2):
+                if mine(u + w * np.array([0.05, 0.5, 0.95]), v + depth * np.array([0.05, 0.5, 0.95])).all():
                     roof = _ROOFS[rng.choice([1, 3, 6, 7, 6])] * rng.uniform(0.85, 1.12)
-                    self._box(lattice.to_map, u + w / 2, v + depth / 2, w, depth, roof, self.roofs, height=8)
-                    for _ in range(rng.integers(1, 7)):
-                        self._box(lattice.to_map, u + rng.uniform(0.15, 0.85) * w, v + rng.uniform(0.2, 0.8) * depth,
-                                  rng.uniform(2, 6), rng.uniform(2, 5), roof * 0.75, self.roofs)
+                    self._boxes(lattice, u + w / 2, v + depth / 2, w, depth, roof, self.roofs, height=8)
+                    n = rng.integers(1, 7)
+                    self._boxes(lattice, u + rng.uniform(0.15, 0.85, n) * w, v + rng.uniform(0.2, 0.8, n) * depth,
+                                rng.uniform(2, 6, n), rng.uniform(2, 5, n), roof * 0.75, self.roofs)
                 u += w + rng.uniform(8, 22)
             v += depth + 8
             for row in np.arange(v, min(v + rng.uniform(14, 40), v1 - 14), 15):
-                for u in np.arange(u0 + 14, u1 - 14, 2.9):
-                    if rng.random() < 0.4 and mine(u, row):
-                        colour = np.array([1, 1, 1, 0.9]) * rng.choice([45, 90, 150, 215, 235])
-                        self._box(lattice.to_map, u, row, 1.9, 4.4, colour, self.roofs)
+                u = np.arange(u0 + 14, u1 - 14, 2.9)
+                u = u[mine(u, row) & (rng.random(len(u)) < 0.45)]
+                paint = np.array([1, 1, 1, 0.9]) * rng.choice([45, 90, 150, 215, 235], len(u))[:, None]
+                self._boxes(lattice, u, row, 1.9, 4.4, paint, self.roofs)
             v += 30
         self._greenery(rng, lattice, box, mine, 8)
 
     def _build_single(self, rng, patch):
         """A house on its own land, with a drive, trees, perhaps a barn."""
         corners = patch.polygon
-        centre, along = corners.mean(axis=0), corners[1] - corners[0]
+        along = corners[1] - corners[0]
         w, h = np.hypot(*along), np.hypot(*(corners[3] - corners[0]))
-        turn = np.arctan2(along[1], along[0])
-        plain = _Plain(centre, turn)
+        plain = _Plain(corners.mean(axis=0), np.arctan2(along[1], along[0]))
         pale = np.array([1.04, 1, 0.95, 0.95]) * rng.uniform(140, 190)
         u, v = rng.uniform(-0.12, 0.12) * w, rng.uniform(-0.1, 0.12) * h
         roof = _ROOFS[rng.integers(len(_ROOFS))] * rng.uniform(0.9, 1.15)
-        self._box(plain.to_map, u + 9, (v - h / 2) / 2 - 8, 4, h / 2 + v + 14, pale, self.flats)
-        self._box(plain.to_map, u + 6, v - 12, 16, 11, pale, self.flats)
-        self._house(rng, plain.to_map, plain, u, v, rng.uniform(15, 21), rng.uniform(10, 14), roof)
+        self._boxes(plain, u + 9, (v - h / 2) / 2 - 8, 4, h / 2 + v + 14, pale, self.flats)
+        self._boxes(plain, u + 6, v - 12, 16, 11, pale, self.flats)
+        self._houses(rng, plain, u, v, rng.uniform(15, 21), rng.uniform(10, 14), roof)
         if rng.random() < 0.6:
-            self._house(rng, plain.to_map, plain, u - 0.28 * w, v + rng.uniform(-0.2, 0.25) * h, rng.uniform(8, 14),
-                        rng.uniform(7, 10), _ROOFS[rng.integers(len(_ROOFS))])
+            self._houses(rng, plain, u - 0.28 * w, v + rng.uniform(-0.2, 0.25) * h, rng.uniform(8, 14),
+                         rng.uniform(7, 10), _ROOFS[rng.integers(len(_ROOFS))])
         if rng.random() < 0.3:
-            self._box(plain.to_map, u, v + 16, 10, 5, (70, 165, 190, 40), self.flats)
-        for _ in range(rng.integers(5, 16)):
-            x, y = plain.to_map(rng.uniform(-0.48, 0.48) * w, rng.choice([-1, 1]) * rng.uniform(0.3, 0.48) * h)
-            self._tree(rng, x, y, rng.uniform(1.5, 4.5))
+            self._boxes(plain, u, v + 16, 10, 5, (70, 165, 190, 40), self.flats)
+        n = rng.integers(5, 16)
+        self._plant(rng, plain.to_map(rng.uniform(-0.48, 0.48, n) * w, rng.choice([-1, 1], n) * rng.uniform(0.3, 0.48, n)
+                                      * h), rng.uniform(1.5, 4.5, n))
 
     def _plant_hedge(self, rng, cell):
         """Trees along some edges of a field."""
@@ -432,23 +461,21 @@ class Ground:
         u0, v0, u1, v1 = scape.bounds_of(cell)
         lattice = scape.lattices[scape.cells["district"][cell]]
         along_u = rng.random() < 0.5
-        for t in np.arange(0, (u1 - u0) if along_u else (v1 - v0), rng.uniform(6, 11)):
-            u, v = (u0 + t, v0) if along_u else (u0, v0 + t)
-            x, y = lattice.to_map(u + rng.normal(0, 1), v + rng.normal(0, 1))
-            if rng.random() < 0.85 and self._low(scape.low_cell, lattice.to_map(u + 4, v + 4)) == cell:
-                self._tree(rng, x, y, rng.uniform(2, 4.4))
+        t = np.arange(0, (u1 - u0) if along_u else (v1 - v0), rng.uniform(6, 11))
+        u, v = (u0 + t, v0 + 0 * t) if along_u else (u0 + 0 * t, v0 + t)
+        here = (self._low(scape.low_cell, lattice.to_map(u + 4, v + 4)) == cell) & (rng.random(len(t)) < 0.85)
+        places = lattice.to_map(u[here], v[here])
+        self._plant(rng, places + rng.normal(0, 1, places.shape), rng.uniform(2, 4.4, len(places)))
 
     def _scatter_trees(self):
-        """Lone trees in grassland, and a fringe where woods meet open land."""
+        """Lone trees in grassland."""
         scape = self.landscape
         rng = np.random.default_rng([scape.seed, int(scape.county.geoid), 24])
-        count = int(scape.width * scape.height / 2600)
-        points = rng.uniform(0, 1, (count, 2)) * (scape.width, scape.height)
-        nature, cell = self._low(scape.low_nature[2010], points), self._low(scape.low_cell, points)
-        grass = (nature == land.HERB) & (scape.cells["kind"][2016][cell] == land.NATURAL)
-        for (x, y), luck in zip(points[grass], rng.random(grass.sum())):
-            if luck < 0.10:
-                self._tree(rng, x, y, rng.uniform(2, 5))
+        count = int(scape.width * scape.height / 26000)
+        points, radius = rng.uniform(0, 1, (count, 2)) * (scape.width, scape.height), rng.uniform(2, 5, count)
+        grass = ((self._low(scape.low_nature[2010], points) == land.HERB)
+                 & (scape.cells["kind"][2016][self._low(scape.low_cell, points)] == land.NATURAL))
+        self._plant(rng, points[grass], radius[grass])
 
     # ---- drawing
 
@@ -571,8 +598,7 @@ class Ground:
             shade.polygon(points, fill=105)
         trees = self.trees[(np.abs(self.trees[:, 0] - left - width / 2) < width / 2 + 12)
                            & (np.abs(self.trees[:, 1] - top - height / 2) < height / 2 + 12)]
-        away = np.array([-np.sin(self.sun[0]), np.cos(self.sun[0])])
-        places = trees[:, :2] - (left, top)
+        away, places = self.away, trees[:, :2] - (left, top)
         length = 1.2 / np.tan(self.sun[1])
         for (x, y), r in zip(places + away * trees[:, 2:3] * length, trees[:, 2]):
             shade.ellipse((x - r, y - r, x + r, y + r), fill=105)
@@ -592,7 +618,7 @@ class Ground:
             pen.ellipse((cx - s, cy - s, cx + s, cy + s), fill=lit)
         pixels = np.array(image).view(np.uint8).reshape(height, width, 4)
         image = Image.fromarray(pixels, "RGBA")
-        lens = ImageFilter.Kernel((3, 3), (1, 3, 1, 3, 10, 3, 1, 3, 1))
+        lens = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 5, 2, 1, 2, 1))
         return np.asarray(image.filter(lens))
 
     def _tree_colours(self):

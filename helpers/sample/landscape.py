@@ -177,7 +177,7 @@ class Landscape:
     def _lay_boundary(self):
         """Three sides that wander, and one that follows a river."""
         rng = self.rng
-        inset, depth = 370.0, 170.0
+        inset, depth = 290.0, 160.0
 
         def side(length, wander):
             t = np.arange(0, 1.0001, 1 / max(24, int(length / 60)))
@@ -204,28 +204,20 @@ class Landscape:
     # ---- classes
 
     def _lay_classes(self):
-        """Six noise fields compete for the land, until each class has its pure tiles."""
+        """Six noise fields compete for the land; of some such worlds, the first with enough pure tiles is taken."""
         rng = self.rng
-        small = self.width < 5000
-        wavelength = (1500 if small else 2800) / LOW_M
-        fields = np.stack([noise(rng, self.shape, wavelength, 2.8, 5) for _ in range(_CLASSES)])
-        self._lay_water(rng)
-        means = np.stack([ndimage.mean(f, self.low_cell, np.arange(len(self.cells["key"]))) for f in fields])
-        bias = np.zeros(_CLASSES)
-        best = (-1, None)
-        # Every fourth pixel tells enough while the balance is sought.
-        coarse = np.ascontiguousarray(fields[:, 1::4, 1::4])
-        for _ in range(120):
-            kind = self._kinds(means + bias[:, None])
-            classes = self._classes(coarse + bias[:, None, None], kind[self.low_cell[1::4, 1::4]],
-                                    self.low_water[1::4, 1::4])
-            pure = self.pure_tiles(classes)
-            if pure.min() > best[0]:
-                best = (pure.min(), bias.copy())
-            if pure.min() >= self.county.target:
+        wavelength = (1500 if self.width < 5000 else 3200) / LOW_M
+        best = (-1,)
+        for _ in range(8):
+            fields = np.stack([noise(rng, self.shape, wavelength, 2.8, 5) for _ in range(_CLASSES)])
+            self._lay_water(rng)
+            means = np.stack([ndimage.mean(f, self.low_cell, np.arange(len(self.cells["key"]))) for f in fields])
+            fewest, bias = self._balance(fields, means)
+            if fewest > best[0]:
+                best = fewest, bias, fields, means, self.lakes, self.low_water
+            if fewest >= self.county.target:
                 break
-            bias += np.clip(0.35 * (1 - pure / max(pure.mean(), 1)), -0.05, 0.09)
-        bias = best[1]
+        _, bias, fields, means, self.lakes, self.low_water = best
         kind = self._kinds(means + bias[:, None])
         self.cells["kind"] = {2010: kind, 2016: kind.copy()}
         self._town_field = (means[_DEVELOPED] + bias[_DEVELOPED]) - np.delete(means + bias[:, None], 5, 0).max(axis=0)
@@ -237,10 +229,26 @@ class Landscape:
         nature[(near < 22 + 10 * wet) & (nature != FOREST)] = MUD
         nature[self.low_water] = WATER
         # Stands: two more noise fields, cut at quantiles, so that each kind of nature has several looks.
-        a, b = (noise(rng, self.shape, 1500 / LOW_M, 2.2, 5) for _ in range(2))
+        a, b = (noise(rng, self.shape, 2000 / LOW_M, 2.3, 5) for _ in range(2))
         stand = np.digitize(a, np.quantile(a, [0.2, 0.4, 0.6, 0.8])) * 4 + np.digitize(b, np.quantile(b, [.25, .5, .75]))
         self.low_stand = stand.astype(np.int16)
         self.low_nature = {2010: nature, 2016: nature.copy()}
+
+    def _balance(self, fields, means):
+        """The fewest pure tiles of any class, and what to add to each field for it."""
+        bias, best = np.zeros(_CLASSES), (-1, None)
+        # Every fourth pixel tells enough while the balance is sought.
+        coarse = np.ascontiguousarray(fields[:, 1::4, 1::4])
+        for _ in range(80):
+            kind = self._kinds(means + bias[:, None])
+            pure = self.pure_tiles(self._classes(coarse + bias[:, None, None], kind[self.low_cell[1::4, 1::4]],
+                                                 self.low_water[1::4, 1::4]))
+            if pure.min() > best[0]:
+                best = pure.min(), bias.copy()
+            if pure.min() >= self.county.target:
+                break
+            bias += np.clip(0.35 * (1 - pure / max(pure.mean(), 1)), -0.05, 0.09)
+        return best
 
     def _lay_water(self, rng):
         y, x = (np.indices(self.shape) + 0.5) * LOW_M

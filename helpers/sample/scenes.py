@@ -21,6 +21,7 @@ OVERLAP_M = 320.0     # between neighbouring scenes: more than a tile, turned as
 SCENE_M = 3300.0      # about the side of a scene
 CODE_M = 2            # pixel at which codes are drawn before NLCD pixels take their majority
 NLCD_M = 30.0
+_STEPS = np.array([3, 3, 3, 8])[:, None]   # grey levels between two that a camera tells apart, by band
 
 
 # ---- sensors
@@ -42,12 +43,13 @@ def sensor(seed, county, year, number):
     """
     campaign = np.random.default_rng([seed, int(county.geoid), 30, year])
     scene = np.random.default_rng([seed, int(county.geoid), 31, year, number])
-    gain = campaign.uniform(0.9, 1.2) * campaign.uniform(0.93, 1.07, 4) * scene.uniform(0.96, 1.04)
-    gamma = campaign.uniform(0.85, 1.2) * scene.uniform(0.97, 1.03)
-    haze = campaign.uniform(0, 26) * np.array([0.75, 0.9, 1.25, 0.4]) + scene.uniform(0, 5)
+    gain = campaign.uniform(0.84, 1.2) * campaign.uniform(0.9, 1.1, 4) * scene.uniform(0.96, 1.04)
+    gamma = campaign.uniform(0.8, 1.25) * scene.uniform(0.97, 1.03)
+    haze = campaign.uniform(0, 32) * np.array([0.75, 0.9, 1.25, 0.4]) + scene.uniform(0, 5)
     value = np.arange(256) / 255
     seen = haze[:, None] + (255 - haze[:, None]) * (gain[:, None] * value[None] ** gamma)
-    return np.clip(np.round(seen), 1, 255).astype(np.uint8)
+    # Sensors tell fewer levels apart than a byte holds; with all 256 the scenes would take half as much disk again.
+    return np.clip(np.floor(seen / _STEPS) * _STEPS + _STEPS // 2, 1, 255).astype(np.uint8)
 
 
 # ---- footprints
@@ -173,7 +175,7 @@ def _cubic(start, count, resolution):
     return base[None] + np.arange(-1, 3)[:, None], weights
 
 
-def write_cog(path, bands, crs, to_map, nodata=0, colours=None, compress="DEFLATE"):
+def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
     """Write an array (bands, height, width) of uint8 as a Cloud-Optimized GeoTIFF; whole or not at all."""
     count, height, width = bands.shape
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -194,7 +196,7 @@ def write_cog(path, bands, crs, to_map, nodata=0, colours=None, compress="DEFLAT
                     # The first overview is a quarter as wide: one of half the width would add a quarter to the file.
                     plain.build_overviews([4, 16], rasterio.enums.Resampling.average)
             with memory.open() as plain:
-                rasterio.shutil.copy(plain, str(part), driver="COG", compress=compress, blocksize=512,
+                rasterio.shutil.copy(plain, str(part), driver="COG", compress="ZSTD", level=3, blocksize=512,
                                      predictor="NO" if colours else "YES", bigtiff="NO",
                                      overviews="AUTO" if colours else "FORCE_USE_EXISTING",
                                      overview_resampling="MODE" if colours else "AVERAGE")

@@ -53,22 +53,23 @@ def noise(rng, shape, wavelength, slope=2.0, shortest=2.0):
 # ---- heights and light
 
 def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
-    """Heights (m) of crowns on a torus, and a number for each crown.
+    """Heights (m) of crowns on a torus of half the swatch's side, and a tint for each crown.
 
     ``cover`` is a field in standard deviations: crowns stand where it is above 0.
     """
-    steps = max(1, round(SIZE / spacing))
-    grid = (np.indices((steps, steps)) + 0.5) * SIZE / steps
+    size = SIZE // 2
+    steps = 2 * round(size / spacing / 2)
+    grid = (np.indices((steps, steps)) + 0.5) * size / steps
     if not rows:
-        grid[1] += (np.arange(steps) % 2 * SIZE / steps / 2)[:, None]
-    y, x = (grid + rng.uniform(-jitter, jitter, grid.shape) * SIZE / steps).reshape(2, -1) % SIZE
+        grid[1] += (np.arange(steps) % 2 * size / steps / 2)[:, None]
+    y, x = (grid + rng.uniform(-jitter, jitter, grid.shape) * size / steps).reshape(2, -1) % size
     radius = rng.uniform(*radii, x.size)
     if cover is not None:
         keep = cover[y.astype(int), x.astype(int)] > rng.normal(0, 0.25, x.size)
         y, x, radius = y[keep], x[keep], radius[keep]
     reach = int(np.ceil(radii[1])) + 1
     pad = reach + 1
-    height = np.zeros((SIZE + 2 * pad, SIZE + 2 * pad), np.float32)
+    height = np.zeros((size + 2 * pad, size + 2 * pad), np.float32)
     owner = np.zeros(height.shape, np.uint8)
     ring = np.arange(-reach, reach + 1, dtype=np.float32)
     tint = rng.integers(0, TINTS, x.size)
@@ -86,22 +87,22 @@ def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
     # Fold what stands over the edges back to the other side.
     for axis in (0, 1):
         height, owner = np.moveaxis(height, axis, 0), np.moveaxis(owner, axis, 0)
-        for inner, outer in ((slice(SIZE, SIZE + pad), slice(0, pad)), (slice(pad, 2 * pad), slice(-pad, None))):
+        for inner, outer in ((slice(size, size + pad), slice(0, pad)), (slice(pad, 2 * pad), slice(-pad, None))):
             above = height[outer] > height[inner]
             height[inner][above], owner[inner][above] = height[outer][above], owner[outer][above]
         height = np.moveaxis(height[pad:-pad], 0, axis)
         owner = np.moveaxis(owner[pad:-pad], 0, axis)
-    return np.ascontiguousarray(height), np.ascontiguousarray(owner)
+    return np.ascontiguousarray(height), np.tile(owner, (2, 2))
 
 
-def _light(height, sun):
-    """Brightness of a surface of heights (m): lambertian light 0 to 1, and a mask of cast shadow."""
+def _light(height, sun, reach=12):
+    """Brightness of a surface of heights (m): lambertian light 0 to 1, and a mask of cast shadow, ``reach`` m long."""
     azimuth, elevation = sun
     east, north = np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation)
     gy, gx = (np.roll(height, -1, 0) - np.roll(height, 1, 0)) / 2, (np.roll(height, -1, 1) - np.roll(height, 1, 1)) / 2
     light = (-gx * east + gy * north + np.sin(elevation)) / np.sqrt(1 + gx ** 2 + gy ** 2)
     shadow = np.zeros(height.shape, bool)
-    for step in range(1, 13):
+    for step in range(1, reach + 1):
         dx, dy = step * np.sin(azimuth), -step * np.cos(azimuth)
         blocker = np.roll(height, (-round(dy), -round(dx)), (0, 1))
         shadow |= blocker > height + step * np.tan(elevation)
@@ -114,22 +115,23 @@ def _stretch(values, low, high):
     return low + (values - a) * ((high - low) / max(b - a, 1e-6))
 
 
-def _canopy(crowns, sun, rng, floor=0.2, grain=0.05):
+def _canopy(crowns, sun, grain, floor):
     """Shade and tint of crowns over a floor."""
     height, owner = crowns
-    light, shadow = _light(height, sun)
+    (light, shadow), height = _light(height, sun), np.tile(height, (2, 2))
+    light, shadow = np.tile(light, (2, 2)), np.tile(shadow, (2, 2))
     shade = np.where(height > 0.05, _stretch(light, 0.3, 0.95), floor)
-    shade = np.where(shadow, shade * 0.35, shade) + grain * rng.standard_normal(shade.shape)
+    shade = np.where(shadow, shade * 0.35, shade) + 0.05 * grain
     return shade, owner
 
 
-def _scrub(crowns, sun, rng, soil):
+def _scrub(crowns, sun, grain, soil):
     """Shade and tint of bushes, dark, over a light soil with a texture of its own (-1 to 1)."""
     height, owner = crowns
-    light, shadow = _light(height, sun)
-    bush = height > 0.05
+    light, shadow = (np.tile(a, (2, 2)) for a in _light(height, sun))
+    bush = np.tile(height, (2, 2)) > 0.05
     shade = np.where(bush, _stretch(light, 0.05, 0.42), 0.78 + 0.11 * soil)
-    shade = np.where(shadow & ~bush, shade * 0.45, shade) + 0.03 * rng.standard_normal(shade.shape)
+    shade = np.where(shadow & ~bush, shade * 0.45, shade) + 0.03 * grain
     return shade, owner
 
 
@@ -176,7 +178,7 @@ class Swatches:
     def __init__(self, seed):
         self.seed = seed
         rng = np.random.default_rng([seed, 11])
-        n = (SIZE, SIZE)
+        n = (SIZE // 2, SIZE // 2)
         clump = noise(rng, n, 160, 1.6)
         self._crowns = {
             "broadleaf": _domes(rng, 6.6, (3.2, 6.2)),
@@ -189,6 +191,45 @@ class Swatches:
             "scrub_large": _domes(rng, 12.5, (1.4, 4.8), cover=noise(rng, n, 110, 1.5) + 0.9),
             "orchard": _domes(rng, SIZE / 146, (2.2, 2.9), jitter=0.05, rows=True),
         }
+
+        self._lay_surfaces()
+
+    def _lay_surfaces(self):
+        """What doesn't depend on the sun: fields, grass, water, and the heights of bare ground."""
+        rng = np.random.default_rng([self.seed, 12])
+        n = (SIZE, SIZE)
+        # A little grain, soft as through a lens: it makes ground look like ground, and files large.
+        self._grain = grain = 0.6 * noise(rng, n, 6, 0.3)
+        self._soft, self._rough, broad = noise(rng, n, 120, 1.7), noise(rng, n, 24, 1.1), noise(rng, n, 300, 2.0)
+        soft, rough = self._soft, self._rough
+        self._flat = out = {}
+        out["rows_fine"] = _rows(rng, 3.4, 0.5, 1.2, 0.07, 0.35)
+        out["rows_broad"] = _rows(rng, 7.0, 0.42, 1.8, 0.08, 0.35)
+        out["hay"] = _rows(rng, 12.0, 0.22, 4.0, 0.08, 0.5)
+        tramline = (np.arange(SIZE) % 22 < 2) | ((np.arange(SIZE) + 5) % 22 < 2)
+        out["tilled"] = (0.5 + 0.13 * soft + 0.09 * _stripes(rng, (4, 16)) + 0.03 * grain
+                         + 0.14 * _stripes(rng, (2, 4)) - 0.16 * tramline[None])
+        out["strips"] = (_rows(rng, 4.0, 0.5, 1.5, 0.05) * 0.35 + 0.33 + 0.36 * _stripes(rng, (14, 40)) + 0.03 * grain)
+        # Grass: mottles without direction, no lines.
+        out["meadow"] = 0.5 + 0.15 * soft + 0.08 * rough + 0.05 * grain + 0.06 * broad
+        out["tussock"] = 0.5 + 0.10 * noise(rng, n, 9, 0.6) + 0.12 * soft + 0.06 * grain
+        pools = np.clip((noise(rng, n, 60, 1.5) - 0.8) * 3, 0, 1)
+        out["marsh"] = 0.55 + 0.14 * noise(rng, n, 70, 1.3) - 0.42 * pools + 0.05 * grain
+        out["lawn"] = 0.5 + 0.12 * rough + 0.1 * soft + 0.05 * grain
+        out["paved"] = 0.5 + 0.06 * soft + 0.04 * grain + 0.06 * rough
+        out["water"] = 0.45 + 0.1 * broad + 0.03 * grain
+        # Bare ground: dunes, gullies, cracked rock, the terraces of a pit.
+        terraces = np.floor(noise(rng, n, 420, 2.6, 30) * 3.2 + 0.15 * soft)
+        self._heights = {
+            "dunes": self._dunes(rng),
+            "badland": -np.abs(noise(rng, n, 170, 2.3, 5)) * 14 - 2.0 * np.abs(noise(rng, n, 60, 2.2, 6)),
+            "rock": (noise(rng, n, 90, 1.6, 3) * 5 + 2.5 * np.floor(1.5 * noise(rng, n, 70, 2.0, 5))
+                     - 3.0 * np.exp(-(noise(rng, n, 80, 1.9, 4) / 0.05) ** 2)),
+            "gravel": terraces.astype(np.float32) * 2.5}
+        out["gravel"] = 0.55 + 0.07 * ((terraces * 37) % 5 - 2) + 0.05 * rough + 0.04 * grain
+        out["cleared"] = 0.12 * _stripes(rng, (3, 9)) + 0.1 * rough + 0.1
+        self._tint = {name: np.clip((field + 2) * TINTS / 4, 0, TINTS - 1).astype(np.uint16) * SHADES
+                      for name, field in (("soft", soft), ("rough", rough))}
 
     def lit(self, sun):
         """All swatches under a sun.
@@ -203,52 +244,24 @@ class Swatches:
         numpy.ndarray
             Shape (len(NAMES), 1024, 1024), uint16: ``tint * 128 + shade``.
         """
-        rng = np.random.default_rng([self.seed, 12])
-        n = (SIZE, SIZE)
-        grain = rng.standard_normal(n).astype(np.float32)
-        soft, rough, broad = noise(rng, n, 120, 1.7), noise(rng, n, 24, 1.1), noise(rng, n, 300, 2.0)
-        out = {}
+        soft, rough, grain = self._soft, self._rough, self._grain
+        out = dict(self._flat)
         for name in ("broadleaf", "conifer", "mixed", "swamp", "young"):
-            out[name] = _canopy(self._crowns[name], sun, rng, floor=0.42 if name == "young" else 0.25)
-        for name, soil in (("scrub_sparse", 0.6 * soft + 0.5 * rough), ("scrub_dense", soft), ("scrub_large", rough)):
-            out[name] = _scrub(self._crowns[name], sun, rng, 0.6 * soil)
-        out["orchard"] = _scrub(self._crowns["orchard"], sun, rng, 0.3 * soft)
-        out["rows_fine"] = _rows(rng, 3.4, 0.5, 2.5, 0.07, 0.35)
-        out["rows_broad"] = _rows(rng, 7.0, 0.42, 4.0, 0.08, 0.35)
-        out["hay"] = _rows(rng, 12.0, 0.22, 6.0, 0.08, 0.5)
-        tramline = (np.arange(SIZE) % 22 < 2) | ((np.arange(SIZE) + 5) % 22 < 2)
-        out["tilled"] = (0.5 + 0.13 * soft + 0.09 * _stripes(rng, (4, 16)) + 0.03 * grain
-                         + 0.14 * _stripes(rng, (2, 4)) - 0.16 * tramline[None])
-        out["strips"] = (_rows(rng, 4.0, 0.5, 1.5, 0.05) * 0.35 + 0.33 + 0.36 * _stripes(rng, (14, 40)) + 0.03 * grain)
-        # Grass: mottles without direction, no lines.
-        out["meadow"] = 0.5 + 0.15 * soft + 0.08 * rough + 0.05 * grain + 0.06 * broad
-        out["tussock"] = 0.5 + 0.10 * noise(rng, n, 9, 0.6) + 0.12 * soft + 0.06 * grain
-        pools = np.clip((noise(rng, n, 60, 1.5) - 0.8) * 3, 0, 1)
-        out["marsh"] = 0.55 + 0.14 * noise(rng, n, 70, 1.3) - 0.42 * pools + 0.05 * grain
-        # Bare ground: dunes and ridges under the same sun, cracks and gullies.
-        dunes = self._dunes(rng)
-        out["dunes"] = _stretch(_light(dunes, sun)[0], 0.2, 0.85) + 0.03 * grain
-        ridges = -np.abs(noise(rng, n, 150, 1.5)) * 7 - 1.5 * np.abs(noise(rng, n, 30, 1.2))
-        out["badland"] = _stretch(_light(ridges, sun)[0], 0.1, 0.9) + 0.03 * grain
-        blocks = noise(rng, n, 60, 1.15) * 2.2 - 2.5 * np.exp(-(noise(rng, n, 45, 1.4) / 0.06) ** 2)
-        out["rock"] = _stretch(_light(blocks, sun)[0], 0.12, 0.88) + 0.05 * grain
-        terraces = np.floor(noise(rng, n, 420, 2.6, 30) * 3.2 + 0.15 * soft)
-        step = _light(terraces.astype(np.float32) * 2.5, sun)
-        out["gravel"] = (0.55 + 0.07 * ((terraces * 37) % 5 - 2) + 0.05 * rough + 0.04 * grain
-                         + 0.5 * (step[0] - np.sin(sun[1])) - 0.25 * step[1])
-        out["lawn"] = 0.5 + 0.12 * rough + 0.1 * soft + 0.05 * grain
-        out["paved"] = 0.5 + 0.06 * soft + 0.04 * grain + 0.06 * rough
-        out["water"] = 0.45 + 0.1 * broad + 0.03 * grain
-        stumps = _scrub(self._crowns["scrub_sparse"], sun, rng, soft)[0]
-        out["cleared"] = 0.62 * stumps + 0.12 * _stripes(rng, (3, 9)) + 0.1 * rough + 0.1
-        tints = {"meadow": soft, "tussock": rough, "lawn": soft, "marsh": soft, "rock": soft, "badland": soft,
-                 "dunes": broad, "gravel": soft, "cleared": rough}
+            out[name] = _canopy(self._crowns[name], sun, grain, floor=0.42 if name == "young" else 0.25)
+        for name, soil_ in (("scrub_sparse", 0.6 * soft + 0.5 * rough), ("scrub_dense", soft), ("scrub_large", rough)):
+            out[name] = _scrub(self._crowns[name], sun, grain, 0.6 * soil_)
+        out["orchard"] = _scrub(self._crowns["orchard"], sun, grain, 0.3 * soft)
+        for name, low, high in (("dunes", 0.2, 0.85), ("badland", 0.1, 0.9), ("rock", 0.12, 0.88)):
+            out[name] = _stretch(_light(self._heights[name], sun, 0)[0], low, high) + 0.04 * grain
+        step = _light(self._heights["gravel"], sun, 6)
+        out["gravel"] = out["gravel"] + 0.5 * (step[0] - np.sin(sun[1])) - 0.25 * step[1]
+        out["cleared"] = out["cleared"] + 0.62 * _scrub(self._crowns["scrub_sparse"], sun, grain, soft)[0]
         packed = np.empty((len(self.NAMES), SIZE, SIZE), np.uint16)
         for i, name in enumerate(self.NAMES):
-            shade, tint = out[name] if isinstance(out[name], tuple) else (out[name], None)
-            if tint is None:
-                tint = np.clip((tints.get(name, soft) + 2) * TINTS / 4, 0, TINTS - 1).astype(np.uint16)
-            packed[i] = np.clip(shade * SHADES, 0, SHADES - 1).astype(np.uint16) + tint.astype(np.uint16) * SHADES
+            shade, owner = out[name] if isinstance(out[name], tuple) else (out[name], None)
+            tint = self._tint["rough" if name in ("tussock", "cleared") else "soft"] if owner is None \
+                else owner.astype(np.uint16) * SHADES
+            packed[i] = np.clip(shade * SHADES, 0, SHADES - 1).astype(np.uint16) + tint
         return packed
 
     @staticmethod
@@ -276,7 +289,7 @@ def soil(rng, names, light=None):
 
 def plants(grey, green):
     """The colour of plants: four bands, float; ``green`` from 0 (straw) to 1 (lush)."""
-    dry, lush = np.array([1.14, 1.0, 0.72, 1.35]), np.array([0.72, 1.05, 0.62, 2.1])
+    dry, lush = np.array([1.14, 1.0, 0.72, 1.35]), np.array([0.77, 1.04, 0.66, 2.1])
     return grey * (dry + (lush - dry) * np.clip(green, 0, 1.3))
 
 

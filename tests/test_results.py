@@ -1,0 +1,156 @@
+"""What the default run of the notebooks has measured; ``run_tests.sh`` executes them just before."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import papermill
+import pytest
+
+from helpers import bundle, landcover, scoring, tilestore
+from helpers.runs import Run
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+OTHER_WORLDS = Path(__file__).with_name("other_worlds.json")
+# The first two are what the work of 2017 reached; the others prove that it takes a network, and pretraining.
+FLOORS = {"accuracy": 0.80, "accuracy_grouped": 0.92, "above_colour": 0.15, "above_untrained": 0.04}
+
+
+def reached(metrics):
+    """The figures that have floors, from ``metrics.json``."""
+    network = metrics["tensorflow"]
+    return {"accuracy": network["accuracy"], "accuracy_grouped": network["accuracy_grouped"],
+            "above_colour": network["accuracy"] - metrics["baseline_colour"]["accuracy"],
+            "above_untrained": network["accuracy"] - metrics["baseline_untrained"]["accuracy"]}
+
+
+def assert_floors(metrics):
+    figures = reached(metrics)
+    short = {name: round(figures[name], 3) for name, floor in FLOORS.items() if not figures[name] >= floor}
+    assert not short, f"below their floors {FLOORS}: {short}"
+
+
+@pytest.fixture(scope="module")
+def run():
+    """The default run, finished."""
+    run = Run("sample")
+    if not {"tensorflow", "scoring", "map"} <= set(run.metrics()):
+        pytest.fail("expected runs/sample/metrics.json of the default run, got none or a part. "
+                    "Run setup_scripts/run_tests.sh without naming files, or setup_scripts/run_tutorial.sh first.")
+    return run
+
+
+def test_the_network_reaches_its_floors(run):
+    assert_floors(run.metrics())
+
+
+def test_the_floors_can_fail(run):
+    metrics = json.loads(json.dumps(run.metrics()))
+    metrics["tensorflow"]["accuracy"] = metrics["baseline_untrained"]["accuracy"] + 0.03
+    with pytest.raises(AssertionError, match="above_untrained"):
+        assert_floors(metrics)
+
+
+def test_spark_scores_the_validation_county_as_tensorflow_did(run):
+    """Two programs, one by TensorFlow in notebook 03 and one by Spark in notebook 05, count the same tiles."""
+    metrics = run.metrics()
+    assert metrics["scoring"]["accuracy"] == pytest.approx(metrics["tensorflow"]["accuracy"], abs=0.005)
+    assert metrics["agreement"]["onnxruntime tensorflow"] >= 0.999
+
+
+def test_accuracy_counted_again_from_the_tables(run):
+    labels = tilestore.read(run.tiles, split="validation", columns=["tile_id", "county", "year", "label", "purity"])
+    joined = labels.merge(scoring.read(run.predictions), on=["tile_id", "county", "year"], validate="one_to_one")
+    judged = joined[joined["label"].notna() & (joined["purity"] >= 0.9)]
+    right = sum(int(a) == int(b) for a, b in zip(judged["label"], judged["class_id"]))
+    groups = [landcover.GROUPS.index(next(g for g in landcover.GROUPS if g.group_id == c.group_id))
+              for c in landcover.CLASSES]
+    grouped = sum(groups[int(a)] == groups[int(b)] for a, b in zip(judged["label"], judged["class_id"]))
+    assert right / len(judged) == pytest.approx(run.metrics()["scoring"]["accuracy"])
+    assert grouped / len(judged) == pytest.approx(run.metrics()["scoring"]["accuracy_grouped"])
+
+
+def test_the_prediction_table_has_a_row_for_each_tile(run):
+    tiles = tilestore.read(run.tiles, columns=["tile_id", "county", "year"])
+    table = scoring.read(run.predictions)
+    keys = ["county", "year", "tile_id"]
+    assert tiles[keys].sort_values(keys).values.tolist() == table[keys].values.tolist()
+    assert table["error_kind"].isna().all() and table["class_id"].between(0, 5).all()
+    assert np.allclose(np.stack(table["probabilities"]).sum(axis=1), 1, atol=1e-4)
+
+
+def test_no_validation_tile_was_trained_on(run):
+    facts = bundle.load(run.models / "tensorflow").facts
+    train = tilestore.read(run.tiles, split="train", columns=["county", "image"])
+    validation = tilestore.read(run.tiles, split="validation", columns=["county", "image"])
+    assert set(facts["training"]["counties"]) <= set(train["county"])
+    assert not set(train["county"]) & set(validation["county"])
+    assert not set(map(hash, train["image"])) & set(map(hash, validation["image"]))
+
+
+def test_the_map_files_are_there(run):
+    assert (run.figures / "map.png").stat().st_size > 20_000
+    assert sorted(p.suffix for p in run.maps.iterdir()) == [".parquet"] * 2 + [".tif"] * 2
+
+
+def execute(name, folder, **parameters):
+    """Execute a notebook and the answers to its exercises with papermill; an unknown parameter is a failure."""
+    path = NOTEBOOKS / f"{name}.ipynb"
+    unknown = set(parameters) - set(papermill.inspect_notebook(str(path)))
+    assert not unknown, f"{name} has no parameter {unknown}"
+    notebook = nbformat.read(path, as_version=4)
+    markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for answer in re.findall(r"<details>.*?</details>", markdown, flags=re.DOTALL):
+        notebook.cells += [nbformat.v4.new_code_cell(code)
+                           for code in re.findall(r"```python\n(.*?)```", answer, flags=re.DOTALL)]
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    papermill.execute_notebook(str(folder / f"{name}.ipynb"), str(folder / f"{name}.done.ipynb"),
+                               parameters=parameters, cwd=str(NOTEBOOKS), progress_bar=False)
+
+
+def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
+    """One tiny county of some 200 tiles, another engine and one core, from preparation to map."""
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
+    (tmp_path / "data").symlink_to(run.folder.parents[1] / "data")
+    common = {"run_name": "tiny", "county": "99009"}
+    execute("02_data_preparation", tmp_path, master="local[2]", train_counties=["99003"], **common)
+    execute("03_retraining_tensorflow", tmp_path, run_name="tiny", per_class=12, copies=1, head_epochs=3,
+            tuning_epochs=1, seed=5)
+    execute("05_parallel_scoring", tmp_path, run_name="tiny", engine="tensorflow", master="local[1]")
+    execute("06_mapping_results", tmp_path, **common)
+    tiny = Run("tiny")
+    assert tiny.folder.parent.parent == tmp_path
+    metrics = tiny.metrics()
+    stored = tilestore.partitions(tiny.tiles)
+    assert {m["county"] for m in stored} == {"99003", "99005", "99009"}
+    assert metrics["scoring"]["engine"] == "tensorflow"
+    assert metrics["scoring"]["tiles"] == sum(m["tiles"] for m in stored)
+    assert bundle.load(tiny.models / "tensorflow").facts["seed"] == 5
+    assert sorted(p.name for p in tiny.maps.iterdir())[0].startswith("99009_2010")
+    assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
+                                       "06_mapping_results"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [101, 202])
+def test_the_floors_hold_in_other_worlds(seed, tmp_path, monkeypatch):
+    """Counties drawn from other seeds, first drawn when nothing was changed any more. Five minutes each."""
+    from helpers.runs import home, write_json
+    name = f"world-{seed}"
+    execute("02_data_preparation", tmp_path, run_name=name, seed=seed)
+    execute("03_retraining_tensorflow", tmp_path, run_name=name, seed=seed)
+    metrics = Run(name).metrics()
+    figures = json.loads(OTHER_WORLDS.read_text()) if OTHER_WORLDS.exists() else {}
+    figures[str(seed)] = {model: metrics[model] for model in ("tensorflow", "baseline_colour", "baseline_untrained")}
+    write_json(OTHER_WORLDS, figures)
+    assert (home() / "data" / f"sample-{seed}").is_dir()
+    assert_floors(metrics)
+
+
+def test_the_committed_figures_of_other_worlds_reach_the_floors():
+    worlds = json.loads(OTHER_WORLDS.read_text())
+    assert set(worlds) == {"101", "202"}
+    for metrics in worlds.values():
+        assert_floors(metrics)
