@@ -274,8 +274,9 @@ def _ask_workers(context):
         return context.parallelize(range(slots), slots).mapPartitions(describe).collect(), None
     except Exception as error:  # Whatever stops a worker is this check's finding, and the table goes on.
         text = str(error)
-        versions = re.search(r"different version[^\d]*([\d.]+) than that in driver[^\d]*([\d.]+)", text)
-        return [], versions.group(1) if versions else _worker_error(text)
+        # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
+        versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
+        return [], ".".join(versions.groups()) if versions else _worker_error(text)
 
 
 def _worker_error(text):
