@@ -11,7 +11,7 @@ from helpers.pretraining.pictures import STORED_PX
 
 BATCH = 32
 # How often each stored picture is seen; AlexNet's steps are several times as fast.
-PASSES = {"resnet_small": 1.7, "alexnet_small": 3}
+PASSES = {"resnet_small": 1.3, "alexnet_small": 3}
 # For four fifths of its steps ResNet sees only a part of each picture, this large, in less than half the time.
 PART_PX = {"resnet_small": 64, "alexnet_small": None}
 # Lower for ResNet: with five times as many features to read from, the same steps throw its outputs about.
@@ -161,7 +161,7 @@ def _dense_layers(convolutions, folder, small, workers, progress):
     Only they need pictures of 224 px, and few: what they read is computed once.
     """
     import keras
-    count = dict(classes=20, n_pictures=2, n_crops=2) if small else dict(n_pictures=2, n_crops=2)
+    count = dict(classes=20, n_pictures=2, n_crops=2) if small else dict(n_pictures=3, n_crops=2)
     data = Dataset(folder, drawn_px=320, stored_px=backbones.INPUT_PX, workers=workers, progress=progress, **count)
     network = backbones.alexnet_small()
     untrained = backbones.weights_of(network)
