@@ -190,7 +190,6 @@ def _settings(master, memory):
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
             "spark.local.dir": tempfile.gettempdir(),
-            "spark.sql.warehouse.dir": str(Path(tempfile.gettempdir(), "spark-warehouse")),
             # 200 by default, meant for clusters.
             "spark.sql.shuffle.partitions": 8,
         })

@@ -259,7 +259,7 @@ def main(arguments):
 
     records_path = run.folder / "steps.json"
     records = json.loads(records_path.read_text()) if records_path.exists() else {}
-    helpers, before, anew, checked = helpers_fingerprint(), None, "first" in chosen, False
+    helpers, before, checked = helpers_fingerprint(), None, False
     for step in steps:
         reason = reason_to_skip(step, chosen)
         if reason:
@@ -268,7 +268,7 @@ def main(arguments):
         fingerprint = step.fingerprint(before, helpers)
         if step.writes:
             before = fingerprint
-        if not anew and step.is_done(records.get(step.path.stem, {}), fingerprint):
+        if "first" not in chosen and step.is_done(records.get(step.path.stem, {}), fingerprint):
             print(f"{step.path.stem:<28}done before", flush=True)
             continue
         if not checked:
@@ -280,7 +280,6 @@ def main(arguments):
         execute(step)
         records[step.path.stem] = {"fingerprint": fingerprint, "outputs": step.outputs()}
         write_json(records_path, records)
-        anew = anew or bool(step.writes)
         checked = checked or bool(step.writes)
     print_results(run)
 
