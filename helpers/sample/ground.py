@@ -70,7 +70,7 @@ class Ground:
             # Neighbouring stands (four in a row) share a kind, and differ a little in light and green.
             lasting = np.random.default_rng([land_.seed, int(land_.county.geoid), 4, nature, stand // 4])
             now = np.random.default_rng([land_.seed, int(land_.county.geoid), 5, nature, stand // 4, self.year])
-            self._lighter, self._greener = (stand % 4 - 1.5) * 0.13, (stand % 4 % 2 - 0.5) * 0.24
+            self._lighter, self._greener = (stand % 4 - 1.5) * 0.11, (stand % 4 - 1.5) * 0.12
             look = getattr(self, "_look_" + land.NATURE[nature]) if nature < len(land.NATURE) else None
             if look is None:
                 look = {land.VERGE: self._look_verge}.get(region, self._look_street)
@@ -114,7 +114,7 @@ class Ground:
     def _look_forest(self, lasting, now):
         swatch = _WOODS[lasting.choice(4, p=(0.4, 0.25, 0.25, 0.1))]
         grey = lasting.uniform(52, 132) * (0.85 if swatch == "conifer" else 1)
-        green = lasting.uniform(0.1, 1.05) + self._greener - (0.2 * self.season + 0.35 * self.drought) * (swatch != "conifer")
+        green = lasting.uniform(0.1, 1.05) + self._greener - (0.2 * self.season + 0.5 * self.drought) * (swatch != "conifer")
         depth = lasting.uniform(0.28, 0.8)
         colour = plants(grey, green)
         shade = contrast(colour, depth, light=0.75)
@@ -123,7 +123,7 @@ class Ground:
 
     def _look_shrub(self, lasting, now):
         swatch = ("scrub_sparse", "scrub_dense", "scrub_large")[lasting.integers(3)]
-        ground = soil(lasting, self.landscape.county.soils, lasting.uniform(-0.1, 0.95))
+        ground = soil(lasting, self.landscape.county.soils, lasting.uniform(-0.1, 0.8))
         grass = max(0, lasting.uniform(-0.3, 0.7))
         ground = (1 - grass) * ground + grass * plants(ground.mean() * 0.85, self._green(now) + self._greener)
         depth = lasting.uniform(0.3, 0.8)
@@ -133,7 +133,7 @@ class Ground:
 
     def _look_herb(self, lasting, now):
         swatch = ("meadow", "tussock")[lasting.integers(2)]
-        green = self._green(lasting, 0.38) + now.normal(0, 0.08) + self._greener
+        green = self._green(lasting, 0.38) + now.normal(0, 0.08) + self._greener - 0.6 * self.drought
         # Lush grass is never as light as straw.
         grey = lasting.uniform(58, 178 - 60 * np.clip(green, 0, 1))
         colour = plants(grey, green)
@@ -150,7 +150,7 @@ class Ground:
     def _look_barren(self, lasting, now):
         swatch = ("dunes", "rock", "badland", "gravel")[lasting.choice(4, p=(0.3, 0.27, 0.25, 0.18))]
         colour = soil(lasting, self.landscape.county.soils + (("pale",) if swatch == "dunes" else ()),
-                      lasting.uniform(-0.3, 0.75))
+                      lasting.uniform(-0.25, 0.7))
         moss = max(0, lasting.uniform(-0.3, 0.3))
         colour = (1 - moss) * colour + moss * plants(colour[:3].mean(), 0.7)
         amount = lasting.uniform(0.14, 0.62) * (0.7 if swatch == "dunes" else 1)

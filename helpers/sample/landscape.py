@@ -228,9 +228,10 @@ class Landscape:
         nature[(near < 40 + 35 * wet) & (nature == HERB)] = MARSH
         nature[(near < 22 + 10 * wet) & (nature != FOREST)] = MUD
         nature[self.low_water] = WATER
-        # Stands: two more noise fields, cut at quantiles, so that each kind of nature has several looks.
-        a, b = (noise(rng, self.shape, 2000 / LOW_M, 2.3, 5) for _ in range(2))
-        stand = np.digitize(a, np.quantile(a, [0.2, 0.4, 0.6, 0.8])) * 4 + np.digitize(b, np.quantile(b, [.25, .5, .75]))
+        # Stands: five more noise fields compete for looks, and one makes each look a little lighter or darker.
+        look = np.argmax([noise(rng, self.shape, 1400 / LOW_M, 2.4, 5) for _ in range(5)], axis=0)
+        light = noise(rng, self.shape, 900 / LOW_M, 2.0, 5)
+        stand = look * 4 + np.digitize(light, np.quantile(light, [0.25, 0.5, 0.75]))
         self.low_stand = stand.astype(np.int16)
         self.low_nature = {2010: nature, 2016: nature.copy()}
 

@@ -290,7 +290,7 @@ def soil(rng, names, light=None):
 def plants(grey, green):
     """The colour of plants: four bands, float; ``green`` from 0 (straw) to 1 (lush)."""
     dry, lush = np.array([1.14, 1.0, 0.72, 1.35]), np.array([0.77, 1.04, 0.66, 2.1])
-    return grey * (dry + (lush - dry) * np.clip(green, 0, 1.3))
+    return grey * (dry + (lush - dry) * np.clip(green, 0, 1.05))
 
 
 def palette(dark, middle, light, tint=0.0, shift=(1.0, 0.0, -0.6, 0.5)):
