@@ -105,7 +105,7 @@ class Backbone:
             stages, each averaged over the picture; of a file whose stages can't be told apart, those of its output.
         """
         network = self._network()
-        return self._for_pictures(network.input, pooled_stages(self.kind, network), self._model_name())
+        return self._for_pictures(network.inputs[0], pooled_stages(self.kind, network), self._model_name())
 
     def build_stages(self):
         """The network in two parts, so that the last stage can be fine-tuned on maps computed once.
@@ -131,7 +131,7 @@ class Backbone:
                 "(conv4_block6_out) to fine-tune its last stage, got {} without such names. Train the head only, or "
                 "take the embedded default resnet_small.".format(self.name))
         before, last = stage_ends
-        return (self._for_pictures(network.input, before, self._model_name() + "_frozen"),
+        return (self._for_pictures(network.inputs[0], before, self._model_name() + "_frozen"),
                 keras.Model(before, _pooled([before, last]), name=self._model_name() + "_last_stage"))
 
     def _for_pictures(self, inputs, outputs, name):
