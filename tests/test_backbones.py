@@ -301,7 +301,7 @@ def test_the_same_pictures_whatever_the_workers(tmp_path):
 
 def _weights(folder, until=None, seen=None):
     """AlexNet's first kernel after the small rehearsal."""
-    training.pretrain("alexnet_small", folder, small=True, workers=1, until=until, progress=(seen or []).append)
+    training.pretrain("alexnet_small", folder, small=True, workers=1, until=until, progress=([] if seen is None else seen).append)
     path = Path(folder) / "alexnet_small.onnx"
     return backbones.read_onnx(path)["conv1/kernel"] if path.exists() else None
 
