@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts beside it: makes the repository's own Python environment, .venv, and leaves its
 # interpreter in $python. Installs only when the requirements, the interpreter or the folder have changed.
 # Works with bash 3.2, which macOS still has.
@@ -23,7 +24,7 @@ find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
         [ -n "$(usable_version "$PYTHON")" ] || fail "expected Python 3.11, 3.12 or 3.13 with its venv module in" \
-            "PYTHON, got $PYTHON ($("$PYTHON" --version 2>&1 || true)). Set PYTHON to one of these, or unset it."
+            "PYTHON, got $PYTHON ($("$PYTHON" --version 2>/dev/null || echo "which does not run")). Set PYTHON to one of these, or unset it."
         echo "$PYTHON"
         return
     fi
@@ -33,7 +34,7 @@ find_python() {
             return
         fi
     done
-    fail "expected Python 3.11, 3.12 or 3.13 on the path, got $(python3 --version 2>&1 || echo none)." \
+    fail "expected Python 3.11, 3.12 or 3.13 on the path, got $(python3 --version 2>/dev/null || echo none)." \
         "Install one from python.org (on Debian and Ubuntu python3.11 and python3.11-venv), or set PYTHON to it."
 }
 
@@ -46,9 +47,10 @@ install_system_packages() {
         "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$library" 2>/dev/null || missing="$missing $package"
     done < "$repository/setup_scripts/system_packages.txt"
     [ -n "$missing" ] || return 0
-    # $missing is split into words on purpose: one for each package.
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Installing system packages:$missing"
+        # Split into words on purpose: one for each package.
+        # shellcheck disable=SC2086
         apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing \
             || echo "Could not install them. Run: apt-get install$missing" >&2
     else
@@ -65,7 +67,7 @@ make_environment() {
         return
     fi
     interpreter=$(find_python)
-    echo "Setting up Python $(usable_version "$interpreter") in .venv: about 3 GB, some minutes."
+    echo "Setting up Python $(usable_version "$interpreter") in .venv: about 4 GB, some minutes."
     rm -f "$stamp"
     "$interpreter" -m venv --clear "$environment"
     install_system_packages

@@ -2,6 +2,7 @@
 # Sets up what is missing, then runs every test: the notebooks first, for the tests read what their run has
 # measured. Arguments go to pytest: setup_scripts/run_tests.sh tests/test_grid.py, or -m slow.
 set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$repository"
 
