@@ -87,7 +87,7 @@ def test_scenes_have_nodata_wedges_and_no_hole(world):
         with rasterio.open(path) as scene:
             valid = scene.read().any(axis=0)
         assert 0.002 < 1 - valid.mean() < 0.2
-        # The footprint is one piece that is turned a little: each row is empty, or filled from one column to another.
+        # The footprint is one piece, turned a little: each row is empty, or filled from one column to another.
         starts = valid.argmax(axis=1)
         ends = valid.shape[1] - valid[:, ::-1].argmax(axis=1)
         filled = valid.any(axis=1)
@@ -96,7 +96,8 @@ def test_scenes_have_nodata_wedges_and_no_hole(world):
 
 
 def test_labels_are_nlcd(world):
-    legend = {code: tuple(bytes.fromhex(colour[1:])) + (255,) for code, (_, colour) in landcover.NLCD_LEGEND.items()}
+    legend = {code: tuple(bytes.fromhex(colour[1:])) + (255,)
+              for code, (_, colour) in landcover.NLCD_LEGEND.items()}
     for county in COUNTIES:
         for year in (2011, 2016):
             with rasterio.open(world / "labels" / f"nlcd_{year}_{county}.tif") as raster:
@@ -111,7 +112,7 @@ def test_labels_are_nlcd(world):
 def test_labels_are_the_majority_of_the_ground(world):
     """An independent count: each 30 m pixel of a patch, from the codes drawn at 2 m."""
     from helpers.sample import counties
-    from helpers.sample.ground import Ground
+    from helpers.sample.painting import Ground
     scape = sample._landscape(0, TINY)
     left, _, _, top = counties.frame(scape.county)
     codes = Ground(scape, 2010).codes(0, 0, int(scape.width), int(scape.height), 2)
@@ -215,7 +216,8 @@ def test_every_tile_of_a_county_is_wholly_in_a_scene(sample_world):
     for county in COUNTIES:
         tiles, crs = grid.county_tiles(sample_world.county(county).boundary)
         for year in COUNTIES[county].resolution:
-            footprints = [grid.project(scene.footprint, crs).buffer(-1) for scene in sample_world.scenes(county, year)]
+            scenes = sample_world.scenes(county, year)
+            footprints = [grid.project(scene.footprint, crs).buffer(-1) for scene in scenes]
             squares = grid.tile_polygons(tiles, crs).geometry.values
             seen = np.any([shapely.contains(footprint, squares) for footprint in footprints], axis=0)
             assert seen.all(), (county, year, (~seen).sum())
@@ -254,7 +256,7 @@ def test_new_development_shows_in_the_labels(labelled, world):
 
 
 def test_colour_alone_is_not_enough(sample_world, labelled):
-    """The issue's baseline: logistic regression on channel means and deviations, trained on balanced pure tiles."""
+    """Logistic regression on channel means and deviations, trained on balanced pure tiles."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -264,7 +266,8 @@ def test_colour_alone_is_not_enough(sample_world, labelled):
         tiles = pure(tiles).groupby("label").head(count)
         images, _ = rasters.cut_tiles(tiles, sample_world.scenes(county, 2010), crs)
         images = np.array(images, dtype=np.float32)
-        return np.concatenate([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1), tiles["label"].to_numpy()
+        colours = np.concatenate([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
+        return colours, tiles["label"].to_numpy()
     train = [features(county, 60) for county in ("99001", "99003")]
     x, y = features("99005", 50)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))

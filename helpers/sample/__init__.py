@@ -3,7 +3,7 @@
     counties    the five counties: place, size, years
     textures    how land looks from the air: swatches and palettes
     landscape   what covers each place, in 2010 and in 2016
-    ground      a county in a year, painted at 1 m
+    painting    a county in a year, painted at 1 m
     scenes      sensors, scenes, label rasters, truth
 """
 
@@ -32,8 +32,8 @@ def draw(folder, seed=0, counties=None, workers=2, progress=None):
     Parameters
     ----------
     folder : str or pathlib.Path
-        Gets a static STAC catalogue (``catalog.json``), ``counties.geojson``, ``scenes/``, ``labels/``, ``truth/``;
-        when all is there, ``complete.json``.
+        Gets a static STAC catalogue (``catalog.json``), ``counties.geojson``, ``scenes/``, ``labels/`` and
+        ``truth/``; when all is there, ``complete.json``.
     seed : int
         Of the world: the same seed gives the same bytes, whatever the number of workers.
     counties : list of str, optional
@@ -57,8 +57,8 @@ def draw(folder, seed=0, counties=None, workers=2, progress=None):
     wanted = sorted(COUNTIES) if counties is None else sorted(map(str, counties))
     unknown = [c for c in wanted if c not in COUNTIES]
     if unknown or not wanted:
-        raise InputError(f"expected sample counties among {', '.join(COUNTIES)}, got {', '.join(unknown) or 'none'}. "
-                         "Name one of these.")
+        raise InputError(f"expected sample counties among {', '.join(COUNTIES)}, got "
+                         f"{', '.join(unknown) or 'none'}. Name one of these.")
     tell = progress or (lambda line: None)
     about = {"version": VERSION, "seed": int(seed)}
     finished = _read(folder / "complete.json")
@@ -156,8 +156,8 @@ def _run(folder, seed, jobs, workers, tell):
             _do(str(folder), seed, job)
             tell(f"drew {job[0]} {job[1]} ({i + 1} of {len(jobs)})")
         return
-    # A fresh interpreter for each worker: forking would copy the threads of Spark or TensorFlow. It must not run the
-    # caller's script again, so the script is hidden while workers start.
+    # A fresh interpreter for each worker: forking would copy the threads of Spark or TensorFlow. It must not run
+    # the caller's script again, so the script is hidden while workers start.
     main = sys.modules["__main__"]
     hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
     main.__spec__ = None
@@ -179,7 +179,7 @@ def _run(folder, seed, jobs, workers, tell):
 def _do(folder, seed, job):
     """One job; its part is written last."""
     from helpers.sample import scenes
-    from helpers.sample.ground import Ground
+    from helpers.sample.painting import Ground
     folder = Path(folder)
     geoid, what = job
     scape = _landscape(seed, geoid)
@@ -213,7 +213,7 @@ def _landscape(seed, geoid):
 
 @functools.lru_cache(maxsize=2)
 def _ground(seed, geoid, year):
-    from helpers.sample.ground import Ground
+    from helpers.sample.painting import Ground
     return Ground(_landscape(seed, geoid), year, _swatches(seed))
 
 

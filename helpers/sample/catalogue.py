@@ -24,8 +24,10 @@ def write(folder, parts):
     """
     root = pystac.Catalog("sample", "The sample counties: scenes and land cover labels, drawn from a seed.")
     rows = [item for part in parts for item in part["items"]]
-    for name, text in (("naip", "Aerial scenes of the sample counties, as the National Agriculture Imagery Program's."),
-                       ("nlcd", "Land cover of the sample counties, as the National Land Cover Database's.")):
+    for name, text in (("naip", "Aerial scenes of the sample counties, in the manner of the National Agriculture "
+                                "Imagery Program."),
+                       ("nlcd", "Land cover of the sample counties, in the manner of the National Land Cover "
+                                "Database.")):
         items = [_scene_item(folder, row) if name == "naip" else _label_item(folder, row)
                  for row in sorted(rows, key=lambda row: row["id"]) if ("gsd" in row) == (name == "naip")]
         boxes = [item.bbox for item in items]
@@ -47,9 +49,10 @@ def write(folder, parts):
 
 def _item(row, when, properties):
     outline = shapely.geometry.shape(row["outline"])
-    item = pystac.Item(row["id"], shapely.geometry.mapping(outline), list(outline.bounds), when, dict(properties, **{
-        "proj:code": f"EPSG:{row['epsg']}", "proj:epsg": row["epsg"], "proj:bbox": row["bbox"],
-        "proj:shape": row["shape"], "proj:transform": row["transform"]}))
+    projection = {"proj:code": f"EPSG:{row['epsg']}", "proj:epsg": row["epsg"], "proj:bbox": row["bbox"],
+                  "proj:shape": row["shape"], "proj:transform": row["transform"]}
+    item = pystac.Item(row["id"], shapely.geometry.mapping(outline), list(outline.bounds), when,
+                       dict(properties, **projection))
     item.stac_extensions.append(_PROJECTION)
     return item
 

@@ -1,8 +1,8 @@
 """The layout of a sample county: what covers each place, in 2010 and in 2016.
 
-Positions here are metres east and south of the upper left corner of the county's frame. Nature (woods, scrub, grass,
-bare ground, water) follows smooth noise; fields and town blocks fill the cells of lattices, one lattice for each
-district, turned and bent in its own way. Everything has a *region*: an index into the tables that say how it
+Positions here are metres east and south of the upper left corner of the county's frame. Nature (woods, scrub,
+grass, bare ground, water) follows smooth noise; fields and town blocks fill the cells of lattices, one lattice for
+each district, turned and bent in its own way. Everything has a *region*: an index into the tables that say how it
 looks and which NLCD code it carries.
 """
 
@@ -47,7 +47,8 @@ class Lattice:
         self.origin = size_m * 1.05 + 200
         length = int(2.1 * self.origin)
         v = np.arange(length)
-        self.bend = (rng.uniform(20, 45) * np.sin(v / rng.uniform(400, 700) + rng.uniform(0, 6))).astype(np.float32)
+        bend = rng.uniform(20, 45) * np.sin(v / rng.uniform(400, 700) + rng.uniform(0, 6))
+        self.bend = bend.astype(np.float32)
         self.columns = self._cuts(rng, fields, length)
         self.rows = [self._cuts(rng, (fields[0] * 1.15, fields[1] * 1.3), length) for _ in range(8)]
         self.column_of, self.column_edge = self._tables(self.columns, length)
@@ -204,7 +205,8 @@ class Landscape:
     # ---- classes
 
     def _lay_classes(self):
-        """Six noise fields compete for the land; of some such worlds, the first with enough pure tiles is taken."""
+        """Six noise fields compete for the land; of some such worlds, the first with enough pure tiles is taken.
+        """
         rng = self.rng
         wavelength = (1500 if self.width < 5000 else 3200) / LOW_M
         best = (-1,)
@@ -220,7 +222,8 @@ class Landscape:
         _, bias, fields, means, self.lakes, self.low_water = best
         kind = self._kinds(means + bias[:, None])
         self.cells["kind"] = {2010: kind, 2016: kind.copy()}
-        self._town_field = (means[_DEVELOPED] + bias[_DEVELOPED]) - np.delete(means + bias[:, None], 5, 0).max(axis=0)
+        biased = means + bias[:, None]
+        self._town_field = biased[_DEVELOPED] - np.delete(biased, _DEVELOPED, 0).max(axis=0)
         natural = np.argmax((fields + bias[:, None, None])[list(_NATURE_OF_CLASS)], axis=0)
         nature = np.array(list(_NATURE_OF_CLASS.values()))[natural].astype(np.int16)
         wet = noise(rng, self.shape, 60, 1.8, 6)
@@ -266,7 +269,8 @@ class Landscape:
     @staticmethod
     def _kinds(means):
         winner = means.argmax(axis=0)
-        return np.where(winner == _DEVELOPED, TOWN, np.where(winner == _CULTIVATED, FIELD, NATURAL)).astype(np.int8)
+        kind = np.where(winner == _DEVELOPED, TOWN, np.where(winner == _CULTIVATED, FIELD, NATURAL))
+        return kind.astype(np.int8)
 
     @staticmethod
     def _classes(fields, kind, water):
@@ -336,7 +340,8 @@ class Landscape:
         for _ in range(cuts):
             cy, cx = (wood[rng.integers(len(wood))] + 0.5) * LOW_M
             turn, a, b = rng.uniform(0, np.pi), rng.uniform(90, 210), rng.uniform(70, 140)
-            dx, dy = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn), (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
+            dx = (x - cx) * np.cos(turn) + (y - cy) * np.sin(turn)
+            dy = (y - cy) * np.cos(turn) - (x - cx) * np.sin(turn)
             nature[(np.abs(dx) < a) & (np.abs(dy) < b) & (nature == FOREST)] = CLEARED
         for _ in range(max(1, cuts // 5)):
             open_land = np.argwhere((nature == SHRUB) | (nature == HERB))

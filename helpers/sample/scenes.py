@@ -29,7 +29,8 @@ _STEPS = np.array([3, 3, 3, 8])[:, None]   # grey levels between two that a came
 def sensor(seed, county, year, number):
     """What a camera makes of the ground: a table from ground to picture for each band.
 
-    Every campaign (a county in a year) has a gain, gamma, white balance and haze of its own, every scene a little more.
+    Every campaign (a county in a year) has a gain, gamma, white balance and haze of its own, every scene a little
+    more.
 
     Parameters
     ----------
@@ -48,7 +49,8 @@ def sensor(seed, county, year, number):
     haze = campaign.uniform(0, 32) * np.array([0.75, 0.9, 1.25, 0.4]) + scene.uniform(0, 5)
     value = np.arange(256) / 255
     seen = haze[:, None] + (255 - haze[:, None]) * (gain[:, None] * value[None] ** gamma)
-    # Sensors tell fewer levels apart than a byte holds; with all 256 the scenes would take half as much disk again.
+    # Sensors tell fewer levels apart than a byte holds; with all 256 the scenes would take half as much disk
+    # again.
     return np.clip(np.floor(seen / _STEPS) * _STEPS + _STEPS // 2, 1, 255).astype(np.uint8)
 
 
@@ -84,7 +86,7 @@ def footprints(county):
 def acquired(seed, county, year, number):
     """The day a scene was flown, ISO."""
     rng = np.random.default_rng([seed, int(county.geoid), 32, year])
-    month, day = (rng.integers(6, 8), rng.integers(1, 25)) if year == 2010 else (rng.integers(8, 10), rng.integers(1, 25))
+    month, day = rng.integers(6, 8) + (2 if year > 2010 else 0), rng.integers(1, 25)
     return f"{year}-{month:02d}-{day + number % 3:02d}"
 
 
@@ -124,7 +126,8 @@ def draw_scene(folder, seed, ground, number, footprint):
     write_cog(path, bands, counties.crs(county), to_map)
     outline = project(footprint, "EPSG:4326", source=counties.crs(county))
     return {"id": name, "path": f"scenes/{name}.tif", "acquired": date, "year": year, "county": county.geoid,
-            "epsg": 26900 + county.zone, "gsd": resolution, "shape": [height, width], "transform": list(to_map)[:6],
+            "epsg": 26900 + county.zone, "gsd": resolution, "shape": [height, width],
+            "transform": list(to_map)[:6],
             "bbox": [left, top - height * resolution, left + width * resolution, top],
             "outline": shapely.geometry.mapping(outline), "number": number}
 
@@ -134,7 +137,7 @@ def view(ground, left, top, width, height, resolution=1.0):
 
     Parameters
     ----------
-    ground : helpers.sample.ground.Ground
+    ground : helpers.sample.painting.Ground
     left, top : float
         Upper left corner, in metres of the county's CRS.
     width, height : int
@@ -193,7 +196,8 @@ def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
                 else:
                     for i, name in enumerate(("red", "green", "blue", "nir"), 1):
                         plain.set_band_description(i, name)
-                    # The first overview is a quarter as wide: one of half the width would add a quarter to the file.
+                    # The first overview is a quarter as wide: one of half the width would add a quarter to the
+                    # file.
                     plain.build_overviews([4, 16], rasterio.enums.Resampling.average)
             with memory.open() as plain:
                 rasterio.shutil.copy(plain, str(part), driver="COG", compress="ZSTD", level=3, blocksize=512,
@@ -242,8 +246,9 @@ def draw_labels(folder, codes, county, year):
     for row in range(height):
         samples = []
         for values, zero, sign in ((ux, left, 1), (uy, top, -1)):
-            a, right_, down = values[row, :-1], values[row, 1:] - values[row, :-1], values[row + 1, :-1] - values[row, :-1]
-            at = a[:, None, None] + right_[:, None, None] * along + down[:, None, None] * along[:, None]
+            corner = values[row, :-1, None, None]
+            along_row, down = values[row, 1:, None, None] - corner, values[row + 1, :-1, None, None] - corner
+            at = corner + along_row * along + down * along[:, None]
             samples.append(np.floor((at - zero) * sign / CODE_M).astype(np.int32))
         c, r = samples
         inside = ((r >= 0) & (c >= 0) & (r < codes.shape[0]) & (c < codes.shape[1])).all(axis=(1, 2))
@@ -260,7 +265,8 @@ def draw_labels(folder, codes, county, year):
     outline = project(shapely.box(left, bottom, right, top), "EPSG:4326", source=crs)
     return {"id": name, "path": f"labels/{name}.tif", "year": year, "county": county.geoid, "epsg": 5070,
             "shape": [height, width], "transform": list(to_map)[:6],
-            "bbox": [x0, y1 - height * NLCD_M, x0 + width * NLCD_M, y1], "outline": shapely.geometry.mapping(outline)}
+            "bbox": [x0, y1 - height * NLCD_M, x0 + width * NLCD_M, y1],
+            "outline": shapely.geometry.mapping(outline)}
 
 
 def draw_truth(folder, scape, before, after):

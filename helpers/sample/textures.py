@@ -2,7 +2,8 @@
 
 A swatch is a seamless square of 1024 × 1024 m at 1 m. Each of its values holds a shade (how light, 0 to 127) and a
 tint (which of 8 neighbours it looks like). A palette turns both into red, green, blue and near infrared, packed in
-one 32-bit number; each field, stand and block has a palette of its own. So one look-up draws a pixel in four bands.
+one 32-bit number; each field, stand and block has a palette of its own. So one look-up draws a pixel in four
+bands.
 """
 
 import numpy as np
@@ -96,10 +97,11 @@ def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
 
 
 def _light(height, sun, reach=12):
-    """Brightness of a surface of heights (m): lambertian light 0 to 1, and a mask of cast shadow, ``reach`` m long."""
+    """Brightness of a surface of heights (m): lambertian light 0 to 1, and a mask of shadows up to ``reach`` m long.
+    """
     azimuth, elevation = sun
     east, north = np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation)
-    gy, gx = (np.roll(height, -1, 0) - np.roll(height, 1, 0)) / 2, (np.roll(height, -1, 1) - np.roll(height, 1, 1)) / 2
+    gy, gx = ((np.roll(height, -1, axis) - np.roll(height, 1, axis)) / 2 for axis in (0, 1))
     light = (-gx * east + gy * north + np.sin(elevation)) / np.sqrt(1 + gx ** 2 + gy ** 2)
     shadow = np.zeros(height.shape, bool)
     for step in range(1, reach + 1):
@@ -136,7 +138,7 @@ def _scrub(crowns, sun, grain, soil):
 
 
 def _rows(rng, period, width, wobble, noise_amount, gaps=0.0):
-    """Shade of crop rows along the first axis: dark and light lines with a period in metres that fits the swatch."""
+    """Shade of crop rows along the first axis: lines with a period in metres, brought to fit the swatch."""
     period = SIZE / round(SIZE / period)
     bend = wobble * noise(rng, (SIZE, SIZE), 220, 2.5, 20)
     x = np.arange(SIZE, dtype=np.float32)[None] + bend
@@ -209,7 +211,8 @@ class Swatches:
         tramline = (np.arange(SIZE) % 22 < 2) | ((np.arange(SIZE) + 5) % 22 < 2)
         out["tilled"] = (0.5 + 0.13 * soft + 0.09 * _stripes(rng, (4, 16)) + 0.03 * grain
                          + 0.14 * _stripes(rng, (2, 4)) - 0.16 * tramline[None])
-        out["strips"] = (_rows(rng, 4.0, 0.5, 1.5, 0.05) * 0.35 + 0.33 + 0.36 * _stripes(rng, (14, 40)) + 0.03 * grain)
+        out["strips"] = (_rows(rng, 4.0, 0.5, 1.5, 0.05) * 0.35 + 0.33 + 0.36 * _stripes(rng, (14, 40))
+                         + 0.03 * grain)
         # Grass: mottles without direction, no lines.
         out["meadow"] = 0.5 + 0.15 * soft + 0.08 * rough + 0.05 * grain + 0.06 * broad
         out["tussock"] = 0.5 + 0.10 * noise(rng, n, 9, 0.6) + 0.12 * soft + 0.06 * grain
@@ -248,8 +251,9 @@ class Swatches:
         out = dict(self._flat)
         for name in ("broadleaf", "conifer", "mixed", "swamp", "young"):
             out[name] = _canopy(self._crowns[name], sun, grain, floor=0.42 if name == "young" else 0.25)
-        for name, soil_ in (("scrub_sparse", 0.6 * soft + 0.5 * rough), ("scrub_dense", soft), ("scrub_large", rough)):
-            out[name] = _scrub(self._crowns[name], sun, grain, 0.6 * soil_)
+        for name, bare in (("scrub_sparse", 0.6 * soft + 0.5 * rough), ("scrub_dense", soft),
+                           ("scrub_large", rough)):
+            out[name] = _scrub(self._crowns[name], sun, grain, 0.6 * bare)
         out["orchard"] = _scrub(self._crowns["orchard"], sun, grain, 0.3 * soft)
         for name, low, high in (("dunes", 0.2, 0.85), ("badland", 0.1, 0.9), ("rock", 0.12, 0.88)):
             out[name] = _stretch(_light(self._heights[name], sun, 0)[0], low, high) + 0.04 * grain

@@ -17,8 +17,9 @@ _CROPS = ("rows_fine", "rows_broad", "tilled", "hay", "orchard", "strips")
 _WOODS = ("broadleaf", "conifer", "mixed", "swamp")
 _WOOD_CODES = {"broadleaf": 41, "conifer": 42, "mixed": 43, "swamp": 90}
 _TOWN_CODES = {"park": 21, "large_lots": 22, "houses": 23, "dense": 23, "commerce": 24}
-_ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (150, 146, 140, 136), (84, 70, 60, 88),
-                   (114, 102, 90, 110), (188, 185, 180, 174), (106, 110, 120, 110), (132, 112, 94, 124)], float)
+_ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (150, 146, 140, 136), 
+                   (84, 70, 60, 88), (114, 102, 90, 110), (188, 185, 180, 174), (106, 110, 120, 110),
+                   (132, 112, 94, 124)], float)
 
 
 class Ground:
@@ -36,8 +37,7 @@ class Ground:
     def __init__(self, landscape, year, swatches=None):
         self.landscape, self.year = landscape, year
         self.drought = 0.45 if year == 2016 else 0.0
-        county = landscape.county
-        rng = np.random.default_rng([landscape.seed, int(county.geoid), 2, year])
+        rng = self._rng(2, year)
         # Flights start between mid-morning and early afternoon, in early summer or in autumn.
         self.sun = (np.deg2rad(rng.uniform(115, 235)), np.deg2rad(rng.uniform(36, 58)))
         self.away = np.array([-np.sin(self.sun[0]), np.cos(self.sun[0])])   # where shadows point: east, south
@@ -51,6 +51,10 @@ class Ground:
             self.swatch = swatches.lit(self.sun).reshape(-1)
             self.mottle = np.clip(noise(rng, (SIZE, SIZE), 200, 1.5, 4) * 16, -60, 60).astype(np.int32)
             self._lay_objects()
+
+    def _rng(self, *what):
+        """Random numbers of this county that belong to one thing, whatever else is drawn."""
+        return np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), *what])
 
     # ---- what each region looks like
 
@@ -68,8 +72,8 @@ class Ground:
             nature, stand = divmod(region, land.STANDS)
             # Two generators: one for what stays over the years, one for what this year makes of it.
             # Neighbouring stands (four in a row) share a kind, and differ a little in light and green.
-            lasting = np.random.default_rng([land_.seed, int(land_.county.geoid), 4, nature, stand // 4])
-            now = np.random.default_rng([land_.seed, int(land_.county.geoid), 5, nature, stand // 4, self.year])
+            lasting = self._rng(4, nature, stand // 4)
+            now = self._rng(5, nature, stand // 4, self.year)
             self._lighter, self._greener = (stand % 4 - 1.5) * 0.11, (stand % 4 - 1.5) * 0.12
             look = getattr(self, "_look_" + land.NATURE[nature]) if nature < len(land.NATURE) else None
             if look is None:
@@ -79,8 +83,8 @@ class Ground:
         kind = land_.cells["kind"][self.year]
         for cell in np.flatnonzero(kind != land.NATURAL):
             region = land.FIRST_CELL + cell
-            lasting = np.random.default_rng([land_.seed, int(land_.county.geoid), 6, cell])
-            now = np.random.default_rng([land_.seed, int(land_.county.geoid), 7, cell, self.year])
+            lasting = self._rng(6, cell)
+            now = self._rng(7, cell, self.year)
             if kind[cell] == land.FIELD:
                 look = self._look_field(lasting, now)
                 self.frame[region] = lasting.integers(1, 3)
@@ -91,8 +95,8 @@ class Ground:
             self._set(region, lasting, *look)
         for i, patch in enumerate(land_.patches):
             region = land.FIRST_CELL + len(kind) + i
-            lasting = np.random.default_rng([land_.seed, int(land_.county.geoid), 8, i])
-            now = np.random.default_rng([land_.seed, int(land_.county.geoid), 9, i, self.year])
+            lasting = self._rng(8, i)
+            now = self._rng(9, i, self.year)
             if patch.kind == "pivot":
                 look = self._look_field(lasting, now)
             else:
@@ -104,17 +108,21 @@ class Ground:
         self.base[region] = Swatches.INDEX[swatch] * SIZE * SIZE
         self.offset[:, region] = rng.integers(0, SIZE, 2)
         self.patchy[region] = round(patchy * 64)
-        self.palettes[region] = palette(*(np.asarray(c, float) * (1 + self._lighter) for c in colours[:3]), *colours[3:])
+        ramp = (np.asarray(colour, float) * (1 + self._lighter) for colour in colours[:3])
+        self.palettes[region] = palette(*ramp, *colours[3:])
         self.code[region] = code
 
     def _green(self, rng, spread=0.25):
         """How green plants are here: the county, the season, the drought, and the place's own luck."""
-        return self.landscape.county.green * (1 - 0.8 * self.drought) - 0.5 * self.season + rng.normal(0, spread) + 0.15
+        good = self.landscape.county.green * (1 - 0.8 * self.drought)
+        return good - 0.5 * self.season + rng.normal(0, spread) + 0.15
 
     def _look_forest(self, lasting, now):
         swatch = _WOODS[lasting.choice(4, p=(0.4, 0.25, 0.25, 0.1))]
         grey = lasting.uniform(52, 132) * (0.85 if swatch == "conifer" else 1)
-        green = lasting.uniform(0.1, 1.05) + self._greener - (0.2 * self.season + 0.5 * self.drought) * (swatch != "conifer")
+        green = lasting.uniform(0.1, 1.05) + self._greener
+        if swatch != "conifer":
+            green -= 0.2 * self.season + 0.5 * self.drought
         depth = lasting.uniform(0.28, 0.8)
         colour = plants(grey, green)
         shade = contrast(colour, depth, light=0.75)
@@ -166,7 +174,7 @@ class Ground:
 
     def _look_water(self, lasting, now):
         # One body of water has one colour, whichever stands its places belong to.
-        rng = np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), 10, self.year])
+        rng = self._rng(10, self.year)
         grey = rng.uniform(32, 78)
         colour = grey * np.array([rng.uniform(0.5, 0.95), rng.uniform(0.95, 1.15), rng.uniform(0.8, 1.2), 0.45])
         return "water", contrast(colour, 0.2), 0.2, 11
@@ -230,14 +238,14 @@ class Ground:
         self._lay_lines()
         cells = self.landscape.cells
         for cell in np.flatnonzero(cells["kind"][self.year] == land.TOWN):
-            rng = np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), 20, cell])
+            rng = self._rng(20, cell)
             self._build_cell(rng, cell)
         for cell in np.flatnonzero(cells["kind"][self.year] == land.FIELD):
-            rng = np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), 21, cell])
+            rng = self._rng(21, cell)
             self._plant_hedge(rng, cell)
         for i, patch in enumerate(self.landscape.patches):
             if patch.kind == "single" and patch.year <= self.year:
-                rng = np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), 22, i])
+                rng = self._rng(22, i)
                 self._build_single(rng, patch)
         self._scatter_trees()
         self.flats, self.roofs, self.shadows = (_boxed(s) for s in (self.flats, self.roofs, self.shadows))
@@ -245,17 +253,18 @@ class Ground:
 
     def _lay_lines(self):
         """Two highways, a creek, and tracks through open land."""
-        scape, rng = self.landscape, np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), 23])
+        scape, rng = self.landscape, self._rng(23)
         width, height = scape.width, scape.height
 
         def wander(start, end, amount, steps=60):
             t = np.linspace(0, 1, steps)
             line = np.array(start) + (np.array(end) - start) * t[:, None]
-            across = np.array([-(end[1] - start[1]), end[0] - start[0]]) / np.hypot(end[0] - start[0], end[1] - start[1])
+            across = np.array([start[1] - end[1], end[0] - start[0]]) / np.hypot(*np.subtract(end, start))
             bend = noise(rng, (1, 128), 90, 2.0, 8)[0][:steps]
             return line + across * (bend - np.linspace(bend[0], bend[-1], steps))[:, None] * amount
         grey = np.array([1.0, 1.0, 0.98, 0.9])
-        creek = wander((rng.uniform(0.1, 0.4) * width, -50), (rng.uniform(0.5, 0.8) * width, height + 50), 240, 120)
+        creek = wander((rng.uniform(0.1, 0.4) * width, -50), (rng.uniform(0.5, 0.8) * width, height + 50),
+                       240, 120)
         water = np.array([0.8, 1.0, 0.95, 0.5]) * rng.uniform(45, 70)
         self._line(creek, rng.uniform(5, 9), water)
         banks = np.repeat(shapely.get_coordinates(shapely.LineString(creek).segmentize(14)), 2, axis=0)
@@ -450,8 +459,8 @@ class Ground:
         if rng.random() < 0.3:
             self._boxes(plain, u, v + 16, 10, 5, (70, 165, 190, 40), self.flats)
         n = rng.integers(5, 16)
-        self._plant(rng, plain.to_map(rng.uniform(-0.48, 0.48, n) * w, rng.choice([-1, 1], n) * rng.uniform(0.3, 0.48, n)
-                                      * h), rng.uniform(1.5, 4.5, n))
+        u, v = rng.uniform(-0.48, 0.48, n) * w, rng.choice([-1, 1], n) * rng.uniform(0.3, 0.48, n) * h
+        self._plant(rng, plain.to_map(u, v), rng.uniform(1.5, 4.5, n))
 
     def _plant_hedge(self, rng, cell):
         """Trees along some edges of a field."""
@@ -470,7 +479,7 @@ class Ground:
     def _scatter_trees(self):
         """Lone trees in grassland."""
         scape = self.landscape
-        rng = np.random.default_rng([scape.seed, int(scape.county.geoid), 24])
+        rng = self._rng(24)
         count = int(scape.width * scape.height / 26000)
         points, radius = rng.uniform(0, 1, (count, 2)) * (scape.width, scape.height), rng.uniform(2, 5, count)
         grass = ((self._low(scape.low_nature[2010], points) == land.HERB)
@@ -572,7 +581,8 @@ class Ground:
         left, top = int(left) - MARGIN, int(top) - MARGIN
         width, height = width + 2 * MARGIN, height + 2 * MARGIN
         region, u, v = self.regions(left, top, width, height)
-        ix, iy = np.arange(left, left + width, dtype=np.int32)[None], np.arange(top, top + height, dtype=np.int32)[:, None]
+        ix = np.arange(left, left + width, dtype=np.int32)[None]
+        iy = np.arange(top, top + height, dtype=np.int32)[:, None]
         frame = self.frame[region]
         across = frame == 2
         sx = np.where(frame == 0, ix, np.where(across, v, u)) + self.offset[0][region]
