@@ -2,14 +2,16 @@
 
 Modules import only those listed above them, so each can be read on its own::
 
+    runs        where a run keeps its files and metrics
     landcover   the class table: NLCD codes, six classes, three map groups, colours
     grid        county boundary -> tiles; pure geometry
     catalog     where scenes, labels and boundaries come from
     rasters     the only module that opens a raster
     tilestore   tiles in and out of Parquet; the only module that decodes a tile
     sample/     the embedded sample counties
-    backbones   pretrained networks
-    retraining_tensorflow
+    preparation from scenes and labels to a tile store, on Spark
+    backbones   pretrained networks; weights/ holds the embedded ones, pretraining/ their recipe
+    retraining_tensorflow   transfer learning: a new head, then fine-tuning
     bundle      save, load, export; refuses a bad export
     engines     ways to score a batch
     session     Spark session, preflight, progress
@@ -17,7 +19,6 @@ Modules import only those listed above them, so each can be read on its own::
     evaluation  accuracy, confusion, baselines
     change      smoothing, newly developed candidates
     figures     data and ``ax`` in, ``ax`` out
-    runs        where a run keeps its files and metrics
 
 Importing any of them does nothing: no download, no session, no seed.
 """

@@ -53,7 +53,7 @@ def style():
     }
 
 
-def as_jpeg(fig, quality=88):
+def as_jpeg(fig, quality=70):
     """Show a figure of photographs as JPEG, a fifth of the size that PNG takes; closes the figure.
 
     Parameters

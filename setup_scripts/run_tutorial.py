@@ -27,6 +27,10 @@ STEPS = {
     "06": ("map", ["predictions"], ["maps", "figures"]),
 }
 
+# What has nothing to do when --images brings pictures.
+WITHOUT_COUNTIES = {"prepare": "the pictures of --images are cut and labelled already",
+                    "map": "the pictures of --images have no place on a map"}
+
 # The folders of a run that an option brings from elsewhere.
 BROUGHT_BY = {"tiles_uri": ["tiles"], "images": ["tiles"], "model_uri": ["models"]}
 
@@ -175,6 +179,8 @@ def reason_to_skip(step, chosen):
     """Why a notebook is not executed, or None."""
     if step.number < chosen.get("first", "00"):
         return f"begun at {STEPS[chosen['first']][0]}"
+    if "images" in chosen and step.name in WITHOUT_COUNTIES:
+        return WITHOUT_COUNTIES[step.name]
     for option, parameter in (("--tiles", "tiles_uri"), ("--model", "model_uri")):
         if parameter in chosen and step.writes and step.writes == BROUGHT_BY[parameter]:
             return f"{option} brings what it makes"

