@@ -150,6 +150,8 @@ def test_the_floors_hold_in_other_worlds(seed, tmp_path, monkeypatch):
 
 
 def test_the_committed_figures_of_other_worlds_reach_the_floors():
+    if not OTHER_WORLDS.exists():
+        pytest.skip("no figures of other worlds yet: run setup_scripts/run_tests.sh tests/test_results.py -m slow")
     worlds = json.loads(OTHER_WORLDS.read_text())
     assert set(worlds) == {"2017", "2026"}
     for metrics in worlds.values():
