@@ -94,7 +94,7 @@ def test_a_killed_preparation_is_done_again(county, tmp_path):
     process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while not list(store.rglob("_temporary")) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert list(store.rglob("_temporary")), "the job never began to write"
