@@ -5,6 +5,7 @@
     landscape   what covers each place, in 2010 and in 2016
     painting    a county in a year, painted at 1 m
     scenes      sensors, scenes, label rasters, truth
+    catalogue   the static STAC catalogue
 """
 
 import errno
