@@ -13,12 +13,14 @@ Modules import only those listed above them, so each can be read on its own::
     backbones   pretrained networks; weights/ holds the embedded ones, pretraining/ their recipe
     retraining_tensorflow   transfer learning: a new head, then fine-tuning
     bundle      save, load, export; refuses a bad export
-    engines     ways to score a batch
+    retraining_cntk         transfer learning in CNTK, in its own Python
+    engines     ways to score a batch; cntk_process is what one of them runs
     session     Spark session, preflight, progress
     scoring     what an executor runs, and the job around it
     evaluation  accuracy, confusion, baselines
     change      smoothing, newly developed candidates
     figures     data and ``ax`` in, ``ax`` out
+    seeing      what the layers of a network see
 
 Importing any of them does nothing: no download, no session, no seed.
 """

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,11 @@ from helpers import InputError
 FACTS = "model.json"
 ONNX = "model.onnx"
 KERAS = "model.keras"
-# Two programs that add the same float32 numbers in another order differ by less than this in a probability.
+CNTK = "model.model"
+# Two programs that add the same float32 numbers in another order differ by less than this in a probability or logit.
 TOLERANCE = 1e-3
+# Of the ONNX that is written.
+OPSET = 13
 
 
 class ExportRefused(InputError):
@@ -57,33 +61,36 @@ def writing(folder):
         shutil.rmtree(str(part), ignore_errors=True)
 
 
-def parity(reference, exported, name):
+def parity(reference, exported, name, quantity="probabilities"):
     """Compare an exported network with its framework, and refuse one that differs.
 
     Parameters
     ----------
     reference, exported : numpy.ndarray
-        Shape (N, n_classes), float32 probabilities of the same tiles.
+        Shape (N, n_classes), float32, of the same tiles.
     name : str
         The exported file, for the message.
+    quantity : str
+        What the numbers are: ``"probabilities"`` or ``"logits"``.
 
     Returns
     -------
     dict
-        ``tiles``, ``max_difference`` of a probability, ``same_class``: share of tiles.
+        ``tiles``, ``max_difference`` of a number, ``same_class``: share of tiles.
 
     Raises
     ------
     ExportRefused
-        If a probability differs by more than ``TOLERANCE``, or a tile changes its class.
+        If a number differs by more than ``TOLERANCE``, or a tile changes its class.
     """
     difference = float(np.abs(reference - exported).max())
     same = float((reference.argmax(axis=1) == exported.argmax(axis=1)).mean())
     if not difference <= TOLERANCE or same < 1:
         raise ExportRefused(
-            "expected {} to predict what the trained network predicts on {} tiles, got probabilities that differ by "
+            "expected {} to predict what the trained network predicts on {} tiles, got {} that differ by "
             "up to {:.2g} (allowed: {:g}) and the same class on {:.1%}. Nothing was written; export it again with "
-            "the versions in requirements.txt.".format(name, len(reference), difference, TOLERANCE, same))
+            "the versions in requirements.txt.".format(
+                name, len(reference), quantity, difference, TOLERANCE, same))
     return {"tiles": len(reference), "max_difference": difference, "same_class": same}
 
 
@@ -106,7 +113,7 @@ def export_onnx(model, path):
     # Frozen first: Keras's own exporter turns constants that the graph captured into inputs nobody can feed.
     frozen = convert_variables_to_constants_v2(graph)
     exported, _ = tf2onnx.convert.from_graph_def(
-        frozen.graph.as_graph_def(), input_names=["tiles:0"], output_names=[frozen.outputs[0].name], opset=13)
+        frozen.graph.as_graph_def(), input_names=["tiles:0"], output_names=[frozen.outputs[0].name], opset=OPSET)
     _rename(exported.graph, {"tiles:0": "tiles", frozen.outputs[0].name: "probabilities"})
     onnx.checker.check_model(exported)
     onnx.save(exported, str(path))
@@ -153,6 +160,60 @@ def save_tensorflow(model, folder, tiles, facts):
         _finish(part, dict(facts, framework="tensorflow", input_px=list(model.input_shape[1:3]),
                            parity={ONNX: parity(reference, exported, ONNX)}))
     return load(folder)
+
+
+def save_cntk(draft, folder):
+    """Finish the bundle of a CNTK network, which ``retraining_cntk.save`` has drafted in another Python.
+
+    Parameters
+    ----------
+    draft : str or pathlib.Path
+        Folder with ``model.model``; ``model.onnx``, the same network in ONNX of any version, with outputs
+        ``probabilities`` and ``logits``; ``tiles.npy`` and ``logits.npy``, what CNTK computed of them; and
+        ``model.json``.
+    folder : str or pathlib.Path
+        The bundle; an older one there is replaced when the new one is whole.
+
+    Raises
+    ------
+    ExportRefused
+        If the export can't be run, or differs from CNTK. Nothing is written then.
+    """
+    import onnx
+    import onnxruntime
+    from onnx import version_converter
+    draft = Path(draft)
+    tiles = np.load(str(draft / "tiles.npy"), allow_pickle=False)
+    reference = np.load(str(draft / "logits.npy"), allow_pickle=False)
+    with writing(folder) as part:
+        shutil.copy(str(draft / CNTK), str(part / CNTK))
+        try:
+            exported = onnx.load(str(draft / ONNX))
+            if exported.opset_import[0].version < OPSET:
+                exported = version_converter.convert_version(exported, OPSET)
+            onnx.checker.check_model(exported, full_check=True)
+            onnx.save(exported, str(part / ONNX))
+            session = onnxruntime.InferenceSession(str(part / ONNX), providers=["CPUExecutionProvider"])
+            logits, probabilities = zip(*(session.run(["logits", "probabilities"], {"tiles": tiles[i:i + 32]})
+                                          for i in range(0, len(tiles), 32)))
+        except Exception as error:  # Three libraries, each with errors of its own kinds.
+            raise ExportRefused("expected {} that ONNX Runtime can run, got: {}. Nothing was written; cut the network at "
+                                "another layer.".format(ONNX, " ".join(str(error).split())[:300]))
+        logits, probabilities = np.concatenate(logits), np.concatenate(probabilities)
+        shifted = np.exp(reference - reference.max(axis=1, keepdims=True))
+        parity(shifted / shifted.sum(axis=1, keepdims=True), probabilities, ONNX)
+        _finish(part, dict(json.loads((draft / FACTS).read_text()),
+                           parity={ONNX: parity(reference, logits, ONNX, "logits")}))
+
+
+def finish_draft(arguments):
+    """``save_cntk`` as a program: exit status 2, with its sentence on standard error, where it refuses."""
+    try:
+        save_cntk(*arguments[1:])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def _finish(part, facts):

@@ -51,27 +51,33 @@ def score_batches(batches, folder, engine="onnxruntime", threads=1):
     Yields
     ------
     pandas.DataFrame
-        Rows of the prediction table, one for each tile. A tile that can't be read is a row with its reason and
-        no class.
+        Rows of the prediction table, one for each tile. A tile that can't be read (``unreadable``) or scored
+        (``engine``) is a row with its reason and no class.
     """
     bundle, network = _engine(folder, engine, threads)
     for batch in batches:
-        pixels, errors = [], [None] * len(batch)
+        pixels, errors, kinds = [], [None] * len(batch), [None] * len(batch)
         for i, image in enumerate(batch["image"]):
             try:
                 pixels.append(tilestore.decode(image, bundle.input_px))
             except Exception as error:  # Pillow raises errors of many kinds for one cause: bytes it can't read.
-                errors[i] = "{}: {}".format(type(error).__name__, error)
-        read = np.array([error is None for error in errors], dtype=bool)
-        probabilities = network.score(np.stack(pixels)) if pixels else np.empty((0, len(bundle.classes)), np.float32)
+                kinds[i], errors[i] = "unreadable", "{}: {}".format(type(error).__name__, error)
+        probabilities = np.empty((0, len(bundle.classes)), np.float32)
+        if pixels:
+            try:
+                probabilities = network.score(np.stack(pixels))
+            except engines.EngineDied as died:
+                kinds = [kind or "engine" for kind in kinds]
+                errors = [error or str(died) for error in errors]
+        scored = np.array([kind is None for kind in kinds], dtype=bool)
         class_id = pd.array([None] * len(batch), dtype="Int8")
-        class_id[read] = probabilities.argmax(axis=1)
+        class_id[scored] = probabilities.argmax(axis=1)
         rows = iter(probabilities)
         yield pd.DataFrame({
             "tile_id": batch["tile_id"].to_numpy(), "county": batch["county"].to_numpy(),
             "year": batch["year"].to_numpy(), "model": bundle.checksum, "engine": network.name,
-            "class_id": class_id, "probabilities": [next(rows) if ok else None for ok in read],
-            "error_kind": [None if ok else "unreadable" for ok in read], "error": errors})
+            "class_id": class_id, "probabilities": [next(rows) if ok else None for ok in scored],
+            "error_kind": kinds, "error": errors})
 
 
 def ship(spark, bundle):

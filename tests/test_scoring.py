@@ -97,7 +97,7 @@ def test_bundles_that_cannot_be_used(model, tmp_path):
 
 
 def test_an_engine_that_is_not_there(model):
-    with pytest.raises(InputError, match="expected an engine of onnxruntime, tensorflow, got 'caffe'"):
+    with pytest.raises(InputError, match="expected an engine of cntk, onnxruntime, tensorflow, got 'caffe'"):
         engines.load(model[0], "caffe")
 
 

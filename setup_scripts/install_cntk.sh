@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Makes the environment of Microsoft Cognitive Toolkit 2.7, .venv-cntk, and its Jupyter kernel. CNTK's last release is for
+# Python 3.6 on Linux. Run again, it does only what is missing. Ends with status 3 and one line where CNTK can't be had.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=environment.sh
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+
+cntk_environment=$repository/.venv-cntk
+cntk_python=$cntk_environment/bin/python
+# Written last, so that a half-finished installation is done again, and taken for none by the engine.
+cntk_stamp=$cntk_environment/complete
+libraries=$cntk_environment/lib/mpi
+# Where Jupyter in .venv finds it, and no other Jupyter does.
+kernel=$environment/share/jupyter/kernels/cntk
+
+skip() {
+    rm -rf "$kernel"
+    echo "Skipping CNTK (notebook 04, the engine cntk, their tests): $*" >&2
+    exit 3
+}
+
+is_python36() {
+    "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 6))' 2>/dev/null
+}
+
+# Prints the interpreter. A conda is asked for one only when there is none yet.
+find_python36() {
+    local candidate conda
+    if [ -n "${CNTK_PYTHON:-}" ]; then
+        if is_python36 "$CNTK_PYTHON"; then echo "$CNTK_PYTHON"; fi
+        return
+    fi
+    for candidate in python3.6 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.6.*/bin/python3.6 \
+            "$cntk_environment-python/bin/python3.6"; do
+        if is_python36 "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    for conda in conda micromamba; do
+        command -v "$conda" >/dev/null || continue
+        echo "Creating Python 3.6 with $conda." >&2
+        if "$conda" create --yes --quiet --prefix "$cntk_environment-python" --override-channels \
+                --channel conda-forge python=3.6 >&2 && is_python36 "$cntk_environment-python/bin/python3.6"; then
+            echo "$cntk_environment-python/bin/python3.6"
+            return
+        fi
+    done
+}
+
+# The newest Open MPI library of a name that the system has: libmpi.so.40 is Open MPI 3 and 4, .20 is 2, .12 is 1.
+mpi_library() {
+    PATH=$PATH:/sbin:/usr/sbin ldconfig -p | awk -v name="$1" '
+        index($1, name ".so.") == 1 && /x86-64/ { print $NF }' | sort -t. -k3,3nr | head -1
+}
+
+# CNTK was linked against Open MPI 1.10; of its functions it uses what later ones still have, under other names.
+link_mpi() {
+    local package
+    if [ -z "$(mpi_library libmpi_cxx)" ]; then
+        [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+            || skip "expected the system library libmpi_cxx, got none. Run: sudo apt-get install libopenmpi3"
+        echo "Installing the system package libopenmpi3."
+        apt-get update -qq || true
+        # Ubuntu 24.04 and 18.04 have it under the other two names.
+        for package in libopenmpi3 libopenmpi3t64 libopenmpi2; do
+            if apt-get install -y -qq --no-install-recommends "$package" >/dev/null 2>&1; then break; fi
+        done
+        [ -n "$(mpi_library libmpi_cxx)" ] || skip "expected the system library libmpi_cxx, got none from" \
+            "apt-get install libopenmpi3. Install Open MPI 2 to 4 with its C++ library."
+    fi
+    mkdir -p "$libraries"
+    ln -sf "$(mpi_library libmpi)" "$libraries/libmpi.so.12"
+    ln -sf "$(mpi_library libmpi_cxx)" "$libraries/libmpi_cxx.so.1"
+}
+
+register_kernel() {
+    mkdir -p "$kernel"
+    cat > "$kernel/kernel.json" <<JSON
+{
+ "display_name": "CNTK 2.7 (Python 3.6)",
+ "language": "python",
+ "argv": ["$cntk_python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+ "env": {"LD_LIBRARY_PATH": "$libraries", "TUTORIAL_PYTHON": "$python"}
+}
+JSON
+}
+
+# Trains one step, and sees the loss fall.
+self_test() {
+    LD_LIBRARY_PATH=$libraries "$cntk_python" - <<'PYTHON'
+import numpy as np
+from helpers.cntk_process import start_cntk
+cntk = start_cntk(1)
+x, y = cntk.input_variable((3, 8, 8)), cntk.input_variable(2)
+model = cntk.layers.Dense(2)(cntk.layers.Convolution2D((3, 3), 4, activation=cntk.relu)(x))
+loss = cntk.cross_entropy_with_softmax(model, y)
+trainer = cntk.Trainer(model, loss, [cntk.sgd(model.parameters, cntk.learning_parameter_schedule(0.01))])
+batch = {x: np.random.RandomState(0).rand(4, 3, 8, 8).astype("f"), y: np.eye(2, dtype="f")[[0, 1, 0, 1]]}
+before = loss.eval(batch).mean()
+trainer.train_minibatch(batch)
+after = loss.eval(batch).mean()
+assert after < before, (before, after)
+print("CNTK {} trains: loss {:.3f}, after one step {:.3f}.".format(cntk.__version__, before, after))
+PYTHON
+}
+
+if [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ]; then
+    skip "expected Linux on x86-64, which its last release was made for, got $(uname -s) on $(uname -m)."
+fi
+# Of the requirements only its own lines matter here; an environment that was moved no longer works.
+wanted="$(grep 'python_version < "3.7"' "$repository/requirements.txt" | cksum) $cntk_environment"
+if [ -f "$cntk_stamp" ] && [ "$(cat "$cntk_stamp")" = "$wanted" ] && [ -e "$libraries/libmpi_cxx.so.1" ] \
+        && "$cntk_python" -c '' 2>/dev/null; then
+    # The main environment may have been made anew since.
+    register_kernel
+    exit 0
+fi
+rm -f "$cntk_stamp"
+interpreter=$(find_python36)
+[ -n "$interpreter" ] || skip "expected Python 3.6 in CNTK_PYTHON, on the path, in pyenv, or a conda to make it with," \
+    "got ${CNTK_PYTHON:-none}. Run: pyenv install 3.6.15"
+echo "Setting up CNTK 2.7 for $("$interpreter" --version 2>&1) in .venv-cntk: about 0.8 GB, two minutes."
+"$interpreter" -m venv --clear "$cntk_environment"
+link_mpi
+# The pip that comes with Python 3.6 doesn't know today's wheels; 21.3.1 is the last that runs on it.
+"$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check pip==21.3.1
+"$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check -r "$repository/requirements.txt"
+echo "$repository" > "$("$cntk_python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"
+self_test
+register_kernel
+echo "$wanted" > "$cntk_stamp"
