@@ -3,14 +3,13 @@
 All of them take float32 RGB pictures of 0 to 255, so nobody outside this module preprocesses anything.
 """
 
-import hashlib
 import re
 import urllib.parse
 from pathlib import Path
 
 import numpy as np
 
-from helpers import InputError
+from helpers import InputError, runs
 
 INPUT_PX = 224
 WEIGHTS = Path(__file__).resolve().parent / "weights"
@@ -198,7 +197,7 @@ def _verified(path, expected=None):
         raise InputError("expected a backbone (resnet_small, alexnet_small, resnet50) or the path of a .keras or "
                          ".weights.h5 file, got {}, which is no file. Correct the path, or take the embedded default "
                          "resnet_small.".format(path))
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    sha256 = runs.sha256(path)
     if expected and sha256 != expected.lower():
         raise InputError("expected the file {} with SHA-256 {}…, got {}…. Bring the file again ({}).".format(
             path, expected[:12], sha256[:12],

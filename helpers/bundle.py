@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
+from helpers.runs import home, sha256
 
 FACTS = "model.json"
 ONNX = "model.onnx"
@@ -28,15 +29,6 @@ OPSET = 13
 
 class ExportRefused(InputError):
     """An exported network doesn't predict what its framework predicts."""
-
-
-def sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(str(path), "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 @contextlib.contextmanager
@@ -284,8 +276,6 @@ def load(uri):
     if "://" not in str(uri):
         return Bundle(uri)
     import fsspec
-
-    from helpers.runs import home
     folder = home() / "data" / "bundles" / hashlib.sha256(str(uri).encode()).hexdigest()[:12]
     filesystem, path = fsspec.core.url_to_fs(str(uri))
     with writing(folder) as part:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from helpers import InputError
 from helpers.grid import TILE_M
-from helpers.landcover import CLASS_NAMES, DEVELOPED, GROUPS, NO_CLASS, group_of_class
+from helpers.landcover import CLASS_NAMES, DEVELOPED, GROUPS, NO_CLASS, group_of_class, group_of_prediction
 
 TileGrid = namedtuple("TileGrid", "values top_row left_col")
 Score = namedtuple("Score", "precision recall true_candidates candidates truth")
@@ -204,8 +204,7 @@ def candidates_2017(labels, before, after):
     tiles = (labels[["tile_id", "row", "col", "group"]]
              .merge(probabilities(after, "after"), on="tile_id")
              .merge(probabilities(before, "before"), on="tile_id", how="left"))
-    predicted = tiles["class_after"].fillna(NO_CLASS).astype(int).to_numpy()
-    developed = (predicted != NO_CLASS) & (group_of_class(predicted) == DEVELOPED)
+    developed = group_of_prediction(tiles["class_after"]) == DEVELOPED
     found = tiles[developed & (tiles["group"] != DEVELOPED)].copy()
     found["gain"] = found["probability_after"] - found["probability_before"]
     found = found.sort_values(["gain", "tile_id"], ascending=[False, True], na_position="last")

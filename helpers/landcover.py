@@ -182,12 +182,12 @@ def group_of_prediction(class_ids):
     Parameters
     ----------
     class_ids : pandas.Series
-        ``class_id``, missing where a tile has no prediction.
+        ``class_id``, missing or ``NO_CLASS`` where a tile has no prediction.
 
     Returns
     -------
     numpy.ndarray
         int8, ``NO_CLASS`` where it is missing.
     """
-    known = class_ids.notna().to_numpy()
-    return np.where(known, _GROUP_OF_CLASS[class_ids.fillna(0).astype(int)], NO_CLASS).astype(np.int8)
+    class_ids = class_ids.fillna(NO_CLASS).astype(int).to_numpy()
+    return np.where(class_ids == NO_CLASS, NO_CLASS, _GROUP_OF_CLASS[class_ids]).astype(np.int8)

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -18,6 +17,7 @@ from rasterio.windows import Window
 from helpers import InputError
 from helpers.grid import TILE_M, TILE_PX, nine_points, project, tile_of, tile_polygons
 from helpers.landcover import NODATA_CODE, check_codes
+from helpers.runs import whole_file
 
 PIXEL_M = TILE_M / TILE_PX
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
@@ -329,7 +329,7 @@ def write_map(path, grid, crs, legend, tags=None, nodata=255):
                    transform=rasterio.transform.from_origin(grid.left_col * TILE_M, (grid.top_row + 1) * TILE_M,
                                                             TILE_M, TILE_M))
     names = {f"VALUE_{value}": name for value, (name, _) in legend.items()}
-    with _whole_file(path) as part, rasterio.MemoryFile() as memory:
+    with whole_file(path) as part, rasterio.MemoryFile() as memory:
         with memory.open(**profile) as plain:
             plain.write(values, 1)
             plain.write_colormap(1, {value: tuple(bytes.fromhex(colour[1:])) + (255,)
@@ -337,7 +337,7 @@ def write_map(path, grid, crs, legend, tags=None, nodata=255):
             plain.update_tags(**dict(names, AREA_OR_POINT="Area", **(tags or {})))
         with memory.open() as plain:
             # Overviews of classes take the commonest value: an average of class ids means nothing.
-            rasterio.shutil.copy(plain, part, driver="COG", compress="DEFLATE", overview_resampling="MODE")
+            rasterio.shutil.copy(plain, str(part), driver="COG", compress="DEFLATE", overview_resampling="MODE")
 
 
 def write_tiles(path, tiles, crs):
@@ -352,18 +352,5 @@ def write_tiles(path, tiles, crs):
     crs : str
         The county's UTM zone.
     """
-    with _whole_file(path) as part:
+    with whole_file(path) as part:
         tile_polygons(tiles, crs).to_parquet(part, index=False)
-
-
-@contextlib.contextmanager
-def _whole_file(path):
-    """A name to write to; the file takes its own name when all of it is there."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield str(part)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ gives a graph that it can't write again, so the weights are read out of the file
 CNTK's operations.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import InputError, backbones
+from helpers import InputError, backbones, runs
 from helpers import bundle as bundles
 from helpers.cntk_process import BATCH, compute, start_cntk  # noqa: F401 (part of this module's interface)
 from helpers.retraining_tensorflow import augment  # noqa: F401 (the same tiles for both frameworks)
-from helpers.runs import home
 
 # Caffe's AlexNet, as in 2017, from the ONNX model zoo.
 ALEXNET_URL = ("https://media.githubusercontent.com/media/onnx/models/main/validated/vision/classification/alexnet/"
@@ -91,26 +89,21 @@ def get(name):
 
 def _download_alexnet():
     """The model zoo's AlexNet in ``data/pretrained``, downloaded there once."""
-    path = home() / "data" / "pretrained" / "bvlcalexnet-9.onnx"
+    path = runs.home() / "data" / "pretrained" / "bvlcalexnet-9.onnx"
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(".{}.{}.part".format(path.name, os.getpid()))
     try:
-        with urllib.request.urlopen(ALEXNET_URL, timeout=60) as answer, open(str(part), "wb") as file:
-            for block in iter(lambda: answer.read(1 << 20), b""):
-                file.write(block)
-        came = bundles.sha256(part)
-        if came != ALEXNET_SHA256:
-            raise OSError("a file with SHA-256 {}… in place of {}…".format(came[:12], ALEXNET_SHA256[:12]))
-        os.replace(str(part), str(path))
+        with runs.whole_file(path) as part:
+            with urllib.request.urlopen(ALEXNET_URL, timeout=60) as answer, open(str(part), "wb") as file:
+                for block in iter(lambda: answer.read(1 << 20), b""):
+                    file.write(block)
+            came = runs.sha256(part)
+            if came != ALEXNET_SHA256:
+                raise OSError("a file with SHA-256 {}… in place of {}…".format(came[:12], ALEXNET_SHA256[:12]))
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors.
         raise InputError(
             "expected to download AlexNet from {}, got: {}. Bring the file bvlcalexnet-9.onnx yourself and give its "
             "path, or take the embedded default alexnet_small.".format(urllib.parse.urlsplit(ALEXNET_URL).netloc, error))
-    finally:
-        if part.exists():
-            part.unlink()
     return path
 
 
@@ -139,7 +132,7 @@ class Pretrained:
             "alexnet_small": "pretrained on pictures drawn by formula (helpers/pretraining)",
             "alexnet": "ImageNet, the ONNX model zoo's bvlcalexnet-9"}.get(name, str(path))
         self._model = _read_onnx(self.path, sha256)
-        self.sha256 = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        self.sha256 = runs.sha256(self.path)
         self._weights, self._input, self.input_px = _contract(self._model, self.path)
         self._names = _names(self._model.graph)
         self._values = None
@@ -282,7 +275,7 @@ def _read_onnx(path, expected=None):
     if not path.is_file():
         raise InputError("expected alexnet_small, alexnet or the path of an .onnx file, got {}, which is no file. "
                          "Correct the path, or take the embedded default alexnet_small.".format(path))
-    came = bundles.sha256(path)
+    came = runs.sha256(path)
     if expected and came != expected.lower():
         raise InputError("expected the file {} with SHA-256 {}…, got {}…. {}".format(
             path, expected[:12], came[:12], advice))
@@ -692,7 +685,7 @@ def save(pretrained, head, folder, tiles, facts):
 
 def _finish(draft, folder):
     """Have the main Python check a draft and write the bundle."""
-    python = os.environ.get("TUTORIAL_PYTHON") or str(home() / ".venv" / "bin" / "python")
+    python = os.environ.get("TUTORIAL_PYTHON") or str(runs.home() / ".venv" / "bin" / "python")
     if not Path(python).exists():
         raise InputError("expected the tutorial's own Python to finish the bundle, got no {}. Run "
                          "setup_scripts/run_tutorial.sh once, or set TUTORIAL_PYTHON.".format(python))

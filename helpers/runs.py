@@ -1,5 +1,7 @@
 """Where a run keeps what it makes, and how its figures reach ``metrics.json``."""
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -68,8 +70,33 @@ class Run:
 
 def write_json(path, value):
     """Write JSON so that a reader sees the old file or the whole new one, never a part."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A name beside ``path`` to write to; the file takes its own name when all of it is there.
+
+    Yields
+    ------
+    pathlib.Path
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(".{}.{}.part".format(path.name, os.getpid()))
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-    os.replace(str(part), str(path))
+    try:
+        yield part
+        os.replace(str(part), str(path))
+    finally:
+        if part.exists():
+            part.unlink()
+
+
+def sha256(path):
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(str(path), "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,12 +1,12 @@
 """``python -m helpers.pretraining resnet_small --folder data/pretraining``: see ``helpers/weights/README.md``."""
 
 import argparse
-import hashlib
 import sys
 import time
 
 from helpers import InputError
 from helpers.pretraining import training
+from helpers.runs import sha256
 
 
 def main():
@@ -33,7 +33,7 @@ def main():
     except InputError as error:
         sys.exit(str(error))
     progress("wrote {}; to embed it, copy it to helpers/weights and put this line in SHA256SUMS there:".format(path))
-    print(hashlib.sha256(path.read_bytes()).hexdigest() + "  " + path.name)
+    print(sha256(path) + "  " + path.name)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@
 
 import errno
 import functools
-import hashlib
 import json
 import multiprocessing
 import shutil
@@ -20,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from helpers import InputError
-from helpers.runs import write_json
+from helpers.runs import sha256, write_json
 from helpers.sample.counties import COUNTIES, LABEL_YEARS
 
 VERSION = 1            # raise it when the same seed no longer gives the same files
@@ -85,7 +84,7 @@ def draw(folder, seed=0, counties=None, workers=2, progress=None):
         from helpers.sample import catalogue
         parts = [_read(_part_path(folder, job)) for job in _jobs(wanted)]
         catalogue.write(folder, parts)
-        files = {path.relative_to(folder).as_posix(): [path.stat().st_size, _sha256(path)]
+        files = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)]
                  for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "parts"}
         write_json(folder / "complete.json", dict(about, counties=wanted, files=files))
     except OSError as error:
@@ -231,11 +230,6 @@ def _read(path):
 def _all_there(folder, files):
     return all((folder / name).is_file() and (folder / name).stat().st_size == size
                for name, (size, _) in files.items())
-
-
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_disk(folder, jobs):
