@@ -197,6 +197,20 @@ _FILES = {"onnxruntime": ("model.onnx", OnnxRuntime), "tensorflow": ("model.kera
           "cntk": ("model.model", Cntk)}
 
 
+def of(bundle):
+    """Names of the engines that a bundle has a file for.
+
+    Parameters
+    ----------
+    bundle : helpers.bundle.Bundle
+
+    Returns
+    -------
+    list of str
+    """
+    return [name for name, (file, _) in _FILES.items() if file in bundle.facts["files"]]
+
+
 def load(bundle, engine="onnxruntime", threads=1):
     """Load a bundle's network into an engine.
 

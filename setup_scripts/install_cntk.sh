@@ -116,7 +116,7 @@ if [ -f "$cntk_stamp" ] && [ "$(cat "$cntk_stamp")" = "$wanted" ] && [ -e "$libr
     register_kernel
     exit 0
 fi
-rm -f "$cntk_stamp"
+rm -rf "$cntk_stamp" "$kernel"
 interpreter=$(find_python36)
 [ -n "$interpreter" ] || skip "expected Python 3.6 in CNTK_PYTHON, on the path, in pyenv, or a conda to make it with," \
     "got ${CNTK_PYTHON:-none}. Run: pyenv install 3.6.15"
