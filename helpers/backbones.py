@@ -276,8 +276,8 @@ def _pooled(maps):
 def resnet_small(input_px=INPUT_PX):
     """ResNet-50's bottleneck design at a quarter of its width.
 
-    Widths 16/64, 32/128, 64/256 and 128/512 in 3, 4, 6 and 3 blocks; 1.5 million weights. Layers are named like those of
-    ``keras.applications.ResNet50``.
+    Widths 16/64, 32/128, 64/256 and 128/512 in 3, 4, 6 and 3 blocks; 1.5 million weights. Layers are named like
+    those of ``keras.applications.ResNet50``.
 
     Parameters
     ----------

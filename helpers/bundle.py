@@ -189,8 +189,8 @@ def save_cntk(draft, folder):
             logits, probabilities = zip(*(session.run(["logits", "probabilities"], {"tiles": tiles[i:i + 32]})
                                           for i in range(0, len(tiles), 32)))
         except Exception as error:  # Three libraries, each with errors of its own kinds.
-            raise ExportRefused("expected {} that ONNX Runtime can run, got: {}. Nothing was written; cut the network at "
-                                "another layer.".format(ONNX, " ".join(str(error).split())[:300]))
+            raise ExportRefused("expected {} that ONNX Runtime can run, got: {}. Nothing was written; cut the network "
+                                "at another layer.".format(ONNX, " ".join(str(error).split())[:300]))
         logits, probabilities = np.concatenate(logits), np.concatenate(probabilities)
         shifted = np.exp(reference - reference.max(axis=1, keepdims=True))
         parity(shifted / shifted.sum(axis=1, keepdims=True), probabilities, ONNX)

@@ -75,7 +75,8 @@ def as_jpeg(fig, quality=70, fine_colour=True):
     png, jpeg = io.BytesIO(), io.BytesIO()
     fig.savefig(png, format="png", bbox_inches="tight")
     plt.close(fig)
-    Picture.open(png).convert("RGB").save(jpeg, "JPEG", quality=quality, subsampling=0 if fine_colour else 2, optimize=True)
+    Picture.open(png).convert("RGB").save(
+        jpeg, "JPEG", quality=quality, subsampling=0 if fine_colour else 2, optimize=True)
     return Image(data=jpeg.getvalue(), format="jpeg")
 
 

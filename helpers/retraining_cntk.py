@@ -103,7 +103,8 @@ def _download_alexnet():
     except (OSError, ValueError) as error:  # URLError and timeouts are OSErrors.
         raise InputError(
             "expected to download AlexNet from {}, got: {}. Bring the file bvlcalexnet-9.onnx yourself and give its "
-            "path, or take the embedded default alexnet_small.".format(urllib.parse.urlsplit(ALEXNET_URL).netloc, error))
+            "path, or take the embedded default alexnet_small.".format(
+                urllib.parse.urlsplit(ALEXNET_URL).netloc, error))
     return path
 
 
@@ -340,8 +341,8 @@ def _operation(cntk, node, values, weights, file):
 
     def refuse(reason):
         return InputError(
-            "expected an ONNX network of operators that CNTK 2.7 can compute ({}), got {} in the layer {} of {}. Cut it "
-            "at a layer before that one, or take the embedded default alexnet_small.".format(
+            "expected an ONNX network of operators that CNTK 2.7 can compute ({}), got {} in the layer {} of {}. Cut "
+            "it at a layer before that one, or take the embedded default alexnet_small.".format(
                 ", ".join(sorted(_SIMPLE) + ["AveragePool", "Conv", "Dropout", "LRN", "MaxPool"]), reason,
                 node.name or name, file))
 
@@ -367,7 +368,8 @@ def _operation(cntk, node, values, weights, file):
             # A window that begins inside the picture counts, though it ends outside.
             bottom += -(x.shape[1] + top + bottom - size[0]) % steps[0]
             right += -(x.shape[2] + left + right - size[1]) % steps[1]
-        if operator == "AveragePool" and (top, left, bottom, right) != (0, 0, 0, 0) and not given.get("count_include_pad"):
+        padded = (top, left, bottom, right) != (0, 0, 0, 0)
+        if operator == "AveragePool" and padded and not given.get("count_include_pad"):
             raise refuse("AveragePool that leaves its padding out")
         if (top, left, bottom, right) != (0, 0, 0, 0):
             # Explicit, for CNTK's own padding is not ONNX's where strides are larger than 1. Nothing is as low as the
@@ -379,7 +381,8 @@ def _operation(cntk, node, values, weights, file):
             groups = given.get("group", 1)
             inputs = [x] if groups == 1 else [
                 cntk.slice(x, 0, i * kernel.shape[1], (i + 1) * kernel.shape[1]) for i in range(groups)]
-            outputs = [cntk.convolution(cntk.parameter(part.shape, init=part), x, tuple(steps), auto_padding=[False] * 3)
+            outputs = [cntk.convolution(cntk.parameter(part.shape, init=part), x, tuple(steps),
+                                        auto_padding=[False] * 3)
                        for part, x in zip(np.split(kernel, groups), inputs)]
             outputs = outputs[0] if groups == 1 else cntk.splice(*outputs, axis=0)
             bias = weight(2)
@@ -585,8 +588,8 @@ def train(head, features, labels, validation, seed, epochs, learning_rate, weigh
     error = cntk.classification_error(head.logits, target)
     rates = [learning_rate * 0.5 * (1 + np.cos(np.pi * (epoch + 0.5) / epochs)) for epoch in range(epochs)]
     # A rate is meant for a whole minibatch (IGNORE), and one holds for each epoch of len(labels) tiles.
-    learner = cntk.adam(head.logits.parameters,
-                        cntk.learning_parameter_schedule(rates, minibatch_size=cntk.learners.IGNORE, epoch_size=len(labels)),
+    schedule = cntk.learning_parameter_schedule(rates, minibatch_size=cntk.learners.IGNORE, epoch_size=len(labels))
+    learner = cntk.adam(head.logits.parameters, schedule,
                         momentum=cntk.momentum_schedule(0.9), unit_gain=True, use_mean_gradient=True,
                         l2_regularization_weight=weight_decay)
     trainer = cntk.Trainer(head.logits, (loss, error), [learner])
@@ -639,8 +642,8 @@ def assemble(features, head):
 def save(pretrained, head, folder, tiles, facts):
     """Write the bundle: CNTK's own file, the same network as ONNX, and the proof that both predict the same.
 
-    The ONNX file is the source's, cut at the layers, with the preprocessing before it and the trained head behind it. The
-    main Python brings it to a version of today, compares it with CNTK, and writes the bundle, or refuses to.
+    The ONNX file is the source's, cut at the layers, with the preprocessing before it and the trained head behind it.
+    The main Python brings it to a version of today, compares it with CNTK, and writes the bundle, or refuses to.
 
     Parameters
     ----------
@@ -691,7 +694,8 @@ def _finish(draft, folder):
                          "setup_scripts/run_tutorial.sh once, or set TUTORIAL_PYTHON.".format(python))
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "PYTHONHOME", "MPLBACKEND")}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[1])
-    done = subprocess.run([python, "-c", "import sys; from helpers import bundle; sys.exit(bundle.finish_draft(sys.argv))",
+    program = "import sys; from helpers import bundle; sys.exit(bundle.finish_draft(sys.argv))"
+    done = subprocess.run([python, "-c", program,
                            str(draft), str(Path(folder).resolve())], env=environment, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, universal_newlines=True)
     if done.returncode == 2:
@@ -724,7 +728,8 @@ def export(pretrained, head):
         # Apart from the names that a bundle's network has by contract.
         return name and "pretrained/" + name
 
-    x = node("Transpose", [node("Cast", ["tiles"], "float_tiles", to=TensorProto.FLOAT)], "channels_first", perm=[0, 3, 1, 2])
+    x = node("Cast", ["tiles"], "float_tiles", to=TensorProto.FLOAT)
+    x = node("Transpose", [x], "channels_first", perm=[0, 3, 1, 2])
     order, mean, deviation = PREPROCESSING[pretrained.preprocessing]
     if order == "BGR":
         x = node("Gather", [x, constant("bgr", np.array([2, 1, 0], dtype=np.int64))], "reordered", axis=1)
@@ -769,7 +774,8 @@ def export(pretrained, head):
     graph = helper.make_graph(
         nodes, "land_cover",
         [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ("N",) + pretrained.input_px + (3,))],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", n_classes)) for name in ("probabilities", "logits")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", n_classes))
+         for name in ("probabilities", "logits")],
         initializers)
     # IR 4 is the first in which weights needn't be inputs too.
     return helper.make_model(graph, opset_imports=list(pretrained._model.opset_import),

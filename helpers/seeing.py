@@ -194,8 +194,8 @@ def filters(ax, kernels, title, columns=12, filter_px=44, order="RGB"):
     Parameters
     ----------
     kernels : numpy.ndarray
-        Shape (n, 3, height, width): what each filter multiplies the pixels by. Grey is zero; the strongest weight of each
-        filter is as bright or dark as the picture goes.
+        Shape (n, 3, height, width): what each filter multiplies the pixels by. Grey is zero; the strongest weight of
+        each filter is as bright or dark as the picture goes.
     columns : int
     filter_px : int
         Size of a filter on the sheet.

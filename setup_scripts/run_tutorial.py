@@ -47,7 +47,8 @@ def options(arguments):
     add = parser.add_argument
     add("--county", metavar="FIPS", help="county to map, e.g. 99007 of the sample")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
-    add("--backbone", type=backbone, metavar="NAME", help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
+    add("--backbone", type=backbone, metavar="NAME",
+        help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
     add("--cntk-backbone", metavar="NAME",
         help="alexnet_small (embedded), alexnet (ImageNet), or the path of an ONNX file with #layer=<name> behind it")
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")

@@ -1,4 +1,4 @@
-"""Backbones and their pretraining: what is loaded is what was meant, and what was pretrained tells real pictures apart."""
+"""Backbones and pretraining: what is loaded is what was meant, what was pretrained tells real pictures apart."""
 
 import os
 import re
@@ -68,8 +68,8 @@ def test_resnet_small_is_the_bottleneck_design_at_a_quarter_of_the_width():
             assert 4 * mine.filters == layer.filters and mine.kernel_size == layer.kernel_size
             compared += 1
     assert compared == 53
-    assert {v.dtype for v in np.load(backbones.get("resnet_small").path, allow_pickle=False).values() if v.ndim > 1} == {
-        np.dtype(np.float16)}
+    kept = np.load(backbones.get("resnet_small").path, allow_pickle=False)
+    assert {v.dtype for v in kept.values() if v.ndim > 1} == {np.dtype(np.float16)}
 
 
 @pytest.mark.parametrize("name", ["resnet_small", "alexnet_small"])
@@ -289,8 +289,8 @@ def test_statistics_tell_what_they_are_named_after():
 
 
 def test_the_same_pictures_whatever_the_workers(tmp_path):
-    one, two = (dataset.Dataset(tmp_path / str(w), classes=12, n_pictures=1, n_crops=2, drawn_px=64, stored_px=48, workers=w,
-                                progress=lambda _: 0) for w in (1, 2))
+    one, two = (dataset.Dataset(tmp_path / str(w), classes=12, n_pictures=1, n_crops=2, drawn_px=64, stored_px=48,
+                                workers=w, progress=lambda _: 0) for w in (1, 2))
     assert len(one) == 24 and sorted(np.unique(one.labels)) == list(range(12))
     np.testing.assert_array_equal(one.pictures(np.arange(24)), two.pictures(np.arange(24)))
     np.testing.assert_array_equal(one.statistics, two.statistics)
@@ -301,7 +301,8 @@ def test_the_same_pictures_whatever_the_workers(tmp_path):
 
 def _weights(folder, until=None, seen=None):
     """AlexNet's first kernel after the small rehearsal."""
-    training.pretrain("alexnet_small", folder, small=True, workers=1, until=until, progress=([] if seen is None else seen).append)
+    training.pretrain("alexnet_small", folder, small=True, workers=1, until=until,
+                      progress=([] if seen is None else seen).append)
     path = Path(folder) / "alexnet_small.onnx"
     return backbones.read_onnx(path)["conv1/kernel"] if path.exists() else None
 
