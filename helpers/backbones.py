@@ -127,7 +127,7 @@ class Backbone:
         if len(stage_ends) < 2:
             raise InputError(
                 "expected a network whose layers are named like those of keras.applications.ResNet50 "
-                "(conv4_block6_out) to fine-tune its last stage, got {} without such names. Train the head only, or "
+                "(conv4_block6_out) to fine-tune its last stage, got {} without such names. Name its layers so, or "
                 "take the embedded default resnet_small.".format(self.name))
         before, last = stage_ends
         return (self._for_pictures(network.inputs[0], before, self._model_name() + "_frozen"),

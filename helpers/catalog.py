@@ -79,7 +79,7 @@ class Catalog:
                 return County(str(county), feature["properties"]["NAME"], shapely.geometry.shape(feature["geometry"]))
         known = ", ".join(f"{code} ({name})" for code, name in sorted(self.counties().items()))
         raise InputError(f"expected a county of the catalogue {self.folder.name}, got {county!r}. "
-                         f"It has {known}.")
+                         f"Choose one that it has: {known}.")
 
     def _items(self, collection, asset, boundary):
         """Items of a collection that touch a boundary, with the absolute path of one asset."""

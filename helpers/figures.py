@@ -202,12 +202,15 @@ def county_overview(ax, pictures, tiles, boundary, title, crs=None, mark=None):
     """
     for image, (left, bottom, right, top) in pictures:
         alpha = np.where(image.any(axis=-1, keepdims=True), 255, 0).astype(np.uint8)
-        ax.imshow(np.concatenate([image, alpha], axis=-1), interpolation="antialiased",
-                  extent=(left / 1000, right / 1000, bottom / 1000, top / 1000), zorder=1)
+        extent = left / 1000, right / 1000, bottom / 1000, top / 1000
+        ax.imshow(np.concatenate([image, alpha], axis=-1), interpolation="antialiased", extent=extent, zorder=1)
+        ax.add_patch(Rectangle((extent[0], extent[2]), extent[1] - extent[0], extent[3] - extent[2], fill=False,
+                               edgecolor=ORANGE, linewidth=0.9, linestyle=(0, (6, 4)), zorder=4))
     squares = _squares(tiles)
     ax.add_collection(PolyCollection(squares, facecolor="none", edgecolor="white", alpha=0.75, zorder=3,
                                      linewidth=np.clip(12 / np.sqrt(len(tiles)), 0.15, 0.9)))
     handles = [_patch("#b9c2bd", "tile, 224 m", edgecolor="white", linewidth=1.5),
+               Line2D([], [], color=ORANGE, linewidth=0.9, linestyle=(0, (6, 4)), label="edge of a scene"),
                Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
     if mark is not None:
         ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=ORANGE, linewidth=1.8,

@@ -9,8 +9,24 @@ import pandas as pd
 
 from helpers import InputError, grid, landcover, rasters, tilestore
 
-# Tiles that one Python call holds as pixels: 64 × 150 KB, beside the strips they are cut from.
-BATCH_TILES = 64
+
+def check_split(jobs):
+    """Refuse to prepare a county for two purposes: what is mapped or validated on must not be trained on.
+
+    Parameters
+    ----------
+    jobs : list of tuple
+        ``(county, year, split)``.
+
+    Raises
+    ------
+    InputError
+    """
+    splits = {}
+    for county, _, split in jobs:
+        if splits.setdefault(county, split) != split:
+            raise InputError(f"expected counties to train on, to validate on and to map that differ, got {county} as "
+                             f"{splits[county]} and as {split}. Choose another one.")
 
 
 def label(tiles, labels, crs):

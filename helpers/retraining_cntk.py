@@ -159,7 +159,8 @@ class Pretrained:
             return self._names[layer]
         if layer in self._names.values():
             return layer
-        raise InputError("expected a layer of {}, got {!r}. It has: {}.".format(self.path.name, layer, self._listed()))
+        raise InputError("expected a layer of {}, got {!r}. Choose one that it has: {}.".format(
+            self.path.name, layer, self._listed()))
 
     def _needed(self, layers):
         """The nodes that these layers are computed by, in order."""

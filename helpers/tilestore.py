@@ -80,9 +80,37 @@ def decode(image, size=None):
         return np.asarray(picture)
 
 
-def decode_all(images, size=None):
-    """Pixels of many pictures: shape (N, h, w, 3), uint8."""
-    return np.stack([decode(image, size) for image in images])
+def decode_all(tiles, size=None):
+    """Pixels of many tiles, all of one size.
+
+    Parameters
+    ----------
+    tiles : pandas.DataFrame
+        Rows of a store: ``tile_id`` and ``image``.
+    size : tuple of int, optional
+        ``(height, width)`` to resize to; by default that of the first.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N, h, w, 3), uint8 RGB.
+
+    Raises
+    ------
+    InputError
+        If there is no tile, or one can't be read; the message names it.
+    """
+    pixels = []
+    for tile_id, image in zip(tiles["tile_id"], tiles["image"]):
+        try:
+            pixels.append(decode(image, size))
+        except Exception as error:  # Pillow raises errors of many kinds for one cause: bytes it can't read.
+            raise InputError("expected pictures that can be read, got {} ({}: {}). Mend it or take it out.".format(
+                tile_id, type(error).__name__, str(error).split(" <")[0]))
+        size = size or pixels[0].shape[:2]
+    if not pixels:
+        raise InputError("expected tiles to decode, got none. Choose a county and year that the store has.")
+    return np.stack(pixels)
 
 
 def partition_folder(uri, county, year):
@@ -126,6 +154,57 @@ def remove_manifest(uri, county, year):
         filesystem.rm(path)
 
 
+def keep_only(uri, wanted):
+    """Declare every county and year unfinished that is not wanted: what an earlier run has left is no part of this one.
+
+    Parameters
+    ----------
+    uri : str
+        The store; it need not be there yet.
+    wanted : iterable of tuple
+        ``(county, year)``.
+    """
+    wanted = {(str(county), int(year)) for county, year in wanted}
+    for part in _manifests(uri):
+        if (part["county"], part["year"]) not in wanted:
+            remove_manifest(uri, part["county"], part["year"])
+
+
+def _manifests(uri):
+    filesystem, path = fsspec.core.url_to_fs(str(uri))
+    found = []
+    for name in sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST)):
+        with filesystem.open(name, "rb") as file:
+            found.append(json.loads(file.read().decode()))
+    return found
+
+
+def keep_only(uri, wanted):
+    """Declare every county and year unfinished that isn't wanted: what an earlier run has left is no part of this one.
+
+    Parameters
+    ----------
+    uri : str
+        The store; it need not be there yet.
+    wanted : list of tuple
+        ``(county, year)``.
+    """
+    wanted = {(str(county), int(year)) for county, year in wanted}
+    for part in _manifests(uri):
+        if (part["county"], part["year"]) not in wanted:
+            remove_manifest(uri, part["county"], part["year"])
+
+
+def _manifests(uri):
+    """Those of all finished counties and years, in order."""
+    filesystem, path = fsspec.core.url_to_fs(str(uri))
+    found = []
+    for name in sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST)):
+        with filesystem.open(name, "rb") as file:
+            found.append(json.loads(file.read().decode()))
+    return found
+
+
 def partitions(uri):
     """The finished counties and years of a store.
 
@@ -139,11 +218,7 @@ def partitions(uri):
     InputError
         If there is no store, or nothing in it is finished.
     """
-    filesystem, path = fsspec.core.url_to_fs(str(uri))
-    found = []
-    for name in sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST)):
-        with filesystem.open(name, "rb") as file:
-            found.append(json.loads(file.read().decode()))
+    found = _manifests(uri)
     if not found:
         raise InputError("expected a tile store at {}, got no finished county and year there. Run notebook "
                          "02_data_preparation, or give the URI of a store of your own.".format(uri))
@@ -292,8 +367,8 @@ def write_images(folder, uri, held_out="", seed=0, held_out_share=0.2):
             if empty:
                 raise InputError("expected at least five pictures of every class in {}, got too few of {}. "
                                  "Add pictures.".format(folder, ", ".join(empty)))
+    keep_only(uri, [])
     for county, part in frame.groupby("county", sort=True):
-        remove_manifest(uri, county, 0)
         filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, 0))
         filesystem.makedirs(path, exist_ok=True)
         # One row group at a time, so that a folder of any size passes through a bounded memory.

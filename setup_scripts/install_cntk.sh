@@ -124,9 +124,12 @@ echo "Setting up CNTK 2.7 for $("$interpreter" --version 2>&1) in .venv-cntk: ab
 "$interpreter" -m venv --clear "$cntk_environment"
 link_mpi
 # The pip that comes with Python 3.6 doesn't know today's wheels; 21.3.1 is the last that runs on it.
-"$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check pip==21.3.1
-"$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check -r "$repository/requirements.txt"
+for wanted_packages in pip==21.3.1 "--requirement=$repository/requirements.txt"; do
+    "$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check "$wanted_packages" \
+        || skip "expected its packages from the package index, got the error above. Run setup_scripts/install_cntk.sh again."
+done
 echo "$repository" > "$("$cntk_python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"
-self_test
+self_test || skip "expected CNTK to train one step, got the error above. Remove .venv-cntk and run" \
+    "setup_scripts/install_cntk.sh again."
 register_kernel
 echo "$wanted" > "$cntk_stamp"

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import errno
 import fcntl
 import hashlib
 import json
@@ -31,13 +32,17 @@ STEPS = {
 WITHOUT_COUNTIES = {"prepare": "the pictures of --images are cut and labelled already",
                     "map": "the pictures of --images have no place on a map"}
 
+DISK_IS_FULL = ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
+                "run the same command again.")
+
 # The folders of a run that an option brings from elsewhere.
 BROUGHT_BY = {"tiles_uri": ["tiles"], "images": ["tiles"], "model_uri": ["models"]}
 
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise InputError(f"{self.prog}: {message}. Run it with --help to see its options.")
+        wanted = "" if "expected" in message else "expected options that it has, with values that fit; "
+        raise InputError(f"{self.prog}: {wanted}{message}. Run it with --help to see its options.")
 
 
 def options(arguments):
@@ -219,6 +224,8 @@ def execute(step):
         os.replace(part, failed)
         if not shown:
             print("failed")
+        if "No space left on device" in error.evalue:
+            error.ename, error.evalue = "InputError", DISK_IS_FULL
         if error.ename == "InputError":
             sys.exit(f"{error.evalue}\n{step.path.stem} stopped there; as far as it came it is in {shorten(failed)}.")
         traceback = "\n".join(error.traceback)
@@ -320,6 +327,11 @@ if __name__ == "__main__":
         main(sys.argv[1:])
     except InputError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        print(DISK_IS_FULL, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)

@@ -151,6 +151,13 @@ def test_a_folder_that_is_no_catalogue(tmp_path):
         catalog.Catalog(tmp_path)
 
 
+def test_a_county_is_for_one_purpose():
+    jobs = [("99001", 2010, "train"), ("99001", 2016, "train"), ("99005", 2010, "validation"), ("99007", 2010, "map")]
+    preparation.check_split(jobs)
+    with pytest.raises(InputError, match="got 99005 as validation and as map. Choose another one"):
+        preparation.check_split(jobs + [("99005", 2016, "map")])
+
+
 def test_a_full_disk_ends_in_one_sentence(spark, county, tmp_path):
     """A tmpfs of 300 KB, so that the disk really is full in the middle of the job."""
     mount = tmp_path / "small"

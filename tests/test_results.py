@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -9,7 +10,7 @@ import numpy as np
 import papermill
 import pytest
 
-from helpers import bundle, landcover, scoring, tilestore
+from helpers import InputError, bundle, engines, landcover, scoring, tilestore
 from helpers.runs import Run
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -18,18 +19,25 @@ OTHER_WORLDS = Path(__file__).with_name("other_worlds.json")
 FLOORS = {"accuracy": 0.80, "accuracy_grouped": 0.92, "above_colour": 0.15, "above_untrained": 0.04}
 
 
-def reached(metrics):
+def reached(metrics, model="tensorflow"):
     """The figures that have floors, from ``metrics.json``."""
-    network = metrics["tensorflow"]
+    network = metrics[model]
     return {"accuracy": network["accuracy"], "accuracy_grouped": network["accuracy_grouped"],
             "above_colour": network["accuracy"] - metrics["baseline_colour"]["accuracy"],
             "above_untrained": network["accuracy"] - metrics["baseline_untrained"]["accuracy"]}
 
 
-def assert_floors(metrics):
-    figures = reached(metrics)
+def assert_floors(metrics, model="tensorflow"):
+    figures = reached(metrics, model)
     short = {name: round(figures[name], 3) for name, floor in FLOORS.items() if not figures[name] >= floor}
     assert not short, f"below their floors {FLOORS}: {short}"
+
+
+def need_cntk():
+    try:
+        engines.cntk_environment()
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +50,11 @@ def run():
     return run
 
 
-def test_the_network_reaches_its_floors(run):
-    assert_floors(run.metrics())
+@pytest.mark.parametrize("model", ["tensorflow", "cntk"])
+def test_the_networks_reach_their_floors(run, model):
+    if model == "cntk":
+        need_cntk()
+    assert_floors(run.metrics(), model)
 
 
 def test_the_floors_can_fail(run):
@@ -58,6 +69,11 @@ def test_spark_scores_the_validation_county_as_tensorflow_did(run):
     metrics = run.metrics()
     assert metrics["scoring"]["accuracy"] == pytest.approx(metrics["tensorflow"]["accuracy"], abs=0.005)
     assert metrics["agreement"]["onnxruntime tensorflow"] >= 0.999
+
+
+def test_cntk_and_its_export_name_the_same_classes_on_spark(run):
+    need_cntk()
+    assert run.metrics()["agreement"]["cntk onnxruntime"] == 1
 
 
 def test_accuracy_counted_again_from_the_tables(run):
@@ -131,6 +147,29 @@ def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
     assert sorted(p.name for p in tiny.maps.iterdir())[0].startswith("99009_2010")
     assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
                                        "06_mapping_results"}
+
+
+def test_the_notebooks_take_pictures(run, real_data, tmp_path, monkeypatch):
+    """Real aerial pictures: retrained on four fifths, judged on the last; and then some without labels."""
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
+    pictures = real_data / "aerial"
+    execute("03_retraining_tensorflow", tmp_path, run_name="real", images=str(pictures))
+    execute("05_parallel_scoring", tmp_path, run_name="real", images=str(pictures), master="local[2]")
+    metrics = Run("real").metrics()
+    print("a fifth of the real pictures, held out:", metrics["tensorflow"])
+    assert metrics["tensorflow"]["accuracy"] >= 0.95
+    assert metrics["scoring"]["accuracy"] == pytest.approx(metrics["tensorflow"]["accuracy"], abs=0.01)
+    assert metrics["scoring"]["tiles"] == len(list(pictures.rglob("*.jpg"))) and not metrics["scoring"]["errors"]
+
+    unlabelled = tmp_path / "unlabelled"
+    unlabelled.mkdir()
+    for picture in sorted(pictures.glob("Forest/*.jpg"))[:20]:
+        shutil.copy(picture, unlabelled)
+    execute("05_parallel_scoring", tmp_path, run_name="new", images=str(unlabelled), master="local[2]",
+            model_uri=str(Run("real").models / "tensorflow"))
+    table = scoring.read(Run("new").predictions)
+    forest = bundle.load(Run("real").models / "tensorflow").classes.index("Forest")
+    assert len(table) == 20 and (table["class_id"] == forest).mean() >= 0.9
 
 
 @pytest.mark.slow

@@ -95,6 +95,31 @@ def test_reading_what_is_not_there(folder, tmp_path):
         tilestore.read(tmp_path / "store", year=2010)
 
 
+def test_what_an_earlier_folder_has_left_is_no_part_of_the_store(folder, tmp_path):
+    store = str(tmp_path / "store")
+    tilestore.write_images(folder, store)
+    other = tmp_path / "others"
+    (folder / "city").rename(other)
+    tilestore.write_images(other, store)
+    assert set(tilestore.read(store)["county"]) == {"others"}
+    tilestore.keep_only(store, [("others", 0), ("99001", 2010)])
+    assert len(tilestore.partitions(store)) == 1
+    tilestore.keep_only(store, [("others", 2010)])
+    with pytest.raises(InputError, match="no finished county and year"):
+        tilestore.partitions(store)
+
+
+def test_a_picture_that_cannot_be_read_is_named(folder, tmp_path):
+    (folder / "sea" / "3.jpg").write_bytes((folder / "sea" / "3.jpg").read_bytes()[:200])
+    tilestore.write_images(folder, str(tmp_path / "store"))
+    frame = tilestore.read(tmp_path / "store")
+    with pytest.raises(InputError, match=r"^expected pictures that can be read, got sea/3.jpg \(.*\. Mend it or take"):
+        tilestore.decode_all(frame, (224, 224))
+    assert tilestore.decode_all(frame.drop(frame.index[frame["tile_id"] == "sea/3.jpg"])).shape == (19, 30, 40, 3)
+    with pytest.raises(InputError, match="expected tiles to decode, got none"):
+        tilestore.decode_all(frame.head(0))
+
+
 def test_training_draws_the_same_number_of_pure_tiles_of_each_class(folder, tmp_path):
     tilestore.write_images(folder, str(tmp_path / "store"))
     frame = tilestore.read(tmp_path / "store", split="train")

@@ -227,6 +227,27 @@ def _read(path):
         return None
 
 
+def new_tiles(labels_href, county):
+    """The truth about a county of the sample: its tiles in which land was newly developed from 2011 to 2016.
+
+    Parameters
+    ----------
+    labels_href : str
+        Where the county's labels lie, as a tile store's manifest tells it.
+    county : str
+        FIPS code.
+
+    Returns
+    -------
+    pandas.DataFrame or None
+        ``row``, ``col``, ``share`` (of the tile's area, newly developed) and ``kind``; None for a county that wasn't
+        drawn here.
+    """
+    import pandas as pd
+    path = Path(labels_href).parent.parent / "truth" / f"{county}_new_tiles.csv"
+    return pd.read_csv(path) if path.is_file() else None
+
+
 def _all_there(folder, files):
     return all((folder / name).is_file() and (folder / name).stat().st_size == size
                for name, (size, _) in files.items())

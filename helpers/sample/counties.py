@@ -35,7 +35,6 @@ target : int
     Pure tiles of each class that its landscape is laid out to have.
 """
 
-YEARS = (2010, 2016)
 LABEL_YEARS = {2010: 2011, 2016: 2016}
 
 COUNTIES = {county.geoid: county for county in (
