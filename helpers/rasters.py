@@ -153,8 +153,9 @@ def _cut_strip(scene, strip_row, col, strip):
     """Yield ``(i, image)`` for the tiles ``strip`` of one grid row that a scene shows whole."""
     first, last = col[strip].min(), col[strip].max()
     left, top = scene.bounds.left, scene.bounds.top
-    window = Window(round((first * TILE_M - left) / PIXEL_M), round((top - (strip_row + 1) * TILE_M) / PIXEL_M),
-                    (last - first + 1) * TILE_PX, TILE_PX)
+    window = Window(col_off=round((first * TILE_M - left) / PIXEL_M),
+                    row_off=round((top - (strip_row + 1) * TILE_M) / PIXEL_M),
+                    width=(last - first + 1) * TILE_PX, height=TILE_PX)
     try:
         rgb, valid = _read_strip(scene, window)
     except rasterio.errors.RasterioIOError as error:
@@ -207,7 +208,7 @@ def label_counts(href, tiles, crs):
             raise InputError(f"expected an NLCD raster over the county, got {href} with bounds {raster.bounds} "
                              f"in {raster.crs.to_string()[:60]}. Choose the raster of this place.")
         try:
-            codes = raster.read(1, window=Window(c0, r0, c1 - c0, r1 - r0))
+            codes = raster.read(1, window=Window(col_off=c0, row_off=r0, width=c1 - c0, height=r1 - r0))
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({error}). "
                              "Bring the file again.") from error
@@ -295,7 +296,8 @@ def read_labels(href, bounds, crs):
         r0, c0 = int(np.floor(window.row_off)), int(np.floor(window.col_off))
         height = int(np.ceil(window.row_off + window.height)) - r0
         width = int(np.ceil(window.col_off + window.width)) - c0
-        codes = raster.read(1, window=Window(c0, r0, width, height), boundless=True, fill_value=NODATA_CODE)
+        window = Window(col_off=c0, row_off=r0, width=width, height=height)
+        codes = raster.read(1, window=window, boundless=True, fill_value=NODATA_CODE)
         edge_row, edge_col = np.indices((height + 1, width + 1))
         mx, my = raster.transform * np.stack([edge_col.ravel() + c0, edge_row.ravel() + r0])
         x, y = transform_points(raster.crs, crs, mx, my)

@@ -118,8 +118,39 @@ def partition_folder(uri, county, year):
     return "{}/county={}/year={}".format(str(uri).rstrip("/"), county, year)
 
 
-def manifest(uri, county, year):
-    """What is known of a finished county and year, or None where it isn't finished."""
+def manifest(uri, county, year, required=()):
+    """What is known of a finished county and year.
+
+    Parameters
+    ----------
+    uri : str
+        The store.
+    county : str
+    year : int
+    required : list of str
+        Keys without which the caller can't go on.
+
+    Returns
+    -------
+    dict or None
+        JSON values; None where it isn't finished and nothing is required.
+
+    Raises
+    ------
+    InputError
+        If something is required and isn't there.
+    """
+    facts = _manifest(uri, county, year)
+    missing = [key for key in required if key not in (facts or {})]
+    if missing:
+        raise InputError("expected {} in {}/{}, got {}. {}.".format(
+            ", ".join(required), partition_folder(uri, county, year), MANIFEST,
+            "no such file" if facts is None else "none of " + ", ".join(missing),
+            "Prepare this county and year in notebook 02_data_preparation" if facts is None else "Add them"))
+    return facts
+
+
+def _manifest(uri, county, year):
     path = partition_folder(uri, county, year) + "/" + MANIFEST
     filesystem, path = fsspec.core.url_to_fs(path)
     if not filesystem.exists(path):

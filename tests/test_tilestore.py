@@ -109,6 +109,16 @@ def test_what_an_earlier_folder_has_left_is_no_part_of_the_store(folder, tmp_pat
         tilestore.partitions(store)
 
 
+def test_a_manifest_that_lacks_what_is_needed(folder, tmp_path):
+    store = str(tmp_path / "store")
+    assert tilestore.manifest(store, "photos", 0) is None
+    with pytest.raises(InputError, match="expected crs in .*year=0/_manifest.json, got no such file. Prepare"):
+        tilestore.manifest(store, "photos", 0, required=["crs"])
+    tilestore.write_images(folder, store)
+    with pytest.raises(InputError, match="expected tiles, crs in .*, got none of crs. Add them"):
+        tilestore.manifest(store, "photos", 0, required=["tiles", "crs"])
+
+
 def test_a_picture_that_cannot_be_read_is_named(folder, tmp_path):
     (folder / "sea" / "3.jpg").write_bytes((folder / "sea" / "3.jpg").read_bytes()[:200])
     tilestore.write_images(folder, str(tmp_path / "store"))
