@@ -186,31 +186,6 @@ def remove_manifest(uri, county, year):
 
 
 def keep_only(uri, wanted):
-    """Declare every county and year unfinished that is not wanted: what an earlier run has left is no part of this one.
-
-    Parameters
-    ----------
-    uri : str
-        The store; it need not be there yet.
-    wanted : iterable of tuple
-        ``(county, year)``.
-    """
-    wanted = {(str(county), int(year)) for county, year in wanted}
-    for part in _manifests(uri):
-        if (part["county"], part["year"]) not in wanted:
-            remove_manifest(uri, part["county"], part["year"])
-
-
-def _manifests(uri):
-    filesystem, path = fsspec.core.url_to_fs(str(uri))
-    found = []
-    for name in sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST)):
-        with filesystem.open(name, "rb") as file:
-            found.append(json.loads(file.read().decode()))
-    return found
-
-
-def keep_only(uri, wanted):
     """Declare every county and year unfinished that isn't wanted: what an earlier run has left is no part of this one.
 
     Parameters

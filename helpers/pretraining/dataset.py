@@ -10,8 +10,8 @@ import numpy as np
 from helpers.pretraining import pictures, statistics
 
 CLASSES = 480
-PICTURES = 30
-CROPS = 3
+PICTURES = 50
+CROPS = 4
 CLASSES_PER_SHARD = 10
 
 

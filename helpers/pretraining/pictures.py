@@ -344,8 +344,8 @@ SIMPLE = {"spectral noise": (_spectral_class, _spectral), "dead leaves": (_leave
 
 def _composite_class(rng):
     families = rng.choice(list(SIMPLE), 2, replace=False)
-    return dict(parts=[(f, SIMPLE[f][0](rng)) for f in families], join=rng.choice(["patches", "half", "blend", "cells"]),
-                exponent=rng.uniform(1.2, 2.4), share=rng.uniform(0.3, 0.7))
+    return dict(parts=[(f, SIMPLE[f][0](rng)) for f in families],
+                join=rng.choice(["patches", "half", "blend", "cells"]), exponent=rng.uniform(1.2, 2.4), share=rng.uniform(0.3, 0.7))
 
 
 def _composite(rng, px, c):
@@ -386,7 +386,8 @@ def draw(class_id, number, seed=0, px=DRAWN_PX):
     """
     new_class, picture = list(FAMILIES.values())[class_id % len(FAMILIES)]
     parameters = new_class(np.random.default_rng([seed, class_id]))
-    return np.clip(picture(np.random.default_rng([seed, class_id, number + 1]), px, parameters), 0, 1).astype(np.float32)
+    levels = picture(np.random.default_rng([seed, class_id, number + 1]), px, parameters)
+    return np.clip(levels, 0, 1).astype(np.float32)
 
 
 def crop(picture, rng, px=STORED_PX):
@@ -405,7 +406,8 @@ def crop(picture, rng, px=STORED_PX):
     numpy.ndarray
         Shape (px, px, 3), uint8.
     """
-    side = rng.uniform(0.6, 1.0) * len(picture)
+    # Down to parts that are enlarged: tiles and pictures are resampled too, and then lack the finest detail.
+    side = rng.uniform(0.4, 1.0) * len(picture)
     left, top = rng.uniform(0, len(picture) - side, 2)
     image = _canvas(picture).resize((px, px), Image.BILINEAR, box=(left, top, left + side, top + side))
     levels = np.rot90(np.asarray(image, np.float32) / 255, rng.integers(4))

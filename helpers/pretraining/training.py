@@ -7,15 +7,18 @@ import numpy as np
 
 from helpers import InputError, backbones
 from helpers.pretraining.dataset import Dataset
-from helpers.pretraining.pictures import STORED_PX
 
 BATCH = 32
 # How often each stored picture is seen; AlexNet's steps are several times as fast.
-PASSES = {"resnet_small": 1.3, "alexnet_small": 3}
-# For four fifths of its steps ResNet sees only a part of each picture, this large, in less than half the time.
-PART_PX = {"resnet_small": 64, "alexnet_small": None}
-# Lower for ResNet: with five times as many features to read from, the same steps throw its outputs about.
-LEARNING_RATE = {"resnet_small": 1e-3, "alexnet_small": 1.5e-3}
+PASSES = {"resnet_small": 8, "alexnet_small": 16}
+LEARNING_RATE = {"resnet_small": 2e-3, "alexnet_small": 1.5e-3}
+# Then the same on fewer and larger pictures, as large as tiles: where a map is 3 or 4 pixels wide, most of what a
+# convolution sees is padding, and a network that has known nothing else is at a loss without it.
+LARGE_PASSES = {"resnet_small": 3, "alexnet_small": 10}
+LARGE_LEARNING_RATE = {"resnet_small": 5e-4, "alexnet_small": 1e-3}
+# AdamW moves every weight alike, so an output moves with the number of features it is read from: more of them than
+# this, AlexNet's, are made smaller, or the first steps throw the outputs about.
+FEATURES = 160
 WEIGHT_DECAY = 0.02
 WARM_UP = 200
 SAVE_EVERY = 100
@@ -25,6 +28,7 @@ def _with_targets(inputs, features, n_classes, n_statistics):
     """Features brought to one scale, and from them, linearly, the class and the statistics."""
     import keras
     x = keras.layers.BatchNormalization(name="features_bn")(features)
+    x = keras.layers.Rescaling(min(1, FEATURES / features.shape[-1]))(x)
     return keras.Model(inputs, [keras.layers.Dense(n_classes, name="class")(x),
                                 keras.layers.Dense(n_statistics, name="statistics")(x)])
 
@@ -63,8 +67,7 @@ def _batch(n, step, seed, batch):
     return order[step % a_pass * batch:][:batch]
 
 
-def fit(model, data, folder, passes, learning_rate, seed=0, batch=BATCH, part_px=None, progress=print,
-        until=None):
+def fit(model, data, folder, passes, learning_rate, seed=0, batch=BATCH, progress=print, until=None):
     """Train a model on a dataset, going on from the last state saved in ``folder``.
 
     Parameters
@@ -80,8 +83,6 @@ def fit(model, data, folder, passes, learning_rate, seed=0, batch=BATCH, part_px
         After the warm-up.
     seed : int
     batch : int
-    part_px : int, optional
-        Height and width of the part seen during the first four fifths of the steps.
     progress : callable
     until : int, optional
         Stop after this step, for tests of resuming.
@@ -98,11 +99,8 @@ def fit(model, data, folder, passes, learning_rate, seed=0, batch=BATCH, part_px
     begun, started, losses = int(optimizer.iterations), time.monotonic(), []
     for i in range(begun, min(steps, until or steps)):
         chosen = _batch(len(data), i, seed, batch)
-        seen = data.pictures(chosen)
-        if part_px and i < steps * 4 // 5:
-            top, left = np.random.default_rng([seed, i, 1]).integers(0, seen.shape[1] - part_px + 1, 2)
-            seen = seen[:, top:top + part_px, left:left + part_px]
-        losses.append([float(loss) for loss in step(seen, data.labels[chosen], data.statistics[chosen])])
+        losses.append([float(loss) for loss in step(data.pictures(chosen), data.labels[chosen],
+                                                    data.statistics[chosen])])
         if (i + 1) % SAVE_EVERY == 0 or i + 1 in (steps, until):
             manager.save()
             each = (time.monotonic() - started) / (i + 1 - begun)
@@ -132,6 +130,11 @@ def _features(network, data):
     return np.concatenate([network.predict_on_batch(data.pictures(chosen)) for chosen in batches])
 
 
+def _tell(pooled, held_out, progress):
+    progress("{:.1%} of the pictures of classes it has not seen, told apart linearly (chance: {:.1%})".format(
+        probe(_features(pooled, held_out), held_out.labels), 1 / (held_out.labels.max() + 1)))
+
+
 def _folded(network):
     """Weights of AlexNet with its batch normalisation folded into the convolutions."""
     weights = backbones.weights_of(network)
@@ -155,14 +158,9 @@ class _Maps:
         return len(self.labels)
 
 
-def _dense_layers(convolutions, folder, small, workers, progress):
-    """Weights of ``fc6`` and ``fc7``, trained on large pictures behind the finished convolutions.
-
-    Only they need pictures of 224 px, and few: what they read is computed once.
-    """
+def _dense_layers(convolutions, data, folder, small, progress):
+    """Weights of ``fc6`` and ``fc7``, trained behind the finished convolutions; what they read is computed once."""
     import keras
-    count = dict(classes=20, n_pictures=2, n_crops=2) if small else dict(n_pictures=3, n_crops=2)
-    data = Dataset(folder, drawn_px=320, stored_px=backbones.INPUT_PX, workers=workers, progress=progress, **count)
     network = backbones.alexnet_small()
     untrained = backbones.weights_of(network)
     backbones.set_weights(network, dict(untrained, **convolutions))
@@ -185,7 +183,7 @@ def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress
     name : str
         ``"resnet_small"`` or ``"alexnet_small"``.
     folder : str or pathlib.Path
-        For pictures (2.5 GB), the state of the training, and the result.
+        For pictures (4 GB), the state of the training, and the result.
     passes : float, optional
         How often each stored picture is seen; as for the embedded weights when not given.
     small : bool
@@ -215,25 +213,33 @@ def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress
     folder = Path(folder)
     count = dict(classes=20, n_pictures=4, n_crops=2) if small else {}
     data = Dataset(folder, workers=workers, progress=progress, **count)
+    tile = dict(drawn_px=320, stored_px=backbones.INPUT_PX, workers=workers, progress=progress)
+    large = Dataset(folder, **tile, **(dict(count, n_pictures=2) if small else dict(n_pictures=10, n_crops=2)))
     # Classes of another seed: the network never learns them.
-    held_out = Dataset(folder, classes=20 if small else 48, n_pictures=20 if not small else 4, n_crops=1, seed=1,
-                       workers=workers, progress=progress)
+    held_out = Dataset(folder, classes=20 if small else 48, n_pictures=4 if small else 20, n_crops=1, seed=1, **tile)
     keras.utils.set_random_seed(seed)
     network = (backbones.resnet_small(None) if name == "resnet_small" else
-               backbones.alexnet_small(STORED_PX, dense=False, batch_normalization=True))
+               backbones.alexnet_small(None, dense=False, batch_normalization=True))
+    for layer in network.layers:
+        # Blocks that begin as identities (Goyal et al. 2017, section 5.1).
+        if layer.name.endswith("_3_bn"):
+            layer.gamma.assign(layer.gamma * 0)
     pooled = keras.Model(network.input, backbones.pooled_stages(name, network))
     model = _with_targets(network.input, pooled.output, int(data.labels.max()) + 1, data.statistics.shape[1])
-    fit(model, data, folder / name, passes or (1 if small else PASSES[name]), LEARNING_RATE[name], seed,
-        batch=16 if small else BATCH, part_px=PART_PX[name], progress=progress, until=until)
+    batch = 16 if small else BATCH
+    fit(model, data, folder / name, passes or (1 if small else PASSES[name]), LEARNING_RATE[name], seed, batch,
+        progress, until)
     if until:
         return None
-    progress("{:.1%} of the pictures of classes it has not seen, told apart linearly (chance: {:.1%})".format(
-        probe(_features(pooled, held_out), held_out.labels), 1 / (held_out.labels.max() + 1)))
+    _tell(pooled, held_out, progress)
+    fit(model, large, folder / (name + "-large"), 1 if small else LARGE_PASSES[name], LARGE_LEARNING_RATE[name], seed,
+        batch, progress)
+    _tell(pooled, held_out, progress)
     path = folder / backbones.EMBEDDED[name]
     if name == "resnet_small":
         backbones.write_npz(path, backbones.weights_of(network))
     else:
         convolutions = _folded(network)
-        dense = _dense_layers(convolutions, folder, small, workers, progress)
+        dense = _dense_layers(convolutions, large, folder, small, progress)
         backbones.write_onnx(path, dict(convolutions, **dense))
     return path
