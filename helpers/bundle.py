@@ -272,6 +272,11 @@ def load(uri):
     Returns
     -------
     Bundle
+
+    Raises
+    ------
+    InputError
+        If there is no bundle, or a file in it is missing or changed.
     """
     if "://" not in str(uri):
         return Bundle(uri)

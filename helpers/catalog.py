@@ -69,6 +69,10 @@ class Catalog:
     def county(self, county):
         """The county with a FIPS code.
 
+        Returns
+        -------
+        County
+
         Raises
         ------
         InputError
@@ -97,6 +101,12 @@ class Catalog:
     def scenes(self, county, year):
         """The scenes that touch a county in a year.
 
+        Parameters
+        ----------
+        county : str
+            FIPS code.
+        year : int
+
         Returns
         -------
         list of Scene
@@ -123,6 +133,17 @@ class Catalog:
 
     def labels(self, county, year):
         """The NLCD raster over a county whose year is nearest to an imagery year (of two, the later).
+
+        Parameters
+        ----------
+        county : str
+            FIPS code.
+        year : int
+            Of the imagery.
+
+        Returns
+        -------
+        Labels
 
         Raises
         ------

@@ -70,6 +70,11 @@ def from_grid(grid, row, col):
     -------
     numpy.ndarray
         Shape (N,).
+
+    Raises
+    ------
+    InputError
+        If a tile lies outside the grid.
     """
     i, j = grid.top_row - np.asarray(row), np.asarray(col) - grid.left_col
     height, width = grid.values.shape

@@ -163,6 +163,11 @@ def colour_features(tiles):
     -------
     numpy.ndarray
         Shape (N, 6), float32, 0 to 255: means of R, G, B, then their standard deviations.
+
+    Raises
+    ------
+    InputError
+        If the tiles are not uint8 with three bands.
     """
     if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8:
         raise InputError("expected tiles of shape (N, height, width, 3) and dtype uint8, got {} of {}. Keep R, G "

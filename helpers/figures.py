@@ -645,6 +645,11 @@ def county_map(ax, tiles, values, title, by="group", boundary=None, crs=None, ma
         Tiles to outline, ``row`` and ``col``.
     legend, labels : bool
         Leave out where several maps share them.
+
+    Raises
+    ------
+    InputError
+        If there is no tile, or ``by`` is neither of the two.
     """
     from helpers.change import to_grid
     from helpers.grid import TILE_M
@@ -733,6 +738,11 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
         Candidates in a row.
     tile_px : int
         Size of a tile on the sheet.
+
+    Raises
+    ------
+    InputError
+        If there is no candidate.
     """
     n = len(candidates)
     if not n:

@@ -94,7 +94,18 @@ def pixel_to_map(row, col, pixel_row, pixel_col):
 
 
 def map_to_pixel(x, y):
-    """The tile and pixel that hold a position: ``row, col, pixel_row, pixel_col``; undoes ``pixel_to_map``."""
+    """The tile and pixel that hold a position; undoes ``pixel_to_map``.
+
+    Parameters
+    ----------
+    x, y : array_like of float
+        Shape (N,), metres in the county's CRS.
+
+    Returns
+    -------
+    row, col, pixel_row, pixel_col : numpy.ndarray
+        Shape (N,), int.
+    """
     row, col = tile_of(x, y)
     left, top = col * TILE_M, (row + 1) * TILE_M
     pixel_m = TILE_M / TILE_PX
@@ -161,7 +172,18 @@ def county_tiles(boundary):
 
 
 def project(geometry, crs, source="EPSG:4326"):
-    """A shapely geometry brought from one CRS to another."""
+    """Bring a geometry from one CRS to another.
+
+    Parameters
+    ----------
+    geometry : shapely geometry
+    crs, source : str
+        To and from.
+
+    Returns
+    -------
+    shapely geometry
+    """
     return geopandas.GeoSeries([geometry], crs=source).to_crs(crs).iloc[0]
 
 

@@ -284,6 +284,18 @@ def read(uri, county=None, year=None, split=None, columns=None):
 def pure(frame, classes=CLASS_NAMES):
     """The rows of a store that may train or validate a model: labelled, and pure.
 
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``label`` and ``purity``.
+    classes : sequence of str
+        Their names.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Its ``label`` as int.
+
     Raises
     ------
     InputError
@@ -292,8 +304,8 @@ def pure(frame, classes=CLASS_NAMES):
     chosen = frame[frame["label"].notna() & (frame["purity"] >= PURE)]
     empty = [name for class_id, name in enumerate(classes) if not (chosen["label"] == class_id).any()]
     if empty:
-        raise InputError("expected pure tiles of every class, got none of {} among {} tiles. Add a county that has "
-                         "some.".format(", ".join(empty), len(frame)))
+        raise InputError("expected pure tiles of every class, got none of {} among {} tiles. Add a county, or "
+                         "pictures, with some.".format(", ".join(empty), len(frame)))
     return chosen.astype({"label": int})
 
 
