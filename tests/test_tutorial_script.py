@@ -192,6 +192,13 @@ def test_a_broken_input_shows_its_sentence_and_is_not_taken_for_finished(house):
     assert not house.executed("03").with_suffix(".failed.ipynb").exists()
 
 
+def test_a_full_disk_ends_in_one_sentence(house):
+    house.notebook("02", "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
+    done = house.run()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("expected room on the disk for the run, got a full one (no space left on device).")
+
+
 def test_a_bug_is_shown_whole(house):
     house.notebook("02", "def divide():\n    1 / 0\ndivide()")
     done = house.run()
