@@ -14,8 +14,8 @@ PASSES = {"resnet_small": 8, "alexnet_small": 16}
 LEARNING_RATE = {"resnet_small": 2e-3, "alexnet_small": 1.5e-3}
 # Then the same on fewer and larger pictures, as large as tiles: where a map is 3 or 4 pixels wide, most of what a
 # convolution sees is padding, and a network that has known nothing else is at a loss without it.
-LARGE_PASSES = {"resnet_small": 3, "alexnet_small": 10}
-LARGE_LEARNING_RATE = {"resnet_small": 5e-4, "alexnet_small": 1e-3}
+LARGE_PASSES = 3
+LARGE_LEARNING_RATE = 5e-4
 # AdamW moves every weight alike, so an output moves with the number of features it is read from: more of them than
 # this, AlexNet's, are made smaller, or the first steps throw the outputs about.
 FEATURES = 160
@@ -232,8 +232,7 @@ def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress
     if until:
         return None
     _tell(pooled, held_out, progress)
-    fit(model, large, folder / (name + "-large"), 1 if small else LARGE_PASSES[name], LARGE_LEARNING_RATE[name], seed,
-        batch, progress)
+    fit(model, large, folder / (name + "-large"), 1 if small else LARGE_PASSES, LARGE_LEARNING_RATE, seed, batch, progress)
     _tell(pooled, held_out, progress)
     path = folder / backbones.EMBEDDED[name]
     if name == "resnet_small":
