@@ -80,9 +80,33 @@ def as_jpeg(fig, quality=70, fine_colour=True):
     return Image(data=jpeg.getvalue(), format="jpeg")
 
 
+def as_png(fig, colours=32):
+    """Show a figure of lines and areas as PNG with few colours, a quarter of the usual size; closes the figure.
+
+    Parameters
+    ----------
+    fig : matplotlib.figure.Figure
+    colours : int
+        2 to 256.
+
+    Returns
+    -------
+    IPython.display.Image
+        Make it the last line of a notebook cell.
+    """
+    import matplotlib.pyplot as plt
+    from IPython.display import Image
+    from PIL import Image as Picture
+    whole, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(whole, format="png", bbox_inches="tight")
+    plt.close(fig)
+    Picture.open(whole).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
+    return Image(data=small.getvalue(), format="png")
+
+
 # ---- parts that several figures share
 
-def _title(ax, title):
+def set_title(ax, title):
     """Set a title, folded into lines of even length that fit the axes (or the figure, of a single axes)."""
     size = rcParams["axes.titlesize"]
     size = size if isinstance(size, (int, float)) else rcParams["font.size"] * 1.2
@@ -99,12 +123,13 @@ def _title(ax, title):
     ax.set_title("\n".join(folded), loc="left")
 
 
-def _patch(colour, label, **kwargs):
+def swatch(colour, label, **kwargs):
+    """A square of a colour, for a legend; ``kwargs`` go to ``matplotlib.patches.Patch``."""
     return Patch(**dict(dict(facecolor=colour, edgecolor=EDGE, linewidth=0.7, label=label), **kwargs))
 
 
-def _class_colours(class_names):
-    """Land cover keeps its colours; other classes take distinct ones in turn."""
+def class_colours(class_names):
+    """Colours of classes, a list of str: land cover keeps its own, other classes take distinct ones in turn."""
     known = {c.name: c.colour for c in CLASSES}
     if set(class_names) <= set(known):
         return [known[name] for name in class_names]
@@ -124,12 +149,18 @@ def _share(share):
     return "{:.0f} %".format(100 * share) if share >= 0.005 else "< 1 %"
 
 
-def _resize(tile, height, width):
-    """A picture at another size, averaged rather than sampled."""
+def resize(tile, height, width):
+    """A picture at another size, uint8 (height, width, 3), averaged rather than sampled."""
     from PIL import Image
     if tile.shape[:2] == (height, width):
         return tile
     return np.asarray(Image.fromarray(tile).resize((width, height), Image.LANCZOS))
+
+
+def show_sheet(ax, sheet):
+    """Pictures laid out on one uint8 (h, w, 3) sheet, without axes: its pixels are the coordinates to write at."""
+    ax.imshow(sheet, interpolation="antialiased")
+    ax.axis("off")
 
 
 def _rings(boundary):
@@ -209,13 +240,13 @@ def county_overview(ax, pictures, tiles, boundary, title, crs=None, mark=None):
     squares = _squares(tiles)
     ax.add_collection(PolyCollection(squares, facecolor="none", edgecolor="white", alpha=0.75, zorder=3,
                                      linewidth=np.clip(12 / np.sqrt(len(tiles)), 0.15, 0.9)))
-    handles = [_patch("#b9c2bd", "tile, 224 m", edgecolor="white", linewidth=1.5),
+    handles = [swatch("#b9c2bd", "tile, 224 m", edgecolor="white", linewidth=1.5),
                Line2D([], [], color=ORANGE, linewidth=0.9, linestyle=(0, (6, 4)), label="edge of a scene"),
                Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
     if mark is not None:
         ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=ORANGE, linewidth=1.8,
                                          zorder=6))
-        handles.append(_patch("none", "shown below", edgecolor=ORANGE, linewidth=1.8))
+        handles.append(swatch("none", "shown below", edgecolor=ORANGE, linewidth=1.8))
     _draw_boundary(ax, boundary)
     ax.set_facecolor(GROUND)
     edges = np.concatenate([np.array([[b[0], b[1]], [b[2], b[3]]]) / 1000 for _, b in pictures]
@@ -224,7 +255,7 @@ def county_overview(ax, pictures, tiles, boundary, title, crs=None, mark=None):
     _map_axes(ax, crs)
     _draw_scale(ax, left, right, bottom, top)
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -268,7 +299,7 @@ def tile_with_labels(ax, tile, row, col, pixels, codes, title, points=None, poin
         inner = corners[codes == code].mean(axis=1, keepdims=True)
         ax.add_collection(PolyCollection(inner + 0.93 * (corners[codes == code] - inner), facecolor="none",
                                          edgecolor=colour, linewidth=1.5))
-    handles = [_patch(NLCD_LEGEND[code][1], "{} {}".format(code, NLCD_LEGEND[code][0])) for code in present]
+    handles = [swatch(NLCD_LEGEND[code][1], "{} {}".format(code, NLCD_LEGEND[code][0])) for code in present]
     if points is not None:
         x, y = np.ravel(points[0]) - origin[0], np.ravel(points[1]) - origin[1]
         classes = class_of_code(np.full(9, NODATA_CODE) if point_codes is None else point_codes)
@@ -287,7 +318,7 @@ def tile_with_labels(ax, tile, row, col, pixels, codes, title, points=None, poin
     ax.set_xlabel("metres east of the tile's corner")
     ax.set_ylabel("metres north")
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -308,7 +339,7 @@ def nlcd_panel(ax, codes, title, pixel_m=30.0):
     height, width = codes.shape[0] * pixel_m / 1000, codes.shape[1] * pixel_m / 1000
     ax.imshow(table[codes.astype(np.uint8)], extent=(0, width, 0, height))
     present, counts = np.unique(codes[np.isin(codes, list(NLCD_LEGEND))], return_counts=True)
-    ax.legend(handles=[_patch(NLCD_LEGEND[code][1], "{} {} ({})".format(
+    ax.legend(handles=[swatch(NLCD_LEGEND[code][1], "{} {} ({})".format(
         code, NLCD_LEGEND[code][0], _share(n / counts.sum()))) for code, n in zip(present.tolist(), counts)],
         loc="upper left", bbox_to_anchor=(1.01, 1.0), title="NLCD code (share)", labelspacing=0.35)
     ax.get_legend()._legend_box.align = "left"
@@ -316,7 +347,7 @@ def nlcd_panel(ax, codes, title, pixel_m=30.0):
     # No arrow: up in NLCD's Albers projection is north only along the 96th meridian.
     _draw_scale(ax, 0, width, 0, height, north=False)
     ax.axis("off")
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -341,22 +372,17 @@ def contact_sheet(ax, tiles, labels, title, per_class=8, class_names=CLASS_NAMES
     rows = [(i, np.flatnonzero(labels == i)) for i in range(len(class_names)) if (labels == i).any()]
     columns = min(per_class, max(len(members) for _, members in rows))
     sheet = np.full((len(rows) * step - gap, columns * step - gap, 3), 255, dtype=np.uint8)
-    colours = _class_colours(class_names)
+    colours = class_colours(class_names)
     for r, (class_id, members) in enumerate(rows):
         for c, i in enumerate(members[:columns]):
-            sheet[r * step:r * step + tile_px, c * step:c * step + tile_px] = _resize(tiles[i], tile_px, tile_px)
-    _show_sheet(ax, sheet)
+            sheet[r * step:r * step + tile_px, c * step:c * step + tile_px] = resize(tiles[i], tile_px, tile_px)
+    show_sheet(ax, sheet)
     for r, (class_id, _) in enumerate(rows):
         ax.add_patch(Rectangle((-3.5 * gap, r * step), 1.8 * gap, tile_px, facecolor=colours[class_id],
                                edgecolor=EDGE, linewidth=0.6, clip_on=False))
         ax.text(-5.5 * gap, r * step + tile_px / 2, class_names[class_id], ha="right", va="center", fontsize=9)
-    _title(ax, title)
+    set_title(ax, title)
     return ax
-
-
-def _show_sheet(ax, sheet):
-    ax.imshow(sheet, interpolation="antialiased")
-    ax.axis("off")
 
 
 def _short(count):
@@ -376,7 +402,7 @@ def class_balance(ax, tiles, title, pure_share=0.9, class_names=CLASS_NAMES):
     class_names : sequence of str
     """
     splits = [s for s in ("train", "validation", "map") if (tiles["split"] == s).any()]
-    colours = _class_colours(class_names)
+    colours = class_colours(class_names)
     n = len(class_names)
     pure = tiles["purity"] >= pure_share
     most = 0
@@ -401,11 +427,11 @@ def class_balance(ax, tiles, title, pure_share=0.9, class_names=CLASS_NAMES):
     ax.set_ylabel("tiles")
     ax.grid(axis="y")
     ax.spines["left"].set_visible(False)
-    handles = [_patch(colours[i], class_names[i]) for i in range(n)]
-    handles += [_patch("#9aa4ab", "pure (bold number)"),
-                _patch("white", "mixed", edgecolor="#9aa4ab", hatch="////")]
+    handles = [swatch(colours[i], class_names[i]) for i in range(n)]
+    handles += [swatch("#9aa4ab", "pure (bold number)"),
+                swatch("white", "mixed", edgecolor="#9aa4ab", hatch="////")]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -453,7 +479,7 @@ def training_curves(ax, history, title, quantity="accuracy"):
         _percent(ax)
     ax.grid(axis="y")
     ax.legend(loc="lower right" if quantity == "accuracy" else "upper right")
-    _title(ax, title)
+    set_title(ax, title)
     if len(history) > 1:
         ax.set_title(ax.get_title(loc="left"), loc="left", pad=20)
     return ax
@@ -489,7 +515,7 @@ def confusion(ax, matrix, title, class_names=CLASS_NAMES):
         ax.axvline(edge, color="white", linewidth=1.5)
     for i in range(n):
         ax.add_patch(Rectangle((i - 0.47, i - 0.47), 0.94, 0.94, fill=False, edgecolor=INK, linewidth=0.9))
-    colours = _class_colours(class_names)
+    colours = class_colours(class_names)
     ax.set_xticks(range(n))
     ax.set_yticks(range(n))
     ax.set_xticklabels(class_names, rotation=30 if n > 4 else 0, ha="right" if n > 4 else "center")
@@ -505,7 +531,7 @@ def confusion(ax, matrix, title, class_names=CLASS_NAMES):
     ax.set_ylabel("true class (tiles)")
     for spine in ax.spines.values():
         spine.set_visible(False)
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -533,7 +559,7 @@ def baselines(ax, accuracies, title, floors=None):
                 ax.annotate("{:.1f} %".format(100 * values[key]), (0, where), xytext=(6, 0),
                             textcoords="offset points", ha="left", va="center", fontsize=8.5,
                             color="white" if _luminance(colour) < 0.6 else INK)
-    handles = [_patch(colour, label) for _, label, colour in kinds]
+    handles = [swatch(colour, label) for _, label, colour in kinds]
     for key, label, colour in kinds:
         if floors and key in floors:
             ax.axvline(floors[key], color=INK if key == "accuracy" else MUTED, linewidth=1.1,
@@ -551,7 +577,7 @@ def baselines(ax, accuracies, title, floors=None):
     ax.grid(axis="x")
     ax.spines["left"].set_visible(False)
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0))
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -597,7 +623,7 @@ def time_against_cores(ax, cores, seconds, title):
     ax.set_ylabel("seconds (logarithmic)")
     ax.grid(True)
     ax.legend(loc="lower left")
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -614,9 +640,9 @@ def _map_colours(by):
 
 def _map_handles(by, values):
     """Legend of a map: everything it can show, and "no prediction" where a value is missing."""
-    handles = [_patch(colour, name) for _, name, colour in _map_colours(by)]
+    handles = [swatch(colour, name) for _, name, colour in _map_colours(by)]
     if (values == NO_CLASS).any():
-        handles.append(_patch("white", "no prediction", edgecolor=MUTED, hatch="xxxx"))
+        handles.append(swatch("white", "no prediction", edgecolor=MUTED, hatch="xxxx"))
     return handles
 
 
@@ -680,9 +706,9 @@ def county_map(ax, tiles, values, title, by="group", boundary=None, crs=None, ma
     if legend:
         handles = _map_handles(by, values)
         if mark is not None:
-            handles.append(_patch("none", "candidate", edgecolor=INK, linewidth=1.3))
+            handles.append(swatch("none", "candidate", edgecolor=INK, linewidth=1.3))
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 
@@ -759,7 +785,7 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
         x, y = (k % columns) * step_x, (k // columns) * step_y
         for when, picture in enumerate((before[k], after[k])):
             top = y + when * (tile_px + line) + line
-            sheet[top:top + tile_px, x:x + tile_px] = _resize(picture, tile_px, tile_px)
+            sheet[top:top + tile_px, x:x + tile_px] = resize(picture, tile_px, tile_px)
             p = chances[k][when]
             shown = "—" if p is None or np.isnan(p) else "{:.2f}".format(p)
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, va="baseline", ha="left", color=MUTED)
@@ -767,10 +793,10 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
                     fontweight="bold" if when else "normal")
         ax.text(x + tile_px / 2, y + 0.8 * line, "#{}".format(k + 1), fontsize=8, va="baseline", ha="center",
                 color=BLUE)
-    _show_sheet(ax, sheet)
+    show_sheet(ax, sheet)
     ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is "
             "Developed.", fontsize=8, va="baseline", ha="left", color=MUTED)
-    _title(ax, title)
+    set_title(ax, title)
     return ax
 
 

@@ -41,11 +41,12 @@ WEIGHT_DECAY = 0.03
 # Fewer tiles can't show that an export predicts the same.
 PARITY_TILES = 200
 
-Layer = namedtuple("Layer", "name operator shape weights sees_px")
-# A value of the network: the CNTK function, and the window of pixels that its first unit sees: how many, from
-# where, and how far apart the windows of neighbouring units are. A window of None is the whole picture.
-_Value = namedtuple("_Value", "function window")
-Window = namedtuple("Window", "size start step")
+Layer = namedtuple("Layer", "name operator shape weights receptive_field_px")
+# What a layer's units see of the picture, alike in both directions: the width in pixels, where that of the first unit
+# starts, and how far apart those of neighbouring units are.
+ReceptiveField = namedtuple("ReceptiveField", "size start step")
+# A value of the network: the CNTK function and its receptive field; None where each unit sees the whole picture.
+_Value = namedtuple("_Value", "function receptive_field")
 
 
 def get(name):
@@ -124,7 +125,7 @@ class Pretrained:
         A key of ``PREPROCESSING``.
     layers : list of Layer
         In the order of computing: ``name``, ONNX ``operator``, ``shape`` of the output without the batch, number of
-        ``weights``, and ``sees_px``, the width of the window that one unit sees (None: the whole picture).
+        ``weights``, and ``receptive_field_px``, the width of what one unit sees (None: the whole picture).
     """
 
     def __init__(self, name, path, sha256=None, layer=None, preprocessing="caffe"):
@@ -175,7 +176,7 @@ class Pretrained:
         """CNTK functions of layers and of what they are computed from, on an input of their own."""
         cntk = start_cntk()
         pictures = cntk.input_variable((3,) + self.input_px, name="pixels")
-        values = {self._input: _Value(pictures, Window(1, 0, 1))}
+        values = {self._input: _Value(pictures, ReceptiveField(1, 0, 1))}
         for node in self._needed(layers):
             try:
                 values[node.output[0]] = _operation(cntk, node, values, self._weights, self.path.name)
@@ -189,14 +190,15 @@ class Pretrained:
 
     @property
     def layers(self):
+        """The layers up to the last that features are read from, in the order of computing: a list of ``Layer``."""
         if self._values is None:
             self._values = self._build(self.cut_at)[1]
         found = []
         for node in self._needed(self.cut_at):
-            function, window = self._values[node.output[0]]
+            function, seen = self._values[node.output[0]]
             weights = sum(self._weights[i].size for i in node.input if i in self._weights)
             found.append(Layer(self._name_of(node.output[0]), node.op_type, function.shape, weights,
-                               window and window.size))
+                               seen and seen.size))
         return found
 
     def shape(self, layer):
@@ -204,10 +206,10 @@ class Pretrained:
         self.layers
         return self._values[self._output_of(layer)].function.shape
 
-    def window(self, layer):
-        """The ``Window`` of pixels that the first unit of a layer sees, or None where each sees the whole picture."""
+    def receptive_field(self, layer):
+        """The ``ReceptiveField`` of a layer, or None where each unit sees the whole picture."""
         self.layers
-        return self._values[self._output_of(layer)].window
+        return self._values[self._output_of(layer)].receptive_field
 
     def kernels(self, layer):
         """Weights of a layer, float32, as in the file: (filters, channels, height, width) of a convolution."""
@@ -357,16 +359,16 @@ def _operation(cntk, node, values, weights, file):
     tensors = [values[i] for i in node.input if i in values]
     if not tensors:
         raise refuse("{} without an input".format(operator))
-    x, window = tensors[0]
+    x, before = tensors[0]
     if operator in ("Conv", "MaxPool", "AveragePool"):
         kernel = weight(1) if operator == "Conv" else None
         size = list(kernel.shape[2:]) if operator == "Conv" else list(given["kernel_shape"])
         steps, dilations = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
-        if len(size) != 2 or list(dilations) != [1, 1] or window is None:
+        if len(size) != 2 or list(dilations) != [1, 1] or before is None:
             raise refuse("{} with dilations {}".format(operator, list(dilations)))
         top, left, bottom, right = _padding(given, size, steps, x.shape[1:])
         if given.get("ceil_mode"):
-            # A window that begins inside the picture counts, though it ends outside.
+            # A kernel that begins inside the picture counts, though it ends outside.
             bottom += -(x.shape[1] + top + bottom - size[0]) % steps[0]
             right += -(x.shape[2] + left + right - size[1]) % steps[1]
         padded = (top, left, bottom, right) != (0, 0, 0, 0)
@@ -392,17 +394,17 @@ def _operation(cntk, node, values, weights, file):
         else:
             kind = cntk.MAX_POOLING if operator == "MaxPool" else cntk.AVG_POOLING
             outputs = cntk.pooling(x, kind, tuple(size), tuple(steps), auto_padding=[False, False])
-        seen = Window(window.size + (size[0] - 1) * window.step, window.start - top * window.step,
-                      window.step * steps[0])
+        seen = ReceptiveField(before.size + (size[0] - 1) * before.step, before.start - top * before.step,
+                              before.step * steps[0])
         return _Value(cntk.alias(outputs, name=name), seen)
     if operator == "LRN":
         # CNTK divides alpha by the number of channels too.
         outputs = cntk.local_response_normalization(x, given["size"] // 2, given.get("bias", 1.0),
                                                     given.get("alpha", 1e-4), given.get("beta", 0.75))
-        return _Value(cntk.alias(outputs, name=name), window)
+        return _Value(cntk.alias(outputs, name=name), before)
     if operator not in _SIMPLE:
         if operator == "Dropout":
-            return _Value(cntk.alias(x, name=name), window)
+            return _Value(cntk.alias(x, name=name), before)
         raise refuse(operator)
     outputs, seen = _SIMPLE[operator](cntk, given, tensors, weight, refuse)
     return _Value(cntk.alias(outputs, name=name), seen)
@@ -426,13 +428,13 @@ def _global_average(cntk, given, tensors, weight, refuse):
 def _concat(cntk, given, tensors, weight, refuse):
     if given["axis"] != 1:
         raise refuse("Concat along axis {}".format(given["axis"]))
-    windows = [t.window for t in tensors]
-    if None in windows:
-        window = None
+    fields = [t.receptive_field for t in tensors]
+    if None in fields:
+        seen = None
     else:
-        start = min(w.start for w in windows)
-        window = Window(max(w.start + w.size for w in windows) - start, start, windows[0].step)
-    return cntk.splice(*[t.function for t in tensors], axis=0), window
+        start = min(f.start for f in fields)
+        seen = ReceptiveField(max(f.start + f.size for f in fields) - start, start, fields[0].step)
+    return cntk.splice(*[t.function for t in tensors], axis=0), seen
 
 
 def _add(cntk, given, tensors, weight, refuse):
@@ -446,14 +448,14 @@ def _add(cntk, given, tensors, weight, refuse):
 
 def _multiply(cntk, given, tensors, weight, refuse):
     if len(tensors) > 1:
-        return tensors[0].function * tensors[1].function, tensors[0].window
+        return tensors[0].function * tensors[1].function, tensors[0].receptive_field
     return _with_weight(cntk, tensors[0], weight, lambda x, w: x * w, refuse)
 
 
 def _with_weight(cntk, tensor, weight, combine, refuse):
     value = weight(1)
     value = value[0] if value.ndim == len(tensor.function.shape) + 1 and value.shape[0] == 1 else value
-    return combine(tensor.function, cntk.parameter(value.shape, init=value)), tensor.window
+    return combine(tensor.function, cntk.parameter(value.shape, init=value)), tensor.receptive_field
 
 
 def _batch_normalization(cntk, given, tensors, weight, refuse):
@@ -462,7 +464,7 @@ def _batch_normalization(cntk, given, tensors, weight, refuse):
     shape = (-1,) + (1,) * (len(tensors[0].function.shape) - 1)
     factor, offset = factor.reshape(shape), (offset - mean * factor).reshape(shape)
     return (tensors[0].function * cntk.parameter(factor.shape, init=factor)
-            + cntk.parameter(offset.shape, init=offset)), tensors[0].window
+            + cntk.parameter(offset.shape, init=offset)), tensors[0].receptive_field
 
 
 def _dense(cntk, given, tensors, weight, refuse):
@@ -491,11 +493,11 @@ def _reshape(cntk, given, tensors, weight, refuse):
 
 
 _SIMPLE = {
-    "Relu": lambda cntk, given, t, weight, refuse: (cntk.relu(t[0].function), t[0].window),
-    "Sigmoid": lambda cntk, given, t, weight, refuse: (cntk.sigmoid(t[0].function), t[0].window),
-    "Tanh": lambda cntk, given, t, weight, refuse: (cntk.tanh(t[0].function), t[0].window),
-    "Identity": lambda cntk, given, t, weight, refuse: (t[0].function, t[0].window),
-    "Softmax": lambda cntk, given, t, weight, refuse: (cntk.softmax(t[0].function, axis=0), t[0].window),
+    "Relu": lambda cntk, given, t, weight, refuse: (cntk.relu(t[0].function), t[0].receptive_field),
+    "Sigmoid": lambda cntk, given, t, weight, refuse: (cntk.sigmoid(t[0].function), t[0].receptive_field),
+    "Tanh": lambda cntk, given, t, weight, refuse: (cntk.tanh(t[0].function), t[0].receptive_field),
+    "Identity": lambda cntk, given, t, weight, refuse: (t[0].function, t[0].receptive_field),
+    "Softmax": lambda cntk, given, t, weight, refuse: (cntk.softmax(t[0].function, axis=0), t[0].receptive_field),
     "GlobalAveragePool": _global_average, "Concat": _concat, "Add": _add, "Sum": _add, "Mul": _multiply,
     "BatchNormalization": _batch_normalization, "Gemm": _dense, "MatMul": _dense, "Flatten": _flat, "Reshape": _reshape,
 }

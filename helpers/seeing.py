@@ -1,7 +1,8 @@
-"""What the layers of a network see: the patches that excite a neuron, and the evidence that a head finds where.
+"""What the layers of a network see: the crops that excite a neuron, and the evidence that a head finds where.
 
 Plain NumPy over what the layers answered, and figures as in ``figures``: data and ``ax`` in, ``ax`` out. A *neuron*
-is one channel of a convolutional layer; it looks at every place of a tile, through a window of so many pixels.
+is one channel of a convolutional layer. It answers at many places of a tile; what it sees from one of them is its
+*receptive field* there, and the pixels in it, cut out, are a *crop*.
 
 References
 ----------
@@ -15,16 +16,22 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
 
-from helpers.figures import GROUND, INK, _class_colours, _patch, _resize, _show_sheet, _title
+from helpers.figures import GROUND, INK, class_colours, resize, set_title, show_sheet, swatch
 from helpers.landcover import CLASS_NAMES
 
-# Strongest answers of each neuron to each tile, (N, channels) float32, and where in the map, (N, channels, 2) row and
-# column.
-Peaks = namedtuple("Peaks", "values places")
+# Crops on a sheet for each neuron, and what it is judged by.
+SHOWN = 9
+
+# Of a layer: the strongest answer of each neuron to each tile, (N, channels) float32; where in the map it was given, (N,
+# channels, 2) row and column; and what the layer answers on average, (channels, rows, columns) float32.
+Peaks = namedtuple("Peaks", "values places usual")
 
 
-def peaks(compute, tiles, batch=32):
-    """The strongest answer of each neuron to each tile, a batch at a time so that no map is kept.
+def peaks(compute, tiles, receptive_field, batch=32):
+    """The strongest answer of each neuron to each tile, a batch at a time so that no tile's map is kept.
+
+    Beyond a tile there is nothing, and its edge can excite a neuron more than any land does. So only those places
+    count from which the neuron sees nothing but the tile; in a layer that has none, all.
 
     Parameters
     ----------
@@ -32,24 +39,33 @@ def peaks(compute, tiles, batch=32):
         uint8 (n, h, w, 3) tiles to maps (n, channels, rows, columns) of a layer.
     tiles : numpy.ndarray
         Shape (N, h, w, 3), uint8.
+    receptive_field : retraining_cntk.ReceptiveField
+        Of the layer.
     batch : int
 
     Returns
     -------
     Peaks
     """
-    values, places = [], []
+    values, places, total = [], [], 0
     for start in range(0, len(tiles), batch):
         maps = compute(tiles[start:start + batch])
-        flat = maps.reshape(maps.shape[0], maps.shape[1], -1)
+        total = total + maps.sum(axis=0, dtype=np.float64)
+        inside = places_inside(receptive_field, maps.shape[2:], tiles.shape[1:3])
+        flat = np.where(inside | ~inside.any(), maps, np.float32(-np.inf)).reshape(maps.shape[0], maps.shape[1], -1)
         at = flat.argmax(axis=2)
         values.append(np.take_along_axis(flat, at[..., None], axis=2)[..., 0])
         places.append(np.stack(np.unravel_index(at, maps.shape[2:]), axis=-1))
-    return Peaks(np.concatenate(values), np.concatenate(places))
+    return Peaks(np.concatenate(values), np.concatenate(places), (total / len(tiles)).astype(np.float32))
 
 
-def neurons_for_classes(peaks, labels, n_classes):
-    """For each class the neuron that answers to its tiles more than to all others, each neuron once.
+def strongest(peaks, channel, n):
+    """Rows of the ``n`` tiles that excite a neuron most, the strongest first; each tile stands there once."""
+    return np.argsort(-peaks.values[:, channel], kind="stable")[:n]
+
+
+def class_shares(peaks, labels, n_classes, n=SHOWN):
+    """The classes of the tiles that excite each neuron most.
 
     Parameters
     ----------
@@ -57,37 +73,65 @@ def neurons_for_classes(peaks, labels, n_classes):
     labels : numpy.ndarray
         Shape (N,), ``class_id``.
     n_classes : int
+    n : int
+        Tiles to look at, for each neuron.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (channels, n_classes), 0 to 1: the share of each class among the ``n`` strongest tiles. A tile to which
+        the neuron is silent counts for no class.
+    """
+    channels = peaks.values.shape[1]
+    silence = peaks.values.min(axis=0)
+    shares = np.zeros((channels, n_classes))
+    for k in range(channels):
+        rows = strongest(peaks, k, n)
+        rows = rows[peaks.values[rows, k] > silence[k]]
+        shares[k] = np.bincount(labels[rows], minlength=n_classes) / float(n)
+    return shares
+
+
+def neurons_for_classes(peaks, labels, n_classes, n=SHOWN):
+    """For each class the neuron whose strongest tiles are most often of that class, each neuron once.
+
+    Parameters
+    ----------
+    peaks : Peaks
+    labels : numpy.ndarray
+        Shape (N,), ``class_id``.
+    n_classes : int
+    n : int
+        Tiles to look at, for each neuron.
 
     Returns
     -------
     list of int
-        A channel for each class: the difference of means, in deviations, is largest there.
+        A channel for each class. Among neurons of the same share, the one whose mean answer to the class stands out
+        most from that to all other tiles.
     """
     deviation = peaks.values.std(axis=0) + 1e-6
-    separation = np.stack([(peaks.values[labels == c].mean(axis=0) - peaks.values[labels != c].mean(axis=0)) / deviation
-                           for c in range(n_classes)])
+    distance = np.stack([(peaks.values[labels == c].mean(axis=0) - peaks.values[labels != c].mean(axis=0)) / deviation
+                         for c in range(n_classes)])
+    # The distance is made smaller than the step between two shares: it decides among equals only.
+    fitness = class_shares(peaks, labels, n_classes, n).T + distance / (np.abs(distance).max() + 1) / (2.0 * n)
     chosen = [None] * n_classes
     # The clearest case first; more classes than neurons have to share.
     for _ in range(n_classes):
-        c, k = np.unravel_index(np.argmax(separation), separation.shape)
+        c, k = np.unravel_index(np.argmax(fitness), fitness.shape)
         chosen[c] = int(k)
-        separation[c] = -np.inf
-        if separation.shape[1] >= n_classes:
-            separation[:, k] = -np.inf
+        fitness[c] = -np.inf
+        if fitness.shape[1] >= n_classes:
+            fitness[:, k] = -np.inf
     return chosen
 
 
-def strongest(peaks, channel, n):
-    """Rows of the ``n`` tiles that excite a neuron most, the strongest first."""
-    return np.argsort(-peaks.values[:, channel], kind="stable")[:n]
-
-
-def window_of(window, place, tile_px):
-    """The pixels that a neuron looks at from one place of its map.
+def pixels_seen(receptive_field, place, tile_px):
+    """The pixels of a tile that a neuron sees from one place of its map.
 
     Parameters
     ----------
-    window : retraining_cntk.Window
+    receptive_field : retraining_cntk.ReceptiveField
         Of the layer: ``size``, ``start``, ``step``.
     place : tuple of int
         Row and column in the map.
@@ -101,28 +145,78 @@ def window_of(window, place, tile_px):
     """
     edges = []
     for n, length in zip(place, tile_px):
-        first = window.start + int(n) * window.step
-        edges += [max(0, first), min(length, first + window.size)]
+        first = receptive_field.start + int(n) * receptive_field.step
+        edges += [max(0, first), min(length, first + receptive_field.size)]
     return tuple(edges)
 
 
-def patch(tile, window, place, size):
-    """What a neuron looks at, as a square picture of ``size`` px: moved inside the tile where it sticks out."""
-    width = min(window.size, tile.shape[0], tile.shape[1])
-    top, left = (int(np.clip(window.start + n * window.step, 0, length - width))
-                 for n, length in zip(place, tile.shape))
-    return _resize(tile[top:top + width, left:left + width], size, size)
+def places_inside(receptive_field, places, tile_px):
+    """The places of a map from which a neuron sees nothing but the tile.
+
+    Parameters
+    ----------
+    receptive_field : retraining_cntk.ReceptiveField
+    places : tuple of int
+        Rows and columns of the map.
+    tile_px : tuple of int
+        Height and width of the tile.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows, columns), bool. False where the receptive field reaches beyond the tile, where there is nothing.
+    """
+    inside = []
+    for n, length in zip(places, tile_px):
+        first = receptive_field.start + np.arange(n) * receptive_field.step
+        inside.append((first >= 0) & (first + receptive_field.size <= length))
+    return inside[0][:, None] & inside[1]
 
 
-def evidence(maps, weights, mean, deviation, bias):
+def crop(tile, receptive_field, place, size):
+    """What a neuron sees from one place, as a square picture.
+
+    Parameters
+    ----------
+    tile : numpy.ndarray
+        Shape (h, w, 3), uint8.
+    receptive_field : retraining_cntk.ReceptiveField
+        Of the neuron's layer.
+    place : tuple of int
+        Row and column in the layer's map.
+    size : int
+        Height and width of the picture, in pixels.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (size, size, 3), uint8; grey where the receptive field reaches beyond the tile.
+    """
+    seen = np.empty((receptive_field.size, receptive_field.size, 3), dtype=np.uint8)
+    seen[:] = _bytes(GROUND)
+    top, bottom, left, right = pixels_seen(receptive_field, place, tile.shape[:2])
+    down, across = (receptive_field.start + int(n) * receptive_field.step for n in place)
+    seen[top - down:bottom - down, left - across:right - across] = tile[top:bottom, left:right]
+    return resize(seen, size, size)
+
+
+def _bytes(colour):
+    return [int(round(255 * v)) for v in to_rgb(colour)]
+
+
+def evidence(maps, usual, weights, mean, deviation, bias):
     """What each place of a tile adds to each class: their average over the tile is the logits.
 
-    A head on averaged maps is a sum over places in disguise: exchange the two sums, and each place has logits.
+    A head on averaged maps is a sum over places in disguise: exchange the two sums, and each place has logits. Near
+    the edge a neuron answers otherwise than in the middle, whatever the land; so what counts at a place is how far
+    the answer is from the usual one there.
 
     Parameters
     ----------
     maps : list of numpy.ndarray
         Of the layers that the features are read from, each (N, channels, rows, columns), all of one size.
+    usual : list of numpy.ndarray
+        The same layers' average maps, (channels, rows, columns), of ``Peaks``.
     weights : numpy.ndarray
         (n_features, n_classes), for features of mean 0 and deviation 1.
     mean, deviation : numpy.ndarray
@@ -136,7 +230,10 @@ def evidence(maps, weights, mean, deviation, bias):
         Shape (N, rows, columns, n_classes), float32.
     """
     features = np.concatenate(maps, axis=1).transpose(0, 2, 3, 1)
-    return (((features - mean) / deviation).dot(weights) + bias).astype(np.float32)
+    usual = np.concatenate(usual).transpose(1, 2, 0)
+    # The head was trained on other copies of the tiles too: on average over the places its own mean is taken away.
+    usual = usual - usual.mean(axis=(0, 1)) + mean
+    return (((features - usual) / deviation).dot(weights) + bias).astype(np.float32)
 
 
 def contributions(weights, mean, deviation, features, labels):
@@ -188,7 +285,7 @@ def most_divided(evidence, n):
 
 # Figures
 
-def filters(ax, kernels, title, columns=12, filter_px=44, order="RGB"):
+def filters(ax, kernels, title, columns=8, filter_px=88, order="RGB"):
     """The first layer's filters as pictures.
 
     Parameters
@@ -211,8 +308,8 @@ def filters(ax, kernels, title, columns=12, filter_px=44, order="RGB"):
     pictures = pictures[np.argsort(colourful, kind="stable")]
     repeat = max(1, filter_px // pictures.shape[1])
     pictures = pictures.repeat(repeat, axis=1).repeat(repeat, axis=2)
-    _show_sheet(ax, _mosaic(pictures, columns, gap=6, ground=(255, 255, 255)))
-    _title(ax, title)
+    show_sheet(ax, _mosaic(pictures, columns, gap=10, ground=(255, 255, 255)))
+    set_title(ax, title)
     return ax
 
 
@@ -229,11 +326,12 @@ def _mosaic(pictures, columns, gap, ground):
     return sheet
 
 
-def layer(ax, tiles, labels, peaks, window, channels, title, class_names=CLASS_NAMES, side=3, patch_px=42):
-    """What the neurons of a layer look for: for each the patches that excite it most, framed in their tile's class.
+def layer(ax, tiles, labels, peaks, receptive_field, channels, title, class_names=CLASS_NAMES, crop_px=42,
+          tile_px=66):
+    """What the neurons of a layer look for: for each the crops that excite it most, framed in their tile's class.
 
-    On the left stands the tile that excites the last neuron most, with the window it looks through. Below each
-    neuron stands its number and the class it was chosen for.
+    Above the crops stands the tile that the first of them is cut from, with the receptive field drawn on it, and
+    beside it the class that the neuron was chosen for, its number, and how many of the crops are of that class.
 
     Parameters
     ----------
@@ -242,55 +340,61 @@ def layer(ax, tiles, labels, peaks, window, channels, title, class_names=CLASS_N
     labels : numpy.ndarray
         Shape (N,), ``class_id``.
     peaks : Peaks
-    window : retraining_cntk.Window
+    receptive_field : retraining_cntk.ReceptiveField
         Of the layer.
     channels : list of int
         The neurons, one for each class, as ``neurons_for_classes`` gives them.
     class_names : sequence of str
-    side : int
-        Patches in a row and in a column.
-    patch_px : int
+    crop_px : int
+        Size of a crop on the sheet.
+    tile_px : int
+        Size of the tile above the crops.
     """
-    colours = [tuple(int(round(255 * v)) for v in to_rgb(c)) for c in _class_colours(class_names)]
-    frame, gap = 3, 14
-    height = side * (patch_px + 2 * frame + 2) - 2
-    tile_row = strongest(peaks, channels[-1], 1)[0]
-    parts = [_resize(tiles[tile_row], height, height)]
-    for channel in channels:
-        framed = []
-        for i in strongest(peaks, channel, side * side):
-            cell = np.empty((patch_px + 2 * frame,) * 2 + (3,), dtype=np.uint8)
-            cell[:] = colours[labels[i]]
-            cell[frame:-frame, frame:-frame] = patch(tiles[i], window, peaks.places[i, channel], patch_px)
-            framed.append(cell)
-        parts.append(_mosaic(framed, side, 2, (255, 255, 255)))
-    sheet = np.full((height, len(parts) * (height + gap) + gap, 3), 255, dtype=np.uint8)
-    lefts = [i * (height + gap) + (gap if i else 0) for i in range(len(parts))]
-    for left, part in zip(lefts, parts):
-        sheet[:, left:left + part.shape[1]] = part
-    _show_sheet(ax, sheet)
-    scale = height / float(tiles.shape[1])
-    top, bottom, left, right = window_of(window, peaks.places[tile_row, channels[-1]], tiles.shape[1:3])
-    for colour, width in (("white", 4), (INK, 1.6)):
-        ax.add_patch(Rectangle((left * scale, top * scale), (right - left) * scale - 1, (bottom - top) * scale - 1,
-                               fill=False, edgecolor=colour, linewidth=width))
-    ax.text(height / 2, height + 6, "one neuron's window", ha="center", va="top", fontsize=7.5)
-    for left, channel, name in zip(lefts[1:], channels, class_names):
-        ax.text(left + height / 2, height + 6, "neuron {} · {}".format(channel, name), ha="center", va="top",
-                fontsize=7.5)
-    _title(ax, title)
+    colours = class_colours(class_names)
+    shares = class_shares(peaks, labels, len(class_names))
+    frame, gap, between, columns = 3, 2, 16, int(round(SHOWN ** 0.5))
+    width = columns * (crop_px + 2 * frame + gap) - gap
+    head = tile_px + 2 * frame + 8
+
+    def framed(picture, label):
+        edged = np.empty((len(picture) + 2 * frame,) * 2 + (3,), dtype=np.uint8)
+        edged[:] = _bytes(colours[label])
+        edged[frame:-frame, frame:-frame] = picture
+        return edged
+
+    sheet = np.full((head + width, len(channels) * (width + between) - between, 3), 255, dtype=np.uint8)
+    show_sheet(ax, sheet)  # so that what is written on it keeps within it
+    for class_id, channel in enumerate(channels):
+        left = class_id * (width + between)
+        rows = strongest(peaks, channel, SHOWN)
+        crops = [framed(crop(tiles[i], receptive_field, peaks.places[i, channel], crop_px), labels[i]) for i in rows]
+        crops = _mosaic(crops, columns, gap, (255, 255, 255))
+        sheet[head:head + crops.shape[0], left:left + crops.shape[1]] = crops
+        sheet[:head - 8, left:left + head - 8] = framed(resize(tiles[rows[0]], tile_px, tile_px), labels[rows[0]])
+        seen = pixels_seen(receptive_field, peaks.places[rows[0], channel], tiles.shape[1:3])
+        top, bottom, first, last = (v * tile_px / float(tiles.shape[1]) + frame - 0.5 for v in seen)
+        for colour, line in (("white", 3.2), (INK, 1.3)):
+            ax.add_patch(Rectangle((left + first, top), last - first, bottom - top, fill=False, edgecolor=colour,
+                                   linewidth=line))
+        lines = (class_names[class_id], "neuron {}".format(channel),
+                 "{} of {} crops".format(int(round(shares[channel, class_id] * SHOWN)), SHOWN))
+        for n, line in enumerate(lines):
+            ax.text(left + head - 2, 8 + 17 * n, line, ha="left", va="top", fontsize=7.5,
+                    fontweight="normal" if n else "bold")
+    ax.images[0].set_data(sheet)
+    set_title(ax, title)
     return ax
 
 
 def class_legend(fig, class_names=CLASS_NAMES):
     """A legend of the classes' colours below a figure."""
-    fig.legend(handles=[_patch(c, name) for c, name in zip(_class_colours(class_names), class_names)],
+    fig.legend(handles=[swatch(c, name) for c, name in zip(class_colours(class_names), class_names)],
                loc="lower center", ncol=len(class_names))
     return fig
 
 
-def voices(ax, tiles, labels, contributions, features, title, class_names=CLASS_NAMES, n=6, patch_px=74):
-    """The neurons that speak loudest for each class, each shown by the patch of its tiles that excites it most.
+def voices(ax, tiles, labels, contributions, features, title, class_names=CLASS_NAMES, n=6, crop_px=74):
+    """The neurons that speak loudest for each class, each shown by the crop of its tiles that excites it most.
 
     Parameters
     ----------
@@ -301,38 +405,39 @@ def voices(ax, tiles, labels, contributions, features, title, class_names=CLASS_
     contributions : numpy.ndarray
         (n_features, n_classes), of ``contributions``.
     features : sequence of tuple
-        For each feature ``(peaks, channel, window)`` of its neuron.
+        For each feature ``(peaks, channel, receptive_field)`` of its neuron.
     class_names : sequence of str
     n : int
         Neurons for each class.
-    patch_px : int
+    crop_px : int
     """
     gap, room = 10, 16
-    sheet = np.full((len(class_names) * (patch_px + room + gap), n * (patch_px + gap), 3), 255, dtype=np.uint8)
-    colours = _class_colours(class_names)
+    step = crop_px + room + gap
+    sheet = np.full((len(class_names) * step, n * (crop_px + gap), 3), 255, dtype=np.uint8)
+    colours = class_colours(class_names)
     largest = contributions.max()
     bars = []
     for class_id in range(len(class_names)):
         own = np.flatnonzero(labels == class_id)
         loudest = np.argsort(-contributions[:, class_id], kind="stable")[:n]
         for column, k in enumerate(loudest):
-            of_layer, channel, window = features[k]
+            of_layer, channel, receptive_field = features[k]
             best = own[of_layer.values[own, channel].argmax()]
-            top, left = class_id * (patch_px + room + gap), column * (patch_px + gap)
-            sheet[top:top + patch_px, left:left + patch_px] = patch(
-                tiles[best], window, of_layer.places[best, channel], patch_px)
-            bars.append((left, top + patch_px + 4, patch_px * contributions[k, class_id] / largest, colours[class_id]))
-    _show_sheet(ax, sheet)
+            top, left = class_id * step, column * (crop_px + gap)
+            sheet[top:top + crop_px, left:left + crop_px] = crop(
+                tiles[best], receptive_field, of_layer.places[best, channel], crop_px)
+            bars.append((left, top + crop_px + 4, crop_px * contributions[k, class_id] / largest, colours[class_id]))
+    show_sheet(ax, sheet)
     for left, top, width, colour in bars:
-        ax.add_patch(Rectangle((left, top), patch_px, 6, facecolor=GROUND))
+        ax.add_patch(Rectangle((left, top), crop_px, 6, facecolor=GROUND))
         ax.add_patch(Rectangle((left, top), max(width, 0), 6, facecolor=colour, edgecolor=INK, linewidth=0.4))
     for class_id, name in enumerate(class_names):
-        ax.text(-10, class_id * (patch_px + room + gap) + patch_px / 2, name, ha="right", va="center", fontsize=9)
-    _title(ax, title)
+        ax.text(-10, class_id * step + crop_px / 2, name, ha="right", va="center", fontsize=9)
+    set_title(ax, title)
     return ax
 
 
-def evidence_maps(ax, tiles, evidence, title, class_names=CLASS_NAMES, tile_px=132):
+def evidence_maps(ax, tiles, evidence, receptive_field, title, class_names=CLASS_NAMES, tile_px=132):
     """Tiles, and below each where the head sees which class.
 
     Parameters
@@ -341,15 +446,23 @@ def evidence_maps(ax, tiles, evidence, title, class_names=CLASS_NAMES, tile_px=1
         Shape (n, h, w, 3), uint8.
     evidence : numpy.ndarray
         Shape (n, rows, columns, n_classes), of ``evidence``.
+    receptive_field : retraining_cntk.ReceptiveField
+        Of the last layer that features are read from. A line is drawn around the places from which it lies within
+        the tile.
     class_names : sequence of str
     tile_px : int
     """
-    colours = np.array([to_rgb(c) for c in _class_colours(class_names)])
+    colours = np.array([to_rgb(c) for c in class_colours(class_names)])
     gap = 8
     sheet = np.full((2 * tile_px + gap, len(tiles) * (tile_px + gap) - gap, 3), 255, dtype=np.uint8)
+    rows, columns = np.nonzero(places_inside(receptive_field, evidence.shape[1:3], tiles.shape[1:3]))
+    if len(rows):
+        top, bottom = (v * tile_px / float(evidence.shape[1]) for v in (rows.min(), rows.max() + 1))
+        first, last = (v * tile_px / float(evidence.shape[2]) for v in (columns.min(), columns.max() + 1))
+    show_sheet(ax, sheet)
     for i, (tile, logits) in enumerate(zip(tiles, evidence)):
         left = i * (tile_px + gap)
-        small = _resize(tile, tile_px, tile_px)
+        small = resize(tile, tile_px, tile_px)
         sheet[:tile_px, left:left + tile_px] = small
         # Classes change between places, so each class's share is brought to full size before colours are mixed.
         shares = np.exp(logits - logits.max(axis=2, keepdims=True))
@@ -358,8 +471,12 @@ def evidence_maps(ax, tiles, evidence, title, class_names=CLASS_NAMES, tile_px=1
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
         grey = small.mean(axis=2, keepdims=True) / 255
         sheet[tile_px + gap:, left:left + tile_px] = np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))
-    _show_sheet(ax, sheet)
-    _title(ax, title)
+        if len(rows):
+            for edge, line in (("white", 2.2), (INK, 0.9)):
+                ax.add_patch(Rectangle((left + first - 0.5, tile_px + gap + top - 0.5), last - first, bottom - top,
+                                       fill=False, edgecolor=edge, linewidth=line))
+    ax.images[0].set_data(sheet)
+    set_title(ax, title)
     return ax
 
 

@@ -20,7 +20,8 @@ def layers(name, layer=None):
     pretrained = retraining.get(name)
     pictures = np.random.RandomState(0).randint(0, 256, (2,) + pretrained.input_px + (3,)).astype(np.uint8)
     features = retraining.compute(pretrained.features(), pictures)
-    return {"names": [row.name for row in pretrained.layers], "sees": [row.sees_px for row in pretrained.layers],
+    return {"names": [row.name for row in pretrained.layers],
+            "sees": [row.receptive_field_px for row in pretrained.layers],
             "cut_at": pretrained.cut_at, "features": features.tolist(),
             "free": len(pretrained.features().parameters)}
 

@@ -146,7 +146,7 @@ def test_the_embedded_network_computes_what_its_file_says():
     assert came["cut_at"] == ["relu4", "relu5"] and came["free"] == 0
     expected = features_of_onnx_runtime(backbones.WEIGHTS / "alexnet_small.onnx", ["relu4", "relu5"])
     assert np.allclose(came["features"], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    # 11 px, then strides of 4 and 2 before windows of 5 and 3: worked out by hand.
+    # 11 px, then strides of 4 and 2 before kernels of 5 and 3: worked out by hand.
     sees = dict(zip(came["names"], came["sees"]))
     assert [sees["relu{}".format(i)] for i in range(1, 6)] == [11, 51, 99, 131, 163]
 
