@@ -80,7 +80,7 @@ def as_jpeg(fig, quality=70, fine_colour=True):
     return Image(data=jpeg.getvalue(), format="jpeg")
 
 
-def as_png(fig, colours=32):
+def as_png(fig, colours=128):
     """Show a figure of lines and areas as PNG with few colours, a quarter of the usual size; closes the figure.
 
     Parameters
@@ -100,7 +100,8 @@ def as_png(fig, colours=32):
     whole, small = io.BytesIO(), io.BytesIO()
     fig.savefig(whole, format="png", bbox_inches="tight")
     plt.close(fig)
-    Picture.open(whole).convert("RGB").quantize(colours).save(small, "PNG", optimize=True)
+    # Not by the median cut, which spends the colours on letters' edges and gives two classes one.
+    Picture.open(whole).convert("RGB").quantize(colours, method=1).save(small, "PNG", optimize=True)
     return Image(data=small.getvalue(), format="png")
 
 

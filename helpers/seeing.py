@@ -22,8 +22,8 @@ from helpers.landcover import CLASS_NAMES
 # Crops on a sheet for each neuron, and what it is judged by.
 SHOWN = 9
 
-# Of a layer: the strongest answer of each neuron to each tile, (N, channels) float32; where in the map it was given, (N,
-# channels, 2) row and column; and what the layer answers on average, (channels, rows, columns) float32.
+# Of a layer: the strongest answer of each neuron to each tile, (N, channels) float32; where in the map it was given,
+# (N, channels, 2) row and column; and what the layer answers on average, (channels, rows, columns) float32.
 Peaks = namedtuple("Peaks", "values places usual")
 
 

@@ -200,6 +200,15 @@ def reason_to_skip(step, chosen):
     return None
 
 
+def kernels_write_to(path):
+    """Give kernels, and the programs they start, a file for their last words; this process keeps the terminal."""
+    terminal = os.dup(2)
+    with open(path, "a") as file:
+        os.dup2(file.fileno(), 2)
+    # What is inherited is the number 2, so this process writes by another.
+    sys.stderr = os.fdopen(terminal, "w", buffering=1)
+
+
 def execute(step):
     """Execute a notebook; its result takes its place in the run only when every cell has passed."""
     import papermill
@@ -273,6 +282,7 @@ def main(arguments):
         raise InputError(f"expected to be alone in {shorten(run.folder)}, got another run at work there. Wait for "
                          "it, or give this one a --run-name of its own.")
 
+    kernels_write_to(run.folder / "kernels.log")
     records_path = run.folder / "steps.json"
     records = json.loads(records_path.read_text()) if records_path.exists() else {}
     helpers, before, checked = helpers_fingerprint(), None, False

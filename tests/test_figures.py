@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import shapely
-from matplotlib.colors import to_hex
+from matplotlib.colors import to_hex, to_rgb
 
 from helpers import InputError, figures, landcover
 from helpers.change import to_grid
@@ -284,3 +284,20 @@ def test_figures_of_photographs_are_small_as_jpeg():
     figures.contact_sheet(ax, [picture(72) for _ in range(48)], [i % 6 for i in range(48)], "Noise", tile_px=72)
     image = figures.as_jpeg(fig)
     assert image.data[:3] == b"\xff\xd8\xff" and not plt.get_fignums()
+
+
+def test_a_small_png_keeps_the_colours_of_the_classes():
+    from io import BytesIO
+
+    from PIL import Image
+    fig, ax = plt.subplots(figsize=(5.2, 4.3))
+    figures.confusion(ax, np.diag([60, 70, 80, 90, 75, 65]) + 2, "Few errors")
+    with BytesIO() as whole:
+        fig.savefig(whole, format="png", bbox_inches="tight")
+        before, size = np.asarray(Image.open(whole).convert("RGB")).astype(int), len(whole.getvalue())
+    small = figures.as_png(fig).data
+    after = np.asarray(Image.open(BytesIO(small)).convert("RGB")).astype(int)
+    assert len(small) < size / 2
+    for c in landcover.CLASSES:
+        there = (before == np.round(255 * np.array(to_rgb(c.colour)))).all(axis=2)
+        assert there.sum() > 20 and np.abs(after - before)[there].max() <= 6

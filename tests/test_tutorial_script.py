@@ -290,3 +290,10 @@ def test_it_ends_by_saying_where_everything_is(house):
                  "runs/sample/metrics.json"):
         assert path in done.stdout and (house.folder / path).exists()
     assert "jupyter lab notebooks" in done.stdout
+
+
+def test_what_kernels_say_goes_to_a_file(house):
+    house.notebook("02", "import sys\nprint('a word from below', file=sys.__stderr__, flush=True)")
+    done = house.run()
+    assert done.returncode == 0 and "a word from below" not in done.stdout + done.stderr
+    assert "a word from below" in (house.folder / "runs" / "sample" / "kernels.log").read_text()
