@@ -149,6 +149,13 @@ def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
                                        "06_mapping_results"}
 
 
+def test_notebook_04_takes_a_store_and_its_answers_hold(run, tmp_path, monkeypatch):
+    need_cntk()
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
+    execute("04_retraining_cntk", tmp_path, run_name="answers", tiles_uri=str(run.tiles))
+    assert Run("answers").metrics()["cntk"] == run.metrics()["cntk"]
+
+
 def test_the_notebooks_take_pictures(run, real_data, tmp_path, monkeypatch):
     """Real aerial pictures: retrained on four fifths, judged on the last; and then some without labels."""
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
