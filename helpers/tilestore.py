@@ -318,17 +318,20 @@ def balanced(frame, seed, per_class=None):
         With ``label``.
     seed : int
     per_class : int, optional
-        Rows of each class; by default as many as the rarest class has.
+        Rows of each class; by default as many as the rarest class has. A class that has fewer gives all of them, and
+        some again.
 
     Returns
     -------
     pandas.DataFrame
         In order of the original index.
     """
-    counts = frame["label"].value_counts()
-    size = int(counts.min()) if per_class is None else min(int(counts.min()), per_class)
-    drawn = [part.sample(size, random_state=seed) for _, part in frame.groupby("label", sort=True)]
-    return pd.concat(drawn).sort_index()
+    size = int(frame["label"].value_counts().min()) if per_class is None else per_class
+    drawn = []
+    for _, part in frame.groupby("label", sort=True):
+        whole, rest = divmod(size, len(part))
+        drawn += [part] * whole + [part.sample(rest, random_state=seed)]
+    return pd.concat(drawn).sort_index(kind="stable")
 
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")

@@ -137,5 +137,10 @@ def test_training_draws_the_same_number_of_pure_tiles_of_each_class(folder, tmp_
     drawn = tilestore.balanced(tilestore.pure(frame, ("city", "sea")), seed=0)
     assert drawn["label"].value_counts().to_dict() == {0: 5, 1: 5}
     assert (drawn["purity"] >= tilestore.PURE).all()
+    drawn = tilestore.balanced(tilestore.pure(frame, ("city", "sea")), seed=0, per_class=7)
+    assert drawn["label"].value_counts().to_dict() == {0: 7, 1: 7}
+    # The rarer class gives all its five, two of them twice; the other one none twice.
+    assert drawn.groupby("label")["tile_id"].value_counts().groupby("label").apply(sorted).to_dict() == {
+        0: [1, 1, 1, 2, 2], 1: [1] * 7}
     with pytest.raises(InputError, match="got none of forest"):
         tilestore.pure(frame, ("city", "sea", "forest"))
