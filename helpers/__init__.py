@@ -8,7 +8,8 @@ Modules import only those listed above them, so each can be read on its own::
     sample/     the embedded sample counties
     catalog     where scenes, labels and boundaries come from
     rasters     the only module that opens a raster
-    tilestore   tiles in and out of Parquet; the only module that decodes a tile
+    pictures    a picture's bytes -> pixels, or the reason why not
+    tilestore   tiles in and out of Parquet
     preparation from scenes and labels to a tile store, on Spark
     backbones   pretrained networks; weights/ holds the embedded ones, pretraining/ their recipe
     retraining_tensorflow   transfer learning: a new head, then fine-tuning
@@ -17,6 +18,10 @@ Modules import only those listed above them, so each can be read on its own::
     bundle      save, load, export; refuses a bad export
     retraining_cntk         transfer learning in CNTK, in its own Python
     session     Spark session, preflight, progress
+    planning    tasks, batches, memory and cost of a job before it runs
+    local_cluster           a Spark cluster on this machine
+    predictions the prediction table on disk, and the claim of the job that writes it
+    scoring_process         guards an executor's scoring against what hangs
     scoring     what an executor runs, and the job around it
     evaluation  accuracy, confusion, baselines
     change      smoothing, newly developed candidates

@@ -75,12 +75,13 @@ def cut(batches, scenes, crs):
         Columns of ``tilestore.SCHEMA``; tiles that no scene shows whole are left out.
     """
     acquired = {scene.scene_id: scene.acquired for scene in scenes}
-    for batch in batches:
-        images, scene_ids = rasters.cut_tiles(batch, scenes, crs)
-        batch = batch.assign(image=[None if image is None else tilestore.encode(image) for image in images],
-                             scene_id=scene_ids)
-        batch = batch[batch["image"].notna()]
-        yield batch.assign(acquired=batch["scene_id"].map(acquired))[tilestore.SCHEMA.names]
+    with rasters.open_scenes(crs) as get:
+        for batch in batches:
+            images, scene_ids = rasters.cut_tiles(batch, scenes, crs, get)
+            batch = batch.assign(image=[None if image is None else tilestore.encode(image) for image in images],
+                                 scene_id=scene_ids)
+            batch = batch[batch["image"].notna()]
+            yield batch.assign(acquired=batch["scene_id"].map(acquired))[tilestore.SCHEMA.names]
 
 
 def prepare(spark, catalog, county, year, split, uri):
@@ -129,18 +130,21 @@ def prepare(spark, catalog, county, year, split, uri):
             pass  # A scene that can't be used is found here, on the driver, and not in the middle of the job.
     tilestore.remove_manifest(uri, county, year)
     folder = tilestore.partition_folder(uri, county, year)
-    # Whole grid rows stay together, so that a strip of a scene is read once.
+    # The rows go to each worker whole, and a task gets a run of neighbouring ones: grid rows stay together, so that a
+    # window of a scene is read once, and nothing is shuffled.
+    rows = spark.sparkContext.broadcast(labelled.assign(split=split))
     slots = spark.sparkContext.defaultParallelism
-    frame = spark.createDataFrame(labelled.assign(split=split).astype(
-        {"label": object, "nine_point": object}).where(lambda f: f.notna(), None), _LABELLED_TYPE)
-    frame = frame.repartitionByRange(slots * 4, "row").sortWithinPartitions("row", "col")
+    frame = spark.range(0, len(labelled), 1, min(slots * 4, len(labelled)))
     columns = ", ".join(f"{name} {_SPARK_TYPES[name]}" for name in tilestore.SCHEMA.names)
 
     def run(batches):
-        return cut(batches, scenes, crs)
+        return cut((rows.value.iloc[batch["id"]] for batch in batches), scenes, crs)
 
     try:
-        frame.mapInPandas(run, columns).write.mode("overwrite").parquet(str(folder))
+        (frame.mapInPandas(run, columns).write.mode("overwrite")
+         .option("parquet.block.size", tilestore.ROW_GROUP_BYTES)
+         # Parquet looks at the size of a piece only after so many rows, by default 100.
+         .option("parquet.page.size.row.check.min", 16).parquet(str(folder)))
     except Exception as error:
         raise_user_error(error)
         raise
@@ -156,8 +160,6 @@ def prepare(spark, catalog, county, year, split, uri):
 _SPARK_TYPES = {"tile_id": "string", "row": "int", "col": "int", "scene_id": "string", "acquired": "string",
                 "image": "binary", "label": "byte", "group": "byte", "purity": "float", "nine_point": "byte",
                 "split": "string"}
-_LABELLED_TYPE = ", ".join(f"{name} {_SPARK_TYPES[name]}" for name in
-                           ("tile_id", "row", "col", "label", "group", "purity", "nine_point", "split"))
 
 
 def raise_user_error(error):
@@ -188,7 +190,7 @@ def _check_disk(uri, tiles):
     folder = Path(uri)
     while not folder.exists():
         folder = folder.parent
-    # A PNG of 224 px is at most its pixels; aerial pictures come to two thirds of them.
+    # An encoded tile is at most its pixels; aerial pictures come to half of them.
     needed = tiles * int(np.prod((grid.TILE_PX, grid.TILE_PX, 3)))
     free = shutil.disk_usage(folder).free
     if free < needed:

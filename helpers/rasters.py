@@ -22,6 +22,8 @@ from helpers.runs import whole_file
 PIXEL_M = TILE_M / TILE_PX
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
 _LABEL_MARGIN_M = 100.0
+# Blocks of scenes that GDAL keeps in a worker: a row of blocks of three scenes of 3,600 px is some 22 MB.
+CACHE_MB = 64
 
 
 def _open(href, kind):
@@ -92,7 +94,29 @@ def _read_strip(scene, window):
     return rgb, scene.dataset_mask(window=window) > 0
 
 
-def cut_tiles(tiles, scenes, crs):
+@contextlib.contextmanager
+def open_scenes(crs):
+    """Scenes that stay open for many calls of ``cut_tiles``, each opened when it is first needed.
+
+    What GDAL has read of them it keeps, so that a block that several strips of tiles share is read and unpacked once. It
+    keeps at most ``CACHE_MB``.
+
+    Yields
+    ------
+    callable
+        A scene to its opened dataset, as from ``open_scene``.
+    """
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), contextlib.ExitStack() as stack:
+        opened = {}
+
+        def get(scene):
+            if scene.scene_id not in opened:
+                opened[scene.scene_id] = stack.enter_context(open_scene(scene.href, crs))
+            return opened[scene.scene_id]
+        yield get
+
+
+def cut_tiles(tiles, scenes, crs, get=None):
     """Cut tiles from the scenes that cover them.
 
     Where scenes overlap, a tile comes from the one whose centre is nearest among those that show all of it
@@ -105,6 +129,8 @@ def cut_tiles(tiles, scenes, crs):
     scenes : list of helpers.catalog.Scene
     crs : str
         The county's UTM zone.
+    get : callable, optional
+        From ``open_scenes``, to keep scenes open for the next call.
 
     Returns
     -------
@@ -114,8 +140,11 @@ def cut_tiles(tiles, scenes, crs):
 
     Notes
     -----
-    A scene is opened once and read a strip of tiles at a time.
+    A scene is read a strip of tiles at a time.
     """
+    if get is None:
+        with open_scenes(crs) as get:
+            return cut_tiles(tiles, scenes, crs, get)
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
     x, y = (col + 0.5) * TILE_M, (row + 0.5) * TILE_M
     ground = project(shapely.box(x.min() - TILE_M, y.min() - TILE_M, x.max() + TILE_M, y.max() + TILE_M),
@@ -124,28 +153,27 @@ def cut_tiles(tiles, scenes, crs):
                     key=lambda scene: scene.scene_id)
     if not scenes:
         return [None] * len(tiles), [None] * len(tiles)
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(open_scene(scene.href, crs)) for scene in scenes]
-        extents = np.array([scene.bounds for scene in opened])
-        distance = np.hypot(extents[:, [0, 2]].mean(axis=1)[:, None] - x, extents[:, [1, 3]].mean(axis=1)[:, None] - y)
-        covers = ((extents[:, 0, None] <= x - TILE_M / 2) & (extents[:, 2, None] >= x + TILE_M / 2)
-                  & (extents[:, 1, None] <= y - TILE_M / 2) & (extents[:, 3, None] >= y + TILE_M / 2))
-        distance[~covers] = np.inf
-        order = np.argsort(distance, axis=0, kind="stable")
-        images, scene_ids = [None] * len(tiles), [None] * len(tiles)
-        open_tiles = np.arange(len(tiles))
-        for rank in range(len(scenes)):
-            choice = order[rank, open_tiles]
-            reachable = np.isfinite(distance[choice, open_tiles])
-            for s in np.unique(choice[reachable]):
-                wanted = open_tiles[reachable & (choice == s)]
-                for strip_row in np.unique(row[wanted]):
-                    strip = wanted[row[wanted] == strip_row]
-                    for i, image in _cut_strip(opened[s], strip_row, col, strip):
-                        images[i], scene_ids[i] = image, scenes[s].scene_id
-            open_tiles = np.array([i for i in open_tiles if images[i] is None], dtype=int)
-            if not len(open_tiles):
-                break
+    opened = [get(scene) for scene in scenes]
+    extents = np.array([scene.bounds for scene in opened])
+    distance = np.hypot(extents[:, [0, 2]].mean(axis=1)[:, None] - x, extents[:, [1, 3]].mean(axis=1)[:, None] - y)
+    covers = ((extents[:, 0, None] <= x - TILE_M / 2) & (extents[:, 2, None] >= x + TILE_M / 2)
+              & (extents[:, 1, None] <= y - TILE_M / 2) & (extents[:, 3, None] >= y + TILE_M / 2))
+    distance[~covers] = np.inf
+    order = np.argsort(distance, axis=0, kind="stable")
+    images, scene_ids = [None] * len(tiles), [None] * len(tiles)
+    open_tiles = np.arange(len(tiles))
+    for rank in range(len(scenes)):
+        choice = order[rank, open_tiles]
+        reachable = np.isfinite(distance[choice, open_tiles])
+        for s in np.unique(choice[reachable]):
+            wanted = open_tiles[reachable & (choice == s)]
+            for strip_row in np.unique(row[wanted]):
+                strip = wanted[row[wanted] == strip_row]
+                for i, image in _cut_strip(opened[s], strip_row, col, strip):
+                    images[i], scene_ids[i] = image, scenes[s].scene_id
+        open_tiles = np.array([i for i in open_tiles if images[i] is None], dtype=int)
+        if not len(open_tiles):
+            break
     return images, scene_ids
 
 

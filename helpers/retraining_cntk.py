@@ -642,7 +642,7 @@ def assemble(features, head):
     return cntk.combine([cntk.alias(cntk.softmax(logits, axis=0), name="probabilities"), logits])
 
 
-def save(pretrained, head, folder, tiles, facts):
+def save(pretrained, head, folder, tiles, facts, calibration=None, validation=None):
     """Write the bundle: CNTK's own file, the same network as ONNX, and the proof that both predict the same.
 
     The ONNX file is the source's, cut at the layers, with the preprocessing before it and the trained head behind it.
@@ -659,6 +659,8 @@ def save(pretrained, head, folder, tiles, facts):
         At least ``PARITY_TILES`` tiles to compare on, uint8 (N, height, width, 3).
     facts : dict
         JSON values for ``model.json``: at least ``classes`` and ``backbone``.
+    calibration, validation : optional
+        What an int8 network is made of and judged by, as in ``helpers.bundle.save_tensorflow``.
 
     Returns
     -------
@@ -683,6 +685,9 @@ def save(pretrained, head, folder, tiles, facts):
         np.save(str(draft / "tiles.npy"), tiles)
         np.save(str(draft / "logits.npy"), compute(cntk.combine([saved.find_by_name("logits").outputs[0]]), tiles))
         onnx.save(export(pretrained, head), str(draft / bundles.ONNX))
+        if calibration is not None:
+            for name, array in zip(("calibration", "validation", "labels"), (calibration,) + tuple(validation)):
+                np.save(str(draft / (name + ".npy")), array)
         facts = dict(facts, framework="cntk", input_px=list(pretrained.input_px))
         (draft / bundles.FACTS).write_text(json.dumps(facts))
         _finish(draft, folder)

@@ -1,8 +1,33 @@
-"""Parallel scoring: the function that an executor runs, and the Spark job around it."""
+"""Parallel scoring: the function that an executor runs, and the Spark job around it.
+
+**Every tile ends as exactly one row, whatever happens in between.** The job is cut into chunks; each is one Spark
+job that writes to a folder of its own, is read back and counted, and then joins the table in one step
+(``predictions``).
+
+- A part that dies inside a chunk is Spark's matter: its task is tried again, and its committer keeps what another
+  attempt wrote out of the chunk. A picture that hangs or crashes is a matter of ``scoring_process``.
+- When the driver dies, the chunks that have joined stay. The next run asks the table which tiles have a row and
+  scores the others: at most one chunk, ``CHUNK_TILES`` a slot, is scored again.
+
+Spark has other ways. One write of the whole table would lose a night with the driver. A streaming query with
+``availableNow`` and a checkpoint resumes too, but remembers files and not tiles: a store that is written again
+doubles its rows, a chunk can't be smaller than a file, what dies leaves files in the table that only Spark knows
+to skip, and a second query on the same checkpoint is noticed when both have done the work. Speculative execution
+helps against a slow machine and not against a dead one; on a cluster ``spark.speculation`` can be set, the
+committer allows it.
+"""
 
 import atexit
+import hashlib
+import json
+import logging
+import re
 import shutil
 import tempfile
+import time
+import uuid
+import zipfile
+from functools import reduce
 from pathlib import Path
 
 import fsspec
@@ -10,23 +35,40 @@ import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
-from helpers import InputError, engines, tilestore
+from helpers import InputError, engines, grid, pictures, planning, predictions, scoring_process, session, tilestore
 from helpers import bundle as bundles
+from helpers.predictions import shown
 from helpers.preparation import raise_user_error
 
 # The prediction table, one row for each tile.
 PREDICTION_TYPE = ("tile_id string, county string, year int, model string, engine string, class_id byte, "
                    "probabilities array<float>, error_kind string, error string")
+COLUMNS = [column.split()[0] for column in PREDICTION_TYPE.split(", ")]
 TILE_TYPE = "tile_id string, image binary, county string, year int"
+KEYS = ["county", "year", "tile_id"]
+# Kept beside the row: tells whether the store still holds the picture that was scored.
+CRC = "image_crc"
 
-# Engines of this Python worker, by bundle and name: loaded with the first batch, kept for the next task.
+# Tiles of a chunk for each slot, half a minute to some minutes of work: what a driver's death can cost. A chunk more
+# takes about a second, for planning it and reading it back.
+CHUNK_TILES = 4096
+# An engine that fails with every tile of a chunk of a batch or more is broken: a night of such rows helps nobody.
+BROKEN_TILES = 64
+EXAMPLES = 3
+
+# What a job counts on its workers: tiles, errors, and seconds of its slots.
+TILES, ERRORS, READ, DECODE, NETWORK, WRITE, SLOT = range(7)
+
+log = logging.getLogger(__name__)
+
+# Engines of this Python process, by bundle and name.
 _loaded = {}
 # Bundles that this driver has sent, by application and name.
 _shipped = set()
 
 
 def _engine(folder, engine, threads):
-    """The engine of a bundle, loaded once for each worker process."""
+    """The engine of a bundle, loaded once in this process."""
     key = (str(folder), engine, threads)
     if key not in _loaded:
         bundle = bundles.load(folder)
@@ -34,8 +76,10 @@ def _engine(folder, engine, threads):
     return _loaded[key]
 
 
-def score_batches(batches, folder, engine="onnxruntime", threads=1):
+def score_batches(batches, folder, engine="fastest", threads=1):
     """Score batches of tiles: the function that Spark runs, plain Python over batches.
+
+    On Spark's workers it runs in a process of its own (``scoring_process``).
 
     Parameters
     ----------
@@ -51,33 +95,83 @@ def score_batches(batches, folder, engine="onnxruntime", threads=1):
     Yields
     ------
     pandas.DataFrame
-        Rows of the prediction table, one for each tile. A tile that can't be read (``unreadable``) or scored
-        (``engine``) is a row with its reason and no class.
+        Rows of the prediction table, one for each tile. A tile that can't be read (``unreadable``, ``wrong_size``,
+        ``too_large``, ``missing``) or scored (``engine``) is a row with its reason and no class.
     """
     bundle, network = _engine(folder, engine, threads)
     for batch in batches:
-        pixels, errors, kinds = [], [None] * len(batch), [None] * len(batch)
-        for i, image in enumerate(batch["image"]):
-            try:
-                pixels.append(tilestore.decode(image, bundle.input_px))
-            except Exception as error:  # Pillow raises errors of many kinds for one cause: bytes it can't read.
-                kinds[i], errors[i] = "unreadable", "{}: {}".format(type(error).__name__, error)
-        probabilities = np.empty((0, len(bundle.classes)), np.float32)
-        if pixels:
-            try:
-                probabilities = network.score(np.stack(pixels))
-            except engines.EngineDied as died:
-                kinds = [kind or "engine" for kind in kinds]
-                errors = [error or str(died) for error in errors]
-        scored = np.array([kind is None for kind in kinds], dtype=bool)
-        class_id = pd.array([None] * len(batch), dtype="Int8")
-        class_id[scored] = probabilities.argmax(axis=1)
-        rows = iter(probabilities)
-        yield pd.DataFrame({
-            "tile_id": batch["tile_id"].to_numpy(), "county": batch["county"].to_numpy(),
-            "year": batch["year"].to_numpy(), "model": bundle.checksum, "engine": network.name,
-            "class_id": class_id, "probabilities": [next(rows) if ok else None for ok in scored],
-            "error_kind": kinds, "error": errors})
+        yield score_batch(batch, bundle, network)[0]
+
+
+def score_batch(batch, bundle, network, report=lambda position: None):
+    """Score one batch of tiles.
+
+    Parameters
+    ----------
+    batch : pandas.DataFrame
+        As in ``score_batches``; with ``image_crc``, so are the rows.
+    bundle : helpers.bundle.Bundle
+    network : object
+        An engine of ``engines.load``.
+    report : callable
+        Told the number of each picture before it is read, and ``scoring_process.NETWORK`` before the network
+        begins.
+
+    Returns
+    -------
+    rows : pandas.DataFrame
+    decode_s, network_s : float
+        Seconds that it took.
+    """
+    pixels, errors, kinds = [], [None] * len(batch), [None] * len(batch)
+    started = time.perf_counter()
+    for i, (image, year) in enumerate(zip(batch["image"], batch["year"])):
+        report(i)
+        try:
+            # A folder of pictures, year 0, may hold any size; a tile of a grid has the grid's.
+            pixels.append(pictures.decode(image, bundle.input_px, grid.TILE_PX if year else None))
+        except pictures.BadPicture as bad:
+            kinds[i], errors[i] = bad.kind, str(bad)
+    decoded = time.perf_counter()
+    readable = [i for i, kind in enumerate(kinds) if kind is None]
+    report(scoring_process.NETWORK)
+    probabilities = np.empty((0, len(bundle.classes)), np.float32)
+    if readable:
+        probabilities, failed = _probabilities(network, np.stack(pixels), len(bundle.classes))
+        for i, error in failed.items():
+            kinds[readable[i]], errors[readable[i]] = "engine", error
+    ended = time.perf_counter()
+    scored = np.array([kind is None for kind in kinds], dtype=bool)
+    class_id = pd.array([None] * len(batch), dtype="Int8")
+    class_id[scored] = probabilities.argmax(axis=1)
+    rows = iter(probabilities)
+    frame = pd.DataFrame({
+        "tile_id": batch["tile_id"].to_numpy(), "county": batch["county"].to_numpy(),
+        "year": batch["year"].to_numpy(), "model": bundle.checksum, "engine": network.name,
+        "class_id": class_id, "probabilities": [next(rows) if ok else None for ok in scored],
+        "error_kind": kinds, "error": errors})
+    if CRC in batch:
+        frame[CRC] = batch[CRC].to_numpy()
+    return frame, decoded - started, ended - decoded
+
+
+def _probabilities(network, pixels, classes):
+    """Probabilities of the tiles that could be scored, and a sentence for each that could not, by its number."""
+    try:
+        probabilities = network.score(pixels)
+    except InputError:
+        raise
+    except Exception as error:  # Each engine has errors of its own.
+        if len(pixels) > 1:  # One of them may be the cause: each alone.
+            alone = [_probabilities(network, pixels[i:i + 1], classes) for i in range(len(pixels))]
+            return (np.concatenate([probabilities for probabilities, _ in alone]),
+                    {i: failed[0] for i, (_, failed) in enumerate(alone) if failed})
+        return np.empty((0, classes), np.float32), {
+            0: "expected a score, got {}: {}. Try another engine.".format(
+                type(error).__name__, " ".join(str(error).split())[:300].rstrip("."))}
+    finite = np.isfinite(probabilities).all(axis=1)
+    return probabilities[finite], {int(i): "expected a score, got values that are no numbers. Try another engine."
+                                   for i in np.flatnonzero(~finite)}
 
 
 def ship(spark, bundle):
@@ -88,48 +182,41 @@ def ship(spark, bundle):
     str
         Its name under ``pyspark.SparkFiles``.
     """
-    # Spark ships a folder under its own name, and refuses a second one of that name: so the name tells the model.
+    # Spark refuses a second archive of the same name: so the name tells the model.
     name = "bundle-" + bundle.checksum
     key = (spark.sparkContext.applicationId, name)
     if key not in _shipped:
-        # Executors fetch it when their first task starts, so the copy stays until this process ends.
+        # Executors fetch it when their first task starts, so the copy stays until this process ends. An archive,
+        # for a folder of this machine can only be sent to itself; not compressed, for weights don't shrink.
         staging = tempfile.mkdtemp(prefix="bundle-")
         atexit.register(shutil.rmtree, staging, ignore_errors=True)
-        spark.sparkContext.addFile(str(shutil.copytree(bundle.folder, Path(staging) / name)), recursive=True)
+        path = Path(staging) / (name + ".zip")
+        with zipfile.ZipFile(str(path), "w", zipfile.ZIP_STORED) as archive:
+            for file in [bundles.FACTS] + sorted(bundle.facts["files"]):
+                archive.write(str(bundle.folder / file), file)
+        spark.sparkContext.addArchive("{}#{}".format(path, name))
         _shipped.add(key)
     return name
 
 
-def tiles_frame(spark, tiles_uri, county=None, years=None):
-    """The finished tiles of a store as a Spark DataFrame of ``TILE_TYPE``.
+class _Sums:
+    """How Spark adds up what the tasks count: arrays, number by number. A task that fails adds nothing."""
 
-    Parameters
-    ----------
-    spark : pyspark.sql.SparkSession
-    tiles_uri : str
-    county : str or list of str, optional
-    years : list of int, optional
+    @staticmethod
+    def zero(value):
+        return np.zeros_like(value)
 
-    Returns
-    -------
-    frame : pyspark.sql.DataFrame
-    count : int
-        How many tiles the store's manifests promise.
-    """
-    counties = None if county is None else {str(c) for c in ([county] if isinstance(county, str) else county)}
-    chosen = [m for m in tilestore.partitions(tiles_uri)
-              if (counties is None or m["county"] in counties) and (years is None or m["year"] in years)]
-    if not chosen:
-        raise InputError("expected tiles of county {}, years {} in {}, got {}. Prepare them in notebook "
-                         "02_data_preparation.".format(county, years, tiles_uri, ", ".join(
-                             "{county} {year}".format(**m) for m in tilestore.partitions(tiles_uri))))
-    folders = [tilestore.partition_folder(tiles_uri, m["county"], m["year"]) for m in chosen]
-    frame = spark.read.schema(TILE_TYPE).option("basePath", str(tiles_uri)).parquet(*folders)
-    return frame, sum(m["tiles"] for m in chosen)
+    @staticmethod
+    def addInPlace(one, other):
+        return one + other
 
 
-def score(spark, tiles_uri, bundle, predictions_uri, engine="onnxruntime", county=None, years=None, partitions=None):
-    """Score the tiles of a store in parallel and write the prediction table.
+def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=None, years=None,
+          partitions=None, chunk_tiles=None, replace=False):
+    """Score the tiles of a store in parallel into the prediction table: those that have no row yet.
+
+    Run again after whatever stopped it, it goes on; with nothing new it does nothing; when the store has grown it
+    scores the new tiles, and those whose picture has changed.
 
     Parameters
     ----------
@@ -138,41 +225,456 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="onnxruntime", count
         The tile store.
     bundle : helpers.bundle.Bundle
     predictions_uri : str
-        Folder of the table; what is there is replaced.
+        Folder of the table.
     engine : str
     county, years : optional
-        Score only these.
+        Score only these; what the table has of others stays.
     partitions : int, optional
-        Split the tiles into this many; by default as Spark reads the files.
+        Shuffle the tiles of a chunk into this many; by default as ``planning.plan`` cuts the files.
+    chunk_tiles : int, optional
+        Tiles that join the table together, and are scored again at most; by default ``CHUNK_TILES`` a slot.
+    replace : bool
+        Delete a table of another model, engine or store first. Without it, such a table is refused.
 
     Returns
     -------
     int
-        Rows written: one for each tile.
+        Rows of the tiles asked for: one for each. ``summary`` tells how many of them were scored now.
 
     Raises
     ------
     InputError
-        If the store lacks the tiles, or the disk is full.
+        If the store lacks the tiles, the folder holds another table, another job writes to it, or the disk is
+        full.
     """
-    frame, tiles = tiles_frame(spark, tiles_uri, county, years)
-    if partitions is not None:
-        frame = frame.repartition(partitions)
-    name = ship(spark, bundle)
-
-    def run(batches):
-        from pyspark import SparkFiles
-        yield from score_batches(batches, SparkFiles.get(name), engine)
-
+    job = _Job(spark, tiles_uri, bundle, predictions_uri, engine, partitions, chunk_tiles)
+    chosen = job.choose(county, years)
     try:
-        frame.mapInPandas(run, PREDICTION_TYPE).write.mode("overwrite").parquet(str(predictions_uri))
-        written = spark.read.parquet(str(predictions_uri)).count()
+        with predictions.Claim(job.table) as claim:
+            job.claim = claim
+            job.open(replace)
+            job.run(chosen)
     except Exception as error:
-        raise_user_error(error)
+        log.info("job stopped table=%s error=%s", shown(predictions_uri), type(error).__name__)
+        if not isinstance(error, InputError):
+            _raise_store_error(error, tiles_uri)
+            raise_user_error(error)
         raise
-    if written != tiles:
-        raise RuntimeError("scored {} tiles of {}".format(written, tiles))
-    return written
+    return sum(part["tiles"] for part in chosen)
+
+
+def _raise_store_error(error, tiles_uri):
+    """Raise the sentence behind a store whose files can't be read; else return."""
+    if re.search(r"FileNotFoundException|is not a Parquet file|Could not read footer|CANNOT_READ_FILE|"
+                 r"FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error)):
+        # Not its query: a signed URI has its signature there.
+        names = re.findall(r"/([^/\s?]+\.parquet)", str(error))
+        raise InputError("expected every file of the tile store {} as it was when the job began, got {} gone or "
+                         "damaged. Write its tiles again and run the same command.".format(
+                             shown(tiles_uri), names[0] if names else "one")) from error
+
+
+class _Job:
+    """One run of ``score``."""
+
+    def __init__(self, spark, tiles_uri, bundle, predictions_uri, engine, partitions, chunk_tiles):
+        engine = engines.fastest(bundle) if engine == "fastest" else engine
+        if engine not in engines.of(bundle):
+            engines.load(bundle, engine)  # says what is wrong
+        self.spark, self.tiles_uri, self.bundle, self.engine = spark, str(tiles_uri), bundle, engine
+        self.partitions = partitions
+        self.slots = spark.sparkContext.defaultParallelism
+        self.chunk_tiles = chunk_tiles or CHUNK_TILES * self.slots
+        self.table = predictions.Table(predictions_uri)
+        self.counts = spark.sparkContext.accumulator(np.zeros(7), _Sums)
+        self.started = time.monotonic()
+
+    def choose(self, county, years):
+        """The store's manifests of these counties and years, each with its ``name`` and ``files``."""
+        counties = None if county is None else {str(c) for c in ([county] if isinstance(county, str) else county)}
+        self.stored = tilestore.partitions(self.tiles_uri)
+        chosen = [m for m in self.stored
+                  if (counties is None or m["county"] in counties) and (years is None or m["year"] in years)]
+        if not chosen:
+            raise InputError("expected tiles of county {}, years {} in {}, got {}. Prepare them in notebook "
+                             "02_data_preparation.".format(county, years, shown(self.tiles_uri), ", ".join(
+                                 "{county} {year}".format(**m) for m in self.stored)))
+        return [dict(m, name=_name(m), files=self._fingerprint(m)) for m in chosen]
+
+    def _fingerprint(self, manifest):
+        """Changes with the names, sizes and times of a county's files."""
+        folder = tilestore.partition_folder(self.tiles_uri, manifest["county"], manifest["year"])
+        filesystem, path = fsspec.core.url_to_fs(folder)
+        filesystem.invalidate_cache()
+        found = []
+        for info in filesystem.ls(path, detail=True):
+            if info["name"].endswith(".parquet"):
+                keys = ("mtime", "last_modified", "LastModified", "etag")  # what file systems call it
+                changed = [str(info[key]) for key in keys if key in info]
+                found.append([info["name"].rsplit("/", 1)[-1], info["size"], changed])
+        return hashlib.sha256(json.dumps(sorted(found)).encode()).hexdigest()[:16]
+
+    def open(self, replace):
+        """Find what the table has, and see that it belongs to this model, engine and store."""
+        table, state = self.table, self.table.state()
+        lacking = sorted({name for chunk in state["chunks"] for name in chunk["tiles"]}
+                         - set(map(_name, self.stored))) if state else []
+        other = None
+        if state is None and table.files():
+            other = "one that was written in another way"
+        elif state and (state["model"], state["engine"]) != (self.bundle.checksum, self.engine):
+            other = "one of model {} in {}".format(state["model"], state["engine"])
+        elif lacking:
+            other = "one that also has {}, which the store lacks".format(lacking[0])
+        if other and not replace:
+            raise InputError("expected a prediction table of model {} in {}, or none, at {}, got {}. Choose "
+                             "another folder, or replace=True to delete it.".format(
+                                 self.bundle.checksum, self.engine, shown(table.uri), other))
+        if other:
+            log.info("table replaced table=%s was=%r", shown(table.uri), other)
+            table.remove()
+            state = None
+        self.state = state or {"model": self.bundle.checksum, "engine": self.engine,
+                               "classes": list(self.bundle.classes), "chunks": [], "pending": []}
+
+    def run(self, chosen):
+        table, done = self.table, {part["name"]: 0 for part in chosen}
+        current = {part["name"]: part["files"] for part in chosen}
+        for chunk in self.state["chunks"]:
+            for name, tiles in chunk["tiles"].items():
+                if current.get(name) == chunk["files_of"][name]:
+                    done[name] += tiles
+        todo = [part for part in chosen if done[part["name"]] != part["tiles"]]
+        log.info("job begins table=%s model=%s engine=%s tiles=%d have_rows=%d", shown(table.uri),
+                 self.bundle.checksum, self.engine, sum(part["tiles"] for part in chosen), sum(done.values()))
+        if not todo and table.is_finished():
+            log.info("nothing new table=%s", shown(table.uri))
+            session.report_tiles(lambda: (0, 0, 0))
+            return self._summarize(0)
+        table.unfinish()
+        # From here on the folder is this table's, and unfinished until all that any job was asked for has its
+        # rows.
+        self.state["pending"] = sorted(set(self.state["pending"]) & set(map(_name, self.stored))
+                                       | {part["name"] for part in todo})
+        table.write_json("table.json", self.state)
+        table.remove_leftovers()
+        scored = 0
+        if todo:
+            self._drop_outdated(todo)
+            scored = self._score(todo)
+        have = dict.fromkeys(current, 0)
+        for chunk in self.state["chunks"]:
+            for name in set(chunk["tiles"]) & set(have):
+                have[name] += chunk["tiles"][name]
+        if have != {part["name"]: part["tiles"] for part in chosen}:
+            raise RuntimeError("expected rows {}, got {}".format({p["name"]: p["tiles"] for p in chosen}, have))
+        self.claim.check()
+        self.state["pending"] = sorted(set(self.state["pending"]) - set(have))
+        self._summarize(scored)
+        if not self.state["pending"]:
+            table.finish()
+
+    def _score(self, todo):
+        """Score the tiles of these counties and years that have no row, chunk by chunk; how many there were."""
+        total = sum(part["tiles"] for part in todo)
+        chunks, wanted = self._plan(todo, total)
+        plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine)
+        threads = int(self.spark.conf.get("spark.task.cpus", "1"))
+        left = sum(piece["tiles"] for chunk in chunks for piece in chunk)
+        shipped = ship(self.spark, self.bundle)
+        session.report_tiles(lambda: (int(self.counts.value[TILES]), left, int(self.counts.value[ERRORS])))
+        current = {part["name"]: part["files"] for part in todo}
+        for number, pieces in enumerate(chunks, 1):
+            name = "chunk-" + uuid.uuid4().hex[:12]
+            frame = self._frame(pieces, wanted)
+            if self.partitions is not None:
+                frame = frame.repartition(self.partitions)
+            before = self.counts.value.copy()
+            started = time.monotonic()
+            scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts),
+                                      PREDICTION_TYPE + ", {} bigint".format(CRC))
+            with session.settings(self.spark, plan.settings):
+                scored.write.parquet("{}/_scoring/{}".format(self.table.uri, name))
+            expected = {}
+            for piece in pieces:
+                expected[_name(piece)] = expected.get(_name(piece), 0) + piece["tiles"]
+            facts = self._check(name, expected)
+            self._join(name, dict(facts, files_of={part: current[part] for part in expected}))
+            seconds = time.monotonic() - started
+            counted = self.counts.value - before
+            log.info("chunk joined number=%d of=%d tiles=%d errors=%d seconds=%.1f tiles_per_second=%.0f", number,
+                     len(chunks), counted[TILES], counted[ERRORS], seconds, counted[TILES] / seconds)
+        if wanted is not None:
+            wanted.unpersist()
+        return left
+
+    def _plan(self, todo, total):
+        """Cut the tiles without a row into chunks.
+
+        Returns
+        -------
+        chunks : list of list of dict
+            Pieces ``county, year, tiles, first, last`` of consecutive ``tile_id``, together a chunk.
+        wanted : pyspark.sql.DataFrame or None
+            The keys of these tiles; None where every tile of the pieces is one.
+        """
+        from pyspark.sql import Window
+        from pyspark.sql import functions as F
+        files = self._files_of(todo)
+        if not files and total <= self.chunk_tiles:
+            return [[dict(county=p["county"], year=p["year"], tiles=p["tiles"], first=None, last=None)
+                     for p in todo]], None
+        wanted, keys = None, self._read(todo).select(KEYS)
+        if files:
+            rows = self.spark.read.parquet(*self._paths(files)).select(KEYS)
+            keys = wanted = keys.join(rows, KEYS, "left_anti").persist()
+        order = Window.partitionBy("county", "year").orderBy("tile_id")
+        piece = ((F.row_number().over(order) - 1) / self.chunk_tiles).cast("int")
+        pieces = keys.select("*", piece.alias("piece")).groupBy("county", "year", "piece").agg(
+            F.count("*").alias("tiles"), F.min("tile_id").alias("first"), F.max("tile_id").alias("last"))
+        chunks, room = [], 0
+        for row in pieces.orderBy("county", "year", "piece").collect():
+            piece = row.asDict()
+            if piece["tiles"] > room:
+                chunks.append([])
+                room = self.chunk_tiles
+            chunks[-1].append(piece)
+            room -= piece["tiles"]
+        return chunks, wanted
+
+    def _read(self, parts):
+        """The store's tiles of counties and years."""
+        folders = [tilestore.partition_folder(self.tiles_uri, part["county"], part["year"]) for part in parts]
+        return self.spark.read.schema(TILE_TYPE).option("basePath", self.tiles_uri).parquet(*folders)
+
+    def _frame(self, pieces, wanted):
+        """The tiles of a chunk, with the checksums of their pictures."""
+        from pyspark.sql import functions as F
+
+        def within(frame, piece):
+            return frame if piece["first"] is None else frame.where(
+                F.col("tile_id").between(piece["first"], piece["last"]))
+
+        frame = _union(within(self._read([piece]), piece) for piece in pieces)
+        if wanted is not None:
+            chosen = _union(
+                within(wanted.where((F.col("county") == piece["county"]) & (F.col("year") == piece["year"])), piece)
+                for piece in pieces)
+            # The keys travel to the pictures, not the pictures to the keys.
+            frame = frame.join(F.broadcast(chosen), KEYS, "left_semi")
+        return frame.select("tile_id", "image", "county", "year", _crc(F).alias(CRC))
+
+    def _files_of(self, parts):
+        """Files of the table with rows of these counties and years."""
+        names = {part["name"] for part in parts}
+        return [file for chunk in self.state["chunks"] if names & set(chunk["tiles"]) for file in chunk["files"]]
+
+    def _paths(self, files):
+        return ["{}/{}".format(self.table.uri, file) for file in files]
+
+    def _drop_outdated(self, todo):
+        """Take rows out of the table whose tile is gone from the store, or has another picture now."""
+        from pyspark.sql import functions as F
+        current = {part["name"]: part["files"] for part in todo}
+        changed = [part for part in todo if any(
+            chunk["files_of"].get(part["name"], part["files"]) != part["files"] for chunk in self.state["chunks"])]
+        if not changed:
+            return
+        files = self._files_of(changed)
+        names = {part["name"] for part in changed}
+        there = self._read(changed).select("county", "year", "tile_id", _crc(F).alias(CRC))
+        rows = self.spark.read.parquet(*self._paths(files))
+        is_changed = F.concat_ws(" ", "county", F.col("year").cast("string")).isin(sorted(names))
+        outdated = rows.where(is_changed).select(KEYS + [CRC]).join(there, KEYS + [CRC], "left_anti").persist()
+        count = outdated.count()
+        if count:
+            log.info("rows outdated table=%s rows=%d", shown(self.table.uri), count)
+            name = "chunk-" + uuid.uuid4().hex[:12]
+            rows.join(F.broadcast(outdated), KEYS, "left_anti").write.parquet(
+                "{}/_scoring/{}".format(self.table.uri, name))
+            facts = self._check(name)
+            old = [chunk for chunk in self.state["chunks"] if set(chunk["files"]) & set(files)]
+            files_of = {part: of for chunk in old for part, of in chunk["files_of"].items() if part in facts["tiles"]}
+            self._join(name, dict(facts, files_of=files_of), instead_of=old)
+        outdated.unpersist()
+        # What is left belongs to the files as they are now.
+        for chunk in self.state["chunks"]:
+            chunk["files_of"].update({part: current[part] for part in set(chunk["files_of"]) & names})
+
+    def _check(self, name, expected=None):
+        """Read a new chunk back.
+
+        Parameters
+        ----------
+        name : str
+        expected : dict, optional
+            Tiles of each county and year.
+
+        Returns
+        -------
+        dict
+            ``tiles`` of each county and year, ``classes`` and ``errors``, counted.
+        """
+        paths = self.table.filesystem.glob(self.table.path("_scoring", name, "*.parquet"))
+        rows = ds.dataset(paths, format="parquet", filesystem=self.table.filesystem).to_table(
+            columns=KEYS + ["class_id", "error_kind", "error"]).to_pandas()
+        double = rows[rows.duplicated(KEYS)]
+        if len(double):
+            raise InputError("expected one tile of each name in the store {}, got {} twice in county {}, year {}. "
+                             "Write the store again.".format(
+                                 shown(self.tiles_uri), *double.iloc[0][["tile_id", "county", "year"]]))
+        tiles = {_name({"county": county, "year": year}): int(count)
+                 for (county, year), count in rows.groupby(["county", "year"]).size().items()}
+        if expected is not None and tiles != expected:
+            raise RuntimeError("expected rows {}, got {}".format(expected, tiles))
+        failed = rows[rows["error_kind"].notna()]
+        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and set(failed["error_kind"]) == {"engine"}:
+            raise RuntimeError("the engine {} failed with all {} tiles of a chunk: {}".format(
+                self.engine, len(rows), failed["error"].iloc[0]))
+        classes = rows["class_id"].dropna().astype(int).value_counts()
+        return {"tiles": tiles, "classes": {str(class_id): int(count) for class_id, count in classes.items()},
+                "errors": {kind: {"tiles": len(part), "examples": _examples(part)}
+                           for kind, part in failed.groupby("error_kind")}}
+
+    def _join(self, name, facts, instead_of=()):
+        """Make a chunk part of the table, in one step."""
+        self.claim.check()
+        files = self.table.adopt(name)
+        self.state["chunks"] = [chunk for chunk in self.state["chunks"] if chunk not in instead_of]
+        self.state["chunks"].append(dict(facts, files=files))
+        self.table.write_json("table.json", self.state)
+        for chunk in instead_of:
+            for file in chunk["files"]:
+                self.table.filesystem.rm(self.table.path(file))
+
+    def _summarize(self, scored):
+        """Write ``_scoring/summary.json``."""
+        seconds = time.monotonic() - self.started
+        classes, errors = dict.fromkeys(self.state["classes"], 0), {}
+        for chunk in self.state["chunks"]:
+            for class_id, count in chunk["classes"].items():
+                classes[self.state["classes"][int(class_id)]] += count
+            for kind, found in chunk["errors"].items():
+                known = errors.setdefault(kind, {"tiles": 0, "examples": []})
+                known["tiles"] += found["tiles"]
+                known["examples"] = (known["examples"] + found["examples"])[:EXAMPLES]
+        counts = self.counts.value
+        result = {
+            "model": self.bundle.checksum, "engine": self.engine, "tiles": sum(classes.values()) + sum(
+                found["tiles"] for found in errors.values()), "scored_now": scored, "classes": classes,
+            "errors": errors, "chunks": len(self.state["chunks"]), "chunk_tiles": self.chunk_tiles,
+            "seconds": round(seconds, 2), "tiles_per_second": round(scored / seconds, 1), "slots": self.slots,
+            "slot_seconds": {name: round(float(counts[i]), 2) for name, i in (
+                ("read", READ), ("decode", DECODE), ("network", NETWORK), ("write", WRITE))}}
+        result["slot_seconds"]["other"] = round(float(counts[SLOT] - counts[READ:SLOT].sum()), 2)
+        self.table.write_json("table.json", self.state)
+        self.table.write_json("summary.json", result)
+        log.info("job ended table=%s tiles=%d scored_now=%d errors=%d seconds=%.1f", shown(self.table.uri),
+                 result["tiles"], scored, sum(found["tiles"] for found in errors.values()), seconds)
+
+
+def _name(part):
+    """How a county and year are called in ``table.json``."""
+    return "{} {}".format(part["county"], part["year"])
+
+
+def _union(frames):
+    """All rows of Spark DataFrames with the same columns."""
+    return reduce(lambda one, other: one.union(other), frames)
+
+
+def _crc(F):
+    """The checksum of a picture as a column; -1 where there is none."""
+    return F.coalesce(F.crc32("image"), F.lit(-1))
+
+
+def _on_worker(shipped, engine, threads, counts):
+    """The function that Spark runs on a worker: batches to its process, rows back, and what there is to count."""
+    def run(batches):
+        import pyarrow as pa
+        from pyspark import SparkFiles
+        process = scoring_process.kept(SparkFiles.get(shipped), engine, threads)
+        names = scoring_process.TILES.names
+        counted, clock = np.zeros(7), time.perf_counter
+        begun = last = clock()
+        before = process.decode_s, process.network_s
+        for batch in batches:
+            counted[READ] += clock() - last
+            rows = process.score(pa.RecordBatch.from_arrays([batch.column(name) for name in names],
+                                                            schema=scoring_process.TILES))
+            counted[TILES] += len(rows)
+            counted[ERRORS] += len(rows) - rows.column("error_kind").null_count
+            started = clock()
+            yield rows
+            last = clock()
+            # Spark takes the rows here, and writes them in another thread while it reads on.
+            counted[WRITE] += last - started
+        counted[READ] += clock() - last
+        counted[DECODE], counted[NETWORK] = process.decode_s - before[0], process.network_s - before[1]
+        counted[SLOT] = clock() - begun
+        counts.add(counted)
+
+    return run
+
+
+def _examples(rows):
+    """The first rows with an error, to be shown."""
+    return rows[["tile_id", "error"]].head(EXAMPLES).to_dict("records")
+
+
+def summary(predictions_uri):
+    """What the last job did, and what the table holds.
+
+    Parameters
+    ----------
+    predictions_uri : str
+
+    Returns
+    -------
+    dict
+        ``tiles`` in the table, ``scored_now``, ``classes`` with their counts, ``errors`` by kind with their number
+        and three examples, ``seconds``, ``tiles_per_second``, and ``slot_seconds``: where the time of the slots
+        went.
+
+    Raises
+    ------
+    InputError
+        If no job has finished there.
+    """
+    found = predictions.Table(predictions_uri).read_json("summary.json")
+    if found is None:
+        raise InputError("expected a prediction table at {}, got none. Run notebook 05_parallel_scoring.".format(
+            shown(predictions_uri)))
+    return found
+
+
+def tell(found):
+    """The summary of a job as lines of text.
+
+    Parameters
+    ----------
+    found : dict
+        Of ``summary``.
+
+    Returns
+    -------
+    str
+    """
+    errors = {kind: one["tiles"] for kind, one in found["errors"].items()}
+
+    def counted(counts):
+        return ", ".join("{} {:,}".format(name, count) for name, count in counts.items())
+
+    lines = [("{scored_now:,} tiles scored in {seconds:.0f} s, {tiles_per_second:.0f} a second; {tiles:,} in the table."
+              if found["scored_now"] else "Nothing new: all {tiles:,} tiles have their row.").format(**found),
+             "Classes: " + counted(found["classes"]), "Errors: " + (counted(errors) or "none")]
+    lines += ["  {}, {tile_id}: {error}".format(kind, **example) for kind, one in found["errors"].items()
+              for example in one["examples"]]
+    spent = {name: seconds for name, seconds in found["slot_seconds"].items() if seconds > 0}
+    if spent:
+        lines.append("Time of the slots: " + ", ".join("{} {:.0%}".format(
+            name, seconds / sum(spent.values())) for name, seconds in spent.items()))
+    return "\n".join(lines)
 
 
 def read(predictions_uri, columns=None):
@@ -192,10 +694,11 @@ def read(predictions_uri, columns=None):
     InputError
         If there is no table, or its job has not finished.
     """
-    filesystem, path = fsspec.core.url_to_fs(str(predictions_uri))
-    if not filesystem.exists(path.rstrip("/") + "/_SUCCESS"):
+    table = predictions.Table(predictions_uri)
+    if not table.is_finished():
         raise InputError("expected a finished prediction table at {}, got none. Run notebook "
-                         "05_parallel_scoring.".format(predictions_uri))
-    table = ds.dataset(path, format="parquet", filesystem=filesystem).to_table(columns=columns)
-    return table.to_pandas().sort_values([c for c in ("county", "year", "tile_id") if c in table.column_names],
-                                         ignore_index=True)
+                         "05_parallel_scoring.".format(shown(predictions_uri)))
+    state = table.state()
+    files = [name for chunk in state["chunks"] for name in chunk["files"]] if state else table.files()
+    rows = table.rows(files, columns or COLUMNS)
+    return rows.sort_values([c for c in KEYS if c in rows], ignore_index=True)

@@ -30,6 +30,10 @@ DISK_GB = 2.0
 DRIVER_GB, SLOT_GB = 1.0, 0.25
 GIB = 2 ** 30
 
+# How often Spark tries a task: a worker that is killed is no reason to give up. On a cluster that is Spark's own
+# default, in the driver's process it is part of the master's name.
+TASK_ATTEMPTS = 4
+
 _MASTER = re.compile(r"local(\[(\*|[1-9]\d*)(,\s*\d+)?\])?|local-cluster\[\d+,\d+,\d+\]|spark://.+:\d+.*|yarn|k8s://.+")
 
 
@@ -128,8 +132,10 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     """
     check_master(master)
     import pyspark
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
+    master = re.sub(r"^local\[(\*|\d+)\]$", r"local[\1,{}]".format(TASK_ATTEMPTS), master)
     running = SparkSession.getActiveSession()
     if running is not None and running.sparkContext.master != master:
         running.stop()
@@ -145,8 +151,14 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
         else:
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+        chosen = dict(_settings(master, memory), **(settings or {}))
+        if _is_here(master):
+            os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+            # Java is started first, without the cluster's secret: what it is started with can be seen by all.
+            SparkContext._ensure_initialized(conf=SparkConf().setAll(list(chosen.items())))
+            chosen = dict(_cluster_settings(), **chosen)
         builder = SparkSession.builder.master(master).appName(app_name)
-        for key, value in dict(_settings(master, memory), **(settings or {})).items():
+        for key, value in chosen.items():
             builder = builder.config(key, value)
         try:
             running = builder.getOrCreate()
@@ -185,7 +197,7 @@ def _settings(master, memory):
         **{f"spark.executorEnv.{name}": value for name, value in one_thread.items()},
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
     }
-    if master.startswith("local"):
+    if master.startswith("local") or _is_here(master):
         settings.update({
             "spark.driver.bindAddress": "127.0.0.1",
             "spark.driver.host": "127.0.0.1",
@@ -194,6 +206,21 @@ def _settings(master, memory):
             "spark.sql.shuffle.partitions": 8,
         })
     return settings
+
+
+def cluster_folder():
+    """Where ``setup_scripts/local_cluster.sh`` keeps its settings, logs and process numbers."""
+    return home() / "data" / "local_cluster"
+
+
+def _is_here(master):
+    """Whether a master is that of ``setup_scripts/local_cluster.sh``."""
+    return master.startswith("spark://127.0.0.1:") and (cluster_folder() / "spark.conf").is_file()
+
+
+def _cluster_settings():
+    """The settings of the local cluster, its secret among them."""
+    return dict(line.split(None, 1) for line in (cluster_folder() / "spark.conf").read_text().splitlines())
 
 
 def _last_line(error):
@@ -302,6 +329,19 @@ def _arrow_round_trip(spark):
         return _worker_error(str(error.__cause__ or error))
 
 
+@contextlib.contextmanager
+def settings(spark, values):
+    """Settings of Spark SQL that hold inside a ``with`` block."""
+    before = {name: spark.conf.get(name, None) for name in values}
+    try:
+        for name, value in values.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            spark.conf.unset(name) if value is None else spark.conf.set(name, value)
+
+
 def stop(spark):
     """Stop the session and its workers; what they left in the temporary folder goes with them."""
     spark.stop()
@@ -326,9 +366,14 @@ def progress(spark, label="Spark"):
     bar = _bar(label)
     finished = threading.Event()
 
+    report_tiles(None)
+
+    def show():
+        bar.show(*(_tiles() if _tiles is not None else _tasks(context, group)))
+
     def follow():
         while not finished.wait(0.5):
-            bar.show(*_tasks(context, group))
+            show()
 
     # The thread takes this cell's context along, or Jupyter would not know whose output the bar is.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
@@ -341,8 +386,25 @@ def progress(spark, label="Spark"):
         for name in ("spark.jobGroup.id", "spark.job.description", "spark.job.interruptOnCancel"):
             context.setLocalProperty(name, None)
         with contextlib.suppress(Exception):  # A session that died has no tasks to count; its own error is on the way.
-            bar.show(*_tasks(context, group))
+            show()
+        report_tiles(None)
         bar.close()
+
+
+# What the job that runs counts; None where its tasks are all there is to count.
+_tiles = None
+
+
+def report_tiles(count):
+    """Let the progress bar count tiles instead of tasks.
+
+    Parameters
+    ----------
+    count : callable or None
+        Returns tiles done, tiles to do, and error rows among them.
+    """
+    global _tiles
+    _tiles = count
 
 
 def _tasks(context, group):
@@ -376,10 +438,12 @@ class _NotebookBar:
         self._start = time.monotonic()
         self._handle = display({"text/plain": f"{label}: starting"}, raw=True, display_id=True)
 
-    def show(self, done, total):
-        if total:
-            line = self._meter.format_meter(done, total, time.monotonic() - self._start, ncols=90, prefix=self._label, unit="task")
-            self._handle.update({"text/plain": line}, raw=True)
+    def show(self, done, total, errors=None):
+        if total or errors is not None:
+            line = self._meter.format_meter(
+                done, total, time.monotonic() - self._start, ncols=90, prefix=self._label,
+                unit="task" if errors is None else " tiles", postfix=None if errors is None else f"errors: {errors}")
+            self._handle.update({"text/plain": line if total else f"{self._label}: nothing new"}, raw=True)
 
     def close(self):
         pass
@@ -390,15 +454,23 @@ class _TerminalBar:
 
     def __init__(self, label):
         from tqdm import tqdm
-        self._label, self._start, self._last = label, time.monotonic(), (0, 0)
+        self._label, self._start, self._last = label, time.monotonic(), (0, 0, None)
         self._bar = tqdm(total=0, desc=label, unit="task", leave=True, disable=None)
 
-    def show(self, done, total):
-        self._last = done, total
+    def show(self, done, total, errors=None):
+        self._last = done, total, errors
         self._bar.total, self._bar.n = total, done
+        if errors is not None:
+            self._bar.unit = " tiles"
+            self._bar.set_postfix_str(f"errors: {errors}", refresh=False)
         self._bar.refresh()
 
     def close(self):
         self._bar.close()
-        if self._bar.disable:
-            print("{}: {} of {} tasks, {:.1f} s".format(self._label, *self._last, time.monotonic() - self._start), file=sys.stderr)
+        done, total, errors = self._last
+        seconds = time.monotonic() - self._start
+        if self._bar.disable and errors is None:
+            print(f"{self._label}: {done} of {total} tasks, {seconds:.1f} s", file=sys.stderr)
+        elif self._bar.disable:
+            print(f"{self._label}: {done} of {total} tiles, {done / seconds:.1f} tiles/s, {errors} errors, "
+                  f"{seconds:.1f} s" if total else f"{self._label}: nothing new", file=sys.stderr)

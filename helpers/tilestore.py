@@ -1,4 +1,4 @@
-"""The tile store: tiles in and out of Parquet. The only module that decodes a tile.
+"""The tile store: tiles in and out of Parquet.
 
 A store is a Parquet dataset on any fsspec URI, one folder for each ``county`` and ``year``. A folder is
 finished when it holds ``_manifest.json``, which is written last; what lies there without one is ignored and
@@ -18,8 +18,11 @@ import pyarrow.parquet as pq
 
 from helpers import InputError
 from helpers.landcover import CLASS_NAMES, group_of_class
+from helpers.pictures import decode
 
-CODEC = "png"
+CODEC = "webp"
+# Tiles that a file holds as one piece, some 50 to 100: what a task of a scoring job takes is a number of whole pieces.
+ROW_GROUP_BYTES = 4 << 20
 # A label is trusted for training when this share of the tile's NLCD pixels carries it.
 PURE = 0.9
 
@@ -34,7 +37,7 @@ MANIFEST = "_manifest.json"
 
 
 def encode(tile):
-    """A tile as PNG.
+    """A tile as lossless WebP.
 
     Parameters
     ----------
@@ -44,40 +47,19 @@ def encode(tile):
     Returns
     -------
     bytes
+
+    Notes
+    -----
+    Of the lossless formats that Pillow 8.4 reads, this is the smallest and the quickest to decode beside its size: tiles
+    of real NAIP scenes take 72 kB in place of 91 kB as PNG at level 1, and decoding one takes two thirds of the time.
+    ``tests/benchmarks/benchmark.py codecs`` measures them, libraries other than Pillow too; none of those pays for
+    being installed on every node.
     """
     from PIL import Image
     buffer = io.BytesIO()
-    # Level 1 is three times as fast as the default 6 and a few per cent larger on aerial pictures.
-    Image.fromarray(tile).save(buffer, CODEC, compress_level=1)
+    # The quickest of libwebp's efforts; the others make files a twentieth smaller in twice the time.
+    Image.fromarray(tile).save(buffer, CODEC, lossless=True, quality=0, method=0)
     return buffer.getvalue()
-
-
-def decode(image, size=None):
-    """Pixels of an encoded picture.
-
-    Parameters
-    ----------
-    image : bytes
-        A picture in a format that Pillow reads; other modes than RGB are converted.
-    size : tuple of int, optional
-        ``(height, width)`` to resize to where the picture has another; None keeps its own.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (h, w, 3), uint8 RGB.
-
-    Raises
-    ------
-    OSError
-        If the bytes are not a whole picture.
-    """
-    from PIL import Image
-    with Image.open(io.BytesIO(image)) as picture:
-        picture = picture.convert("RGB")
-        if size is not None and (picture.height, picture.width) != tuple(size):
-            picture = picture.resize((size[1], size[0]), Image.BILINEAR)
-        return np.asarray(picture)
 
 
 def decode_all(tiles, size=None):
@@ -171,7 +153,8 @@ def write_manifest(uri, county, year, **facts):
     **facts
         JSON values to keep: at least ``tiles``, the number of rows written.
     """
-    facts = dict(facts, county=str(county), year=int(year), codec=CODEC)
+    facts = dict(facts, county=str(county), year=int(year))
+    facts.setdefault("codec", CODEC)
     facts.setdefault("classes", list(CLASS_NAMES))
     filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, year) + "/" + MANIFEST)
     with filesystem.open(path, "wb") as file:
@@ -229,6 +212,25 @@ def partitions(uri):
         raise InputError("expected a tile store at {}, got no finished county and year there. Run notebook "
                          "02_data_preparation, or give the URI of a store of your own.".format(uri))
     return found
+
+
+def size(uri, parts=None):
+    """Number of tiles of a store, and bytes of their files.
+
+    Parameters
+    ----------
+    uri : str
+    parts : list of dict, optional
+        Manifests of the counties and years to count; all by default.
+
+    Returns
+    -------
+    tiles, n_bytes : int
+    """
+    parts = partitions(uri) if parts is None else parts
+    filesystem, _ = fsspec.core.url_to_fs(str(uri))
+    folders = [fsspec.core.url_to_fs(partition_folder(uri, part["county"], part["year"]))[1] for part in parts]
+    return sum(part["tiles"] for part in parts), sum(map(filesystem.du, folders))
 
 
 def classes(uri):
@@ -403,11 +405,19 @@ def write_images(folder, uri, held_out="", seed=0, held_out_share=0.2):
                     row=0, col=0, scene_id=chunk["tile_id"], acquired="", nine_point=label, label=label,
                     group=group_of_class(chunk["label"]) if is_land_cover else None,
                     purity=label.notna().astype("float32"),
-                    image=[Path(p).read_bytes() for p in chunk["path"]])
+                    image=[_bytes(path) for path in chunk["path"]])
                 writer.write_table(pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False))
             writer.close()
-        write_manifest(uri, county, 0, tiles=len(part), classes=list(names), source=str(county))
+        write_manifest(uri, county, 0, tiles=len(part), classes=list(names), source=str(county), codec="as given")
     return names
+
+
+def _bytes(path):
+    """A file's content; None where it vanished after it was listed, or can't be opened."""
+    try:
+        return Path(path).read_bytes()
+    except OSError:
+        return None
 
 
 def _list_images(folder):

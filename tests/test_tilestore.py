@@ -34,7 +34,7 @@ def test_decoding_converts_and_resizes():
     rng = np.random.default_rng(0)
     assert tilestore.decode(picture(rng, mode="L"), (224, 224)).shape == (224, 224, 3)
     assert tilestore.decode(picture(rng, mode="RGBA")).shape == (30, 40, 3)
-    with pytest.raises(OSError):
+    with pytest.raises(InputError, match="expected a whole picture .* got 13 bytes that can't be read"):
         tilestore.decode(b"not a picture")
 
 
@@ -52,6 +52,20 @@ def test_pictures_become_a_store_split_by_seed(folder, tmp_path):
     assert held == set(tilestore.read(store, split="validation")["tile_id"])
     tilestore.write_images(folder, store, seed=2)
     assert held != set(tilestore.read(store, split="validation")["tile_id"])
+
+
+def test_a_picture_that_vanished_after_it_was_listed_is_a_row_without_bytes(folder, tmp_path, monkeypatch):
+    listed = tilestore._list_images
+
+    def and_then_one_goes(*args):
+        found = listed(*args)
+        (folder / "sea" / "3.jpg").unlink()
+        return found
+
+    monkeypatch.setattr(tilestore, "_list_images", and_then_one_goes)
+    tilestore.write_images(folder, str(tmp_path / "store"))
+    frame = tilestore.read(tmp_path / "store")
+    assert frame["tile_id"][frame["image"].isna()].tolist() == ["sea/3.jpg"] and len(frame) == 20
 
 
 def test_a_second_folder_is_held_out_whole(folder, tmp_path):

@@ -1,0 +1,224 @@
+"""The prediction table on disk: what belongs to it, and which job may write to it.
+
+A table is a folder of Parquet files on any fsspec URI. It grows by chunks. A chunk's files are whole before they
+get their place in the folder, and belong to the table from the moment when ``_scoring/table.json`` names them, a
+file that is always replaced as a whole. What the folder holds beyond that is left by a job that died, and removed
+by the next. ``_SUCCESS`` stands there while every tile asked for has its row.
+
+One job writes at a time: it holds ``_scoring/claim.json`` and renews it. A claim that nobody has renewed for
+``CLAIM_S``, or whose process is gone from this machine, has expired. File systems have no common way to let one of
+two take a file, so both may write theirs at the same moment: the one that wrote first finds the other's name when
+it looks again, ``SETTLE_S`` later and before each chunk that it adds, and stops. Whoever stands still between that
+look and the step after it for longer than ``CLAIM_S`` could still add a chunk beside another job. Clocks of
+different machines may differ by less than ``CLAIM_S``.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+
+import fsspec
+import psutil
+import pyarrow.dataset as ds
+
+from helpers import InputError
+from helpers.runs import whole_file
+
+# A driver that stands still for as long as this, and only then, may find its table taken by another.
+CLAIM_S = 60
+# What two jobs that start at the same moment need to see each other's claim.
+SETTLE_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def shown(uri):
+    """A URI without what may be secret in it: user, password, and what follows a question mark."""
+    return re.sub(r"://[^/@]*:[^/@]*@", "://", str(uri)).split("?")[0]
+
+
+class Table:
+    """A prediction table.
+
+    Parameters
+    ----------
+    uri : str
+    """
+
+    def __init__(self, uri):
+        self.uri = str(uri).rstrip("/")
+        self.filesystem, path = fsspec.core.url_to_fs(self.uri)
+        self._path = path.rstrip("/")
+        self._local = "file" in self.filesystem.protocol
+
+    def path(self, *names):
+        """A path in the table's folder, as its file system takes it."""
+        return "/".join((self._path,) + names)
+
+    def read_json(self, name):
+        """The content of ``_scoring/<name>``; None where there is none, or not yet a whole one."""
+        try:
+            return json.loads(self.filesystem.cat_file(self.path("_scoring", name)).decode())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def write_json(self, name, value):
+        """Replace ``_scoring/<name>``: a reader sees the old one or the new one."""
+        content = json.dumps(value, indent=1).encode()
+        path = self.path("_scoring", name)
+        if self._local:
+            with whole_file(path) as part:
+                part.write_bytes(content)
+        else:
+            self.filesystem.pipe_file(path, content)
+
+    def state(self):
+        """What the table consists of: ``model``, ``engine``, ``classes``, ``chunks``; None where there is none."""
+        return self.read_json("table.json")
+
+    def is_finished(self):
+        return self.filesystem.exists(self.path("_SUCCESS"))
+
+    def files(self):
+        """Names of the Parquet files in the folder, whether they belong to the table or not."""
+        if not self.filesystem.exists(self._path):
+            return []
+        self.filesystem.invalidate_cache()
+        names = (path.rsplit("/", 1)[-1] for path in self.filesystem.ls(self._path, detail=False))
+        return sorted(name for name in names if name.endswith(".parquet") and name[0] not in "._")
+
+    def rows(self, files, columns=None):
+        """Read files of the table on the driver.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        paths = [self.path(name) for name in files]
+        return ds.dataset(paths, format="parquet", filesystem=self.filesystem).to_table(columns=columns).to_pandas()
+
+    def unfinish(self):
+        """Take ``_SUCCESS`` away, before the table changes."""
+        if self.is_finished():
+            self.filesystem.rm(self.path("_SUCCESS"))
+
+    def finish(self):
+        """Declare the table finished."""
+        self.filesystem.pipe_file(self.path("_SUCCESS"), b"")
+
+    def remove_leftovers(self):
+        """Remove what jobs that died have left: unfinished chunks, and files that never joined the table."""
+        state = self.state()
+        named = {name for chunk in state["chunks"] for name in chunk["files"]} if state else set()
+        for name in set(self.files()) - named:
+            self.filesystem.rm(self.path(name))
+        if self.filesystem.exists(self.path("_scoring")):
+            self.filesystem.invalidate_cache()
+            for path in self.filesystem.ls(self.path("_scoring"), detail=False):
+                if path.rstrip("/").rsplit("/", 1)[-1].startswith("chunk-"):
+                    self.filesystem.rm(path, recursive=True)
+
+    def remove(self):
+        """Remove all of the table but its claim."""
+        self.unfinish()
+        with contextlib.suppress(FileNotFoundError):
+            self.filesystem.rm(self.path("_scoring", "table.json"))
+        self.remove_leftovers()
+
+    def adopt(self, name):
+        """Give the files that Spark has written to ``_scoring/<name>`` their place in the folder.
+
+        Returns
+        -------
+        list of str
+            Their new names.
+        """
+        self.filesystem.invalidate_cache()
+        taken = []
+        for path in sorted(self.filesystem.ls(self.path("_scoring", name), detail=False)):
+            if path.endswith(".parquet"):
+                taken.append("{}-{:05d}.parquet".format(name, len(taken)))
+                self.filesystem.mv(path, self.path(taken[-1]))
+        self.filesystem.rm(self.path("_scoring", name), recursive=True)
+        return taken
+
+
+class Claim:
+    """The right to write to a table, held inside a ``with`` block and renewed by a thread.
+
+    Parameters
+    ----------
+    table : Table
+
+    Raises
+    ------
+    InputError
+        If another job that is alive holds it.
+    """
+
+    def __init__(self, table):
+        self._table = table
+        self._me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid(),
+                    "started": psutil.Process().create_time()}
+        self._ended = threading.Event()
+        self._lost = None
+
+    def __enter__(self):
+        other = self._table.read_json("claim.json")
+        if other and not self._has_expired(other):
+            raise self._taken(other)
+        if other:
+            log.info("claim expired host=%s process=%s", other["host"], other["process"])
+        self._write()
+        time.sleep(SETTLE_S)
+        self.check()
+        self._thread = threading.Thread(target=self._renew, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self._ended.set()
+        self._thread.join()
+        if self._holder() == self._me["owner"]:
+            self._table.filesystem.rm(self._table.path("_scoring", "claim.json"))
+
+    def check(self):
+        """Raise unless the claim is still this job's."""
+        if self._holder() != self._me["owner"]:
+            raise self._taken(self._table.read_json("claim.json") or {"host": "unknown", "process": "unknown"})
+
+    def _write(self):
+        self._table.write_json("claim.json", dict(self._me, renewed=time.time()))
+
+    def _holder(self):
+        claim = self._table.read_json("claim.json")
+        return claim and claim["owner"]
+
+    def _renew(self):
+        while not self._ended.wait(CLAIM_S / 6):
+            try:
+                if self._holder() != self._me["owner"]:
+                    return
+                self._write()
+            except Exception as error:  # A full disk or a network that is away for a moment: the next time may do.
+                log.warning("claim not renewed error=%r", shown(error))
+
+    def _has_expired(self, claim):
+        if claim["host"] == self._me["host"]:
+            # A process number is used again: the time when it started tells them apart.
+            try:
+                return abs(psutil.Process(claim["process"]).create_time() - claim["started"]) > 2
+            except psutil.NoSuchProcess:
+                return True
+        return time.time() - claim["renewed"] > CLAIM_S
+
+    def _taken(self, claim):
+        return InputError("expected to be the only job that writes the prediction table {}, got another at work "
+                          "(host {}, process {}). Wait for it, or choose another folder.".format(
+                              shown(self._table.uri), claim["host"], claim["process"]))

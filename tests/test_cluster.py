@@ -1,0 +1,342 @@
+"""What dies in the middle of a job on a real cluster: every tile is scored, and has one row.
+
+The tests follow each other: one cluster, and one driver that lives until a test kills it.
+"""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import tiny
+from helpers import InputError, bundle, predictions, scoring, tilestore
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+TILES, CHUNK_TILES, PARTITIONS, BATCH_ROWS = 960, 240, 4, "12"
+SECRET = "planted-7c1f0a9e-not-to-be-seen"
+ANSWER_S = 120
+
+
+class Cluster:
+    """``setup_scripts/local_cluster.sh`` with a home of its own."""
+
+    def __init__(self, home):
+        self.home = home
+        self.folder = home / "data" / "local_cluster"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = str(probe.getsockname()[1])
+        # Places where credentials are kept, by the names of their owners.
+        self.environment = dict(os.environ, TUTORIAL_HOME=str(home), PYTHONPATH=str(REPOSITORY),
+                                AZURE_CLIENT_SECRET=SECRET, AZURE_STORAGE_KEY=SECRET, AZURE_STORAGE_CONNECTION_STRING=f"AccountKey={SECRET}")
+
+    def command(self, *arguments):
+        return subprocess.run([sys.executable, "-m", "helpers.local_cluster", *arguments], cwd=REPOSITORY,
+                              env=self.environment, capture_output=True, text=True, timeout=120)
+
+    def start(self):
+        done = self.command("start", "--port", self.port)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @property
+    def master(self):
+        return f"spark://127.0.0.1:{self.port}"
+
+    def process(self, name):
+        known = json.loads((self.folder / "processes.json").read_text())["processes"][name]
+        return psutil.Process(known["process"])
+
+    def executors(self):
+        return [child for name in ("worker-1", "worker-2") for child in self.process(name).children()
+                if any("CoarseGrainedExecutorBackend" in word for word in child.cmdline())]
+
+    def python_workers(self):
+        """Processes that Spark has forked for tasks, each with its process that scores."""
+        daemons = [daemon for executor in self.executors() for daemon in executor.children()]
+        return [worker for daemon in daemons for worker in daemon.children()]
+
+    def family(self):
+        return [one for name in ("master", "worker-1", "worker-2")
+                for one in [self.process(name), *self.process(name).children(recursive=True)]]
+
+
+class Driver:
+    def __init__(self, cluster, folder):
+        self.folder = folder
+        folder.mkdir()
+        self.errors = open(folder.with_suffix(".log"), "a")
+        self.process = subprocess.Popen(
+            [sys.executable, str(REPOSITORY / "tests" / "cluster_driver.py"), cluster.master, str(folder), "0.1",
+             BATCH_ROWS], env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+            text=True)
+        assert self.answer() == {"slots": 2}
+
+    def ask(self, **asked):
+        self.process.stdin.write(json.dumps(asked) + "\n")
+        self.process.stdin.flush()
+
+    def answer(self):
+        ready, _, _ = select.select([self.process.stdout], [], [], ANSWER_S)
+        assert ready, f"no answer within {ANSWER_S} s; see {self.errors.name}"
+        return json.loads(self.process.stdout.readline())
+
+    def scored(self):
+        """Names of the tiles that were scored, in no order; a tile scored twice is there twice."""
+        return [name for path in self.folder.iterdir() for name in path.read_text().split("\n") if name]
+
+    def wait_for(self, count):
+        deadline = time.monotonic() + ANSWER_S
+        while len(self.scored()) < count:
+            assert time.monotonic() < deadline, f"{len(self.scored())} tiles of {count}; see {self.errors.name}"
+            time.sleep(0.05)
+
+    def forget(self):
+        for path in self.folder.iterdir():
+            path.unlink()
+
+    def close(self):
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait(60)
+        self.process.stdout.close()
+        self.errors.close()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def cluster(home):
+    cluster = Cluster(home)
+    cluster.start()
+    yield cluster
+    family = cluster.family()
+    assert cluster.command("stop").stdout == "Stopped.\n"
+    assert [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
+    assert cluster.command("status").returncode == 1
+
+
+@pytest.fixture(scope="module")
+def asked(home):
+    """What every job is asked for, but the folder of its table."""
+    tiny.pictures(home / "place", range(TILES))
+    (home / "place" / "00100.png").write_bytes(b"not a picture")
+    tilestore.write_images(home / "place", str(home / "tiles"))
+    tiny.model(home / "model")
+    return {"tiles": str(home / "tiles"), "model": str(home / "model"), "chunk_tiles": CHUNK_TILES,
+            "partitions": PARTITIONS}
+
+
+@pytest.fixture(scope="module")
+def driver(cluster, home):
+    driver = Driver(cluster, home / "scored")
+    yield driver
+    driver.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(driver, asked, home):
+    """The table of a job that nobody disturbed."""
+    driver.ask(**asked, predictions_uri=str(home / "undisturbed"))
+    answer = driver.answer()
+    assert answer["rows"] == answer["summary"]["scored_now"] == TILES and answer["summary"]["chunks"] == 4
+    assert sorted(driver.scored()) == sorted(path.name for path in (home / "place").iterdir())
+    return scoring.read(home / "undisturbed")
+
+
+@pytest.fixture(autouse=True)
+def afresh(request):
+    if "driver" in request.fixturenames:
+        request.getfixturevalue("driver").forget()
+
+
+def assert_same(table, undisturbed):
+    """Every tile exactly once, with the row that it has in the other table."""
+    assert table["tile_id"].tolist() == undisturbed["tile_id"].tolist() and len(table) == TILES
+    for column in ("class_id", "error_kind", "error", "model", "engine"):
+        assert table[column].fillna(-1).tolist() == undisturbed[column].fillna(-1).tolist()
+    scored = table["class_id"].notna()
+    # A batch of another size adds the same numbers in another order.
+    assert np.allclose(np.stack(table["probabilities"][scored]), np.stack(undisturbed["probabilities"][scored]),
+                       atol=1e-6)
+
+
+def disturbed(driver, asked, folder, disturb, at=TILES // 3):
+    """Run a job, and do something to it in the middle."""
+    driver.ask(**asked, predictions_uri=str(folder))
+    driver.wait_for(at)
+    before = len(driver.scored())
+    disturb()
+    answer = driver.answer()
+    assert before < TILES, "it was over when it was disturbed"
+    print(f"disturbed at {before} of {TILES} tiles, scored {len(driver.scored())}")
+    return answer
+
+
+def test_the_undisturbed_job(driver, undisturbed, asked, home):
+    plain = next(scoring.score_batches([tilestore.read(home / "tiles")], home / "model"))
+    assert undisturbed["class_id"].fillna(-1).tolist() == plain["class_id"].fillna(-1).tolist()
+    assert undisturbed["error_kind"].value_counts().to_dict() == {"unreadable": 1}
+
+
+def test_a_second_run_does_nothing_and_says_so(driver, undisturbed, asked, home):
+    driver.ask(**asked, predictions_uri=str(home / "undisturbed"))
+    answer = driver.answer()
+    assert driver.scored() == [] and answer["rows"] == TILES and answer["summary"]["scored_now"] == 0
+    assert scoring.tell(answer["summary"]).startswith("Nothing new: all 960 tiles have their row.")
+
+
+def test_an_executor_is_killed(cluster, driver, undisturbed, asked, tmp_path):
+    answer = disturbed(driver, asked, tmp_path / "table", lambda: cluster.executors()[0].kill())
+    assert answer["summary"]["tiles"] == TILES
+    assert_same(scoring.read(tmp_path / "table"), undisturbed)
+
+
+def test_a_python_worker_is_killed(cluster, driver, undisturbed, asked, tmp_path):
+    answer = disturbed(driver, asked, tmp_path / "table", lambda: cluster.python_workers()[0].kill())
+    assert answer["summary"]["tiles"] == TILES
+    assert_same(scoring.read(tmp_path / "table"), undisturbed)
+
+
+def test_the_process_that_scores_is_killed(cluster, driver, undisturbed, asked, tmp_path):
+    def kill():
+        scorers = [child for worker in cluster.python_workers() for child in worker.children()]
+        assert len(scorers) == 2
+        scorers[0].kill()
+
+    disturbed(driver, asked, tmp_path / "table", kill)
+    assert_same(scoring.read(tmp_path / "table"), undisturbed)
+
+
+def test_a_spark_worker_is_killed_and_another_started(cluster, driver, undisturbed, asked, tmp_path):
+    def kill():
+        cluster.process("worker-1").kill()
+        assert cluster.command("status").returncode == 1
+        cluster.start()
+
+    disturbed(driver, asked, tmp_path / "table", kill)
+    assert_same(scoring.read(tmp_path / "table"), undisturbed)
+
+
+def test_a_worker_stands_still_for_twenty_seconds(cluster, driver, undisturbed, asked, tmp_path):
+    def stop():
+        worker = cluster.process("worker-2")
+        family = [worker, *worker.children(recursive=True)]
+        for process in family:
+            process.suspend()
+        time.sleep(20)
+        for process in family:
+            process.resume()
+
+    disturbed(driver, asked, tmp_path / "table", stop)
+    assert_same(scoring.read(tmp_path / "table"), undisturbed)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)],
+                                      capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_the_disk_is_full(driver, undisturbed, asked, small_disk):
+    def fill():
+        with open(small_disk / "ballast", "wb", buffering=0) as file:
+            with pytest.raises(OSError):
+                while True:
+                    file.write(bytes(4096))
+
+    answer = disturbed(driver, asked, small_disk / "table", fill)
+    assert answer["refused"].startswith("expected room on the disk for the output, got a full one"), answer
+    with pytest.raises(InputError, match="expected a finished prediction table"):
+        scoring.read(small_disk / "table")
+    (small_disk / "ballast").unlink()
+    driver.ask(**asked, predictions_uri=str(small_disk / "table"))
+    assert 0 < driver.answer()["summary"]["scored_now"] < TILES
+    assert_same(scoring.read(small_disk / "table"), undisturbed)
+
+
+def test_the_driver_is_killed_and_the_same_command_run_again(cluster, driver, undisturbed, asked, home, tmp_path):
+    driver.ask(**asked, predictions_uri=str(tmp_path / "table"))
+    driver.wait_for(CHUNK_TILES + 60)
+    # Before it dies: nobody else may write to its table.
+    with pytest.raises(InputError, match="expected to be the only job .* got another at work"):
+        with predictions.Claim(predictions.Table(tmp_path / "table")):
+            pass
+    driver.process.kill()
+    driver.process.wait()
+    first = driver.scored()
+    second = Driver(cluster, home / "scored_again")
+    second.ask(**asked, predictions_uri=str(tmp_path / "table"))
+    answer = second.answer()
+    again = len(driver.scored()) + len(second.scored()) - TILES
+    print(f"killed at {len(first)} of {TILES} tiles; {again} scored again, a chunk is {CHUNK_TILES}")
+    second.close()
+    assert 0 < again <= CHUNK_TILES and answer["summary"]["scored_now"] == len(second.scored()) < TILES
+    assert_same(scoring.read(tmp_path / "table"), undisturbed)
+    left = [path.name for path in (tmp_path / "table" / "_scoring").iterdir()]
+    assert sorted(left) == ["summary.json", "table.json"]
+
+
+def test_everything_listens_on_loopback(cluster):
+    ports = [connection.laddr for process in cluster.family() for connection in process.net_connections("inet")
+             if connection.status == psutil.CONN_LISTEN]
+    assert len(ports) >= 3
+    assert {address.ip.replace("::ffff:", "") for address in ports} == {"127.0.0.1"}
+
+
+def test_who_lacks_the_secret_is_turned_away(cluster, home):
+    settings = cluster.folder / "spark.conf"
+    assert settings.stat().st_mode & 0o077 == 0 and cluster.folder.stat().st_mode & 0o077 == 0
+    (home / "elsewhere").mkdir()
+    program = ("import sys; from helpers import session\n"
+               "session.start(sys.argv[1], settings={'spark.driver.host': '127.0.0.1'}); print('let in')")
+    stranger = subprocess.Popen([sys.executable, "-c", program, cluster.master], stdout=subprocess.PIPE, text=True,
+                                stderr=subprocess.STDOUT, start_new_session=True,
+                                env=dict(cluster.environment, TUTORIAL_HOME=str(home / "elsewhere")))
+    log, deadline = cluster.folder / "logs" / "master.log", time.monotonic() + 40
+    # It would go on trying for a minute.
+    while "Expected SaslMessage" not in log.read_text() and stranger.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.killpg(stranger.pid, signal.SIGKILL)
+    said, _ = stranger.communicate()
+    assert "Expected SaslMessage" in log.read_text() and "let in" not in said, said
+
+
+def test_no_secret_is_in_what_a_run_leaves_behind(cluster, home, undisturbed):
+    """A planted credential, and the cluster's own: in no log, table, argument or state file."""
+    own = next(line.split()[1] for line in (cluster.folder / "spark.conf").read_text().splitlines()
+               if "secret" in line)
+    looked_at = [path for path in home.rglob("*") if path.is_file() and path.name != "spark.conf"]
+    assert {path.suffix for path in looked_at} >= {".log", ".json", ".parquet"}
+    for path in looked_at:
+        content = path.read_bytes()
+        assert SECRET.encode() not in content and own.encode() not in content, path
+    for process in cluster.family():
+        assert own not in " ".join(process.cmdline()) and SECRET not in " ".join(process.cmdline())
+
+
+def test_starting_what_runs_starts_nothing(cluster):
+    before = {name: cluster.process(name).pid for name in ("master", "worker-1", "worker-2")}
+    assert f"{cluster.master}: 2 workers of 1 core" in cluster.start()
+    assert {name: cluster.process(name).pid for name in before} == before
+    other = cluster.command("start", "--port", "1")
+    assert other.returncode == 2
+    assert other.stderr.startswith("expected no cluster here, or one on port 1, got one on port")

@@ -1,0 +1,314 @@
+"""The prediction table: grown chunk by chunk, by one job at a time, of one model."""
+
+import logging
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import tiny
+from helpers import InputError, predictions, scoring, tilestore
+
+TILES = 90
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A folder of pictures that is a store too."""
+    tiny.pictures(tmp_path / "place", range(TILES))
+    return Place(tmp_path)
+
+
+class Place:
+    def __init__(self, folder):
+        self.folder, self.store, self.table = folder / "place", str(folder / "tiles"), str(folder / "table")
+        self.write()
+
+    def write(self):
+        tilestore.write_images(self.folder, self.store)
+
+    def score(self, spark, model, **options):
+        """Tiles scored by one more job, and the table."""
+        rows = scoring.score(spark, self.store, model, self.table, **dict({"chunk_tiles": 40}, **options))
+        table = scoring.read(self.table)
+        assert rows == len(table) and table["tile_id"].is_unique
+        assert table["tile_id"].tolist() == sorted(path.name for path in self.folder.iterdir())
+        return scoring.summary(self.table)["scored_now"], table
+
+
+def test_the_table_grows_by_chunks_and_a_second_run_does_nothing(spark, model, place, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "helpers")
+    scored, table = place.score(spark, model)
+    assert scored == TILES and list(table) == scoring.COLUMNS
+    joined = [record.getMessage() for record in caplog.records if "chunk joined" in record.getMessage()]
+    assert [message.split(" tiles_per")[0].rsplit(" ", 2)[0] for message in joined] == [
+        f"chunk joined number={i} of=3 tiles={n}" for i, n in ((1, 40), (2, 40), (3, 10))]
+    assert not any("\n" in record.getMessage() for record in caplog.records)
+    caplog.clear()
+    monkeypatch.setattr(type(spark), "read", property(lambda self: pytest.fail("Spark read something")))
+    assert scoring.score(spark, place.store, model, place.table) == TILES
+    assert "nothing new" in caplog.text
+    summary = scoring.summary(place.table)
+    assert summary["scored_now"] == 0 and scoring.tell(summary).startswith("Nothing new: all 90 tiles have their row.")
+
+
+def test_new_tiles_alone_are_scored(spark, model, place):
+    _, before = place.score(spark, model)
+    tiny.pictures(place.folder, range(TILES, TILES + 7))
+    place.write()
+    scored, table = place.score(spark, model)
+    assert scored == 7
+    same = table.merge(before, on="tile_id", suffixes=("", "_before"))
+    assert len(same) == TILES and same["class_id"].equals(same["class_id_before"])
+
+
+def test_a_new_county_alone_is_scored(spark, model, place, tmp_path):
+    place.score(spark, model)
+    tiny.pictures(tmp_path / "other", range(1000, 1011))
+    grown = tilestore.manifest(place.store, "place", 0)
+    tilestore.write_images(tmp_path / "other", place.store)
+    tilestore.write_manifest(place.store, **grown)  # another folder of pictures would have replaced the first
+    assert scoring.score(spark, place.store, model, place.table) == TILES + 11
+    assert scoring.summary(place.table)["scored_now"] == 11
+    assert scoring.read(place.table)["county"].value_counts().to_dict() == {"place": TILES, "other": 11}
+    # Each of them has its rows, so a job for one has nothing to do.
+    assert scoring.score(spark, place.store, model, place.table, county="other") == 11
+    assert scoring.summary(place.table)["scored_now"] == 0
+
+
+def test_a_changed_picture_is_scored_again_and_one_that_is_gone_leaves_the_table(spark, model, place):
+    _, before = place.score(spark, model)
+    (place.folder / "00011.png").write_bytes(tiny.picture(5000))
+    place.write()
+    assert place.score(spark, model)[0] == 1
+    (place.folder / "00012.png").write_bytes(b"broken now")
+    (place.folder / "00013.png").unlink()
+    place.write()
+    scored, table = place.score(spark, model)
+    assert scored == 1 and len(table) == TILES - 1
+    rows = table.set_index("tile_id")
+    assert rows["error_kind"]["00012.png"] == "unreadable" and rows["error_kind"].notna().sum() == 1
+    old = before.set_index("tile_id")
+    assert not np.allclose(rows["probabilities"]["00011.png"], old["probabilities"]["00011.png"])
+    named = {name for chunk in predictions.Table(place.table).state()["chunks"] for name in chunk["files"]}
+    assert named == set(predictions.Table(place.table).files())
+
+
+def test_a_store_that_was_only_copied_is_not_scored_again(spark, model, place):
+    place.score(spark, model)
+    for path in (p for p in os.scandir(place.store + "/county=place/year=0") if p.name.endswith(".parquet")):
+        os.utime(path.path, (1, 1))
+    assert place.score(spark, model)[0] == 0
+
+
+def test_another_model_or_engine_never_mixes_in(spark, model, place, tmp_path):
+    place.score(spark, model)
+    other = tiny.model(tmp_path / "other", seed=1)
+    with pytest.raises(InputError, match=f"expected a prediction table of model {other.checksum} in onnxruntime.* got "
+                                         f"one of model {model.checksum} in onnxruntime"):
+        scoring.score(spark, place.store, other, place.table)
+    assert set(scoring.read(place.table)["model"]) == {model.checksum}
+    scored, table = place.score(spark, other, replace=True)
+    assert scored == TILES and set(table["model"]) == {other.checksum}
+    # The same again goes on, it doesn't begin anew.
+    assert place.score(spark, other, replace=True)[0] == 0
+
+
+def test_a_table_of_another_store_is_kept(spark, model, place, tmp_path):
+    place.score(spark, model)
+    tiny.pictures(tmp_path / "elsewhere", range(3))
+    tilestore.write_images(tmp_path / "elsewhere", str(tmp_path / "other_tiles"))
+    with pytest.raises(InputError, match="one that also has place 0, which the store lacks"):
+        scoring.score(spark, str(tmp_path / "other_tiles"), model, place.table)
+    assert len(scoring.read(place.table)) == TILES
+
+
+class Died(BaseException):
+    """What no code here catches, like the end of a process."""
+
+
+@pytest.mark.parametrize("where", ["_check", "adopt", "write_json"])
+def test_a_driver_that_dies_loses_one_chunk(spark, model, place, monkeypatch, where):
+    """Between any two steps of the second chunk's way into the table."""
+    owner = scoring._Job if where == "_check" else predictions.Table
+    plain, calls = getattr(owner, where), []
+
+    def dies(self, *arguments):
+        # table.json is written once before the first chunk; the claim is another file.
+        if not (where == "write_json" and arguments[0] != "table.json"):
+            calls.append(1)
+            if len(calls) == (3 if where == "write_json" else 2):
+                raise Died
+        return plain(self, *arguments)
+
+    monkeypatch.setattr(owner, where, dies)
+    with pytest.raises(Died):
+        scoring.score(spark, place.store, model, place.table, chunk_tiles=40)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="expected a finished prediction table"):
+        scoring.read(place.table)
+    scored, _ = place.score(spark, model)
+    assert scored == TILES - 40
+    table = predictions.Table(place.table)
+    assert {name for chunk in table.state()["chunks"] for name in chunk["files"]} == set(table.files())
+
+
+def test_a_store_that_names_a_tile_twice(spark, model, place):
+    folder = place.store + "/county=place/year=0/"
+    shutil.copy(folder + "part-0.parquet", folder + "part-1.parquet")
+    tilestore.write_manifest(place.store, "place", 0, tiles=2 * TILES)
+    with pytest.raises(InputError, match=r"expected one tile of each name .* got 000\d\d.png twice in county place"):
+        scoring.score(spark, place.store, model, place.table)
+
+
+def test_a_file_of_the_store_that_is_damaged(spark, model, place):
+    with open(place.store + "/county=place/year=0/part-0.parquet", "r+b") as file:
+        file.seek(-4, os.SEEK_END)
+        file.write(b"XXXX")
+    with pytest.raises(InputError, match="expected every file of the tile store .* got part-0.parquet gone or damaged"):
+        scoring.score(spark, place.store, model, place.table)
+
+
+def test_an_engine_that_fails_with_every_tile_stops_the_job(spark, place, tmp_path):
+    """A bug is no table of errors."""
+    broken = tiny.model(tmp_path / "broken", scale=float("nan"))
+    with pytest.raises(RuntimeError, match="the engine onnxruntime failed with all 90 tiles of a chunk: expected a "
+                                           "score, got values that are no numbers"):
+        scoring.score(spark, place.store, broken, place.table)
+    with pytest.raises(InputError, match="expected a finished prediction table"):
+        scoring.read(place.table)
+
+
+def test_the_summary_counts_and_shows_examples(spark, model, place):
+    for number in range(5):
+        (place.folder / f"0000{number}.png").write_bytes(b"")
+    (place.folder / "00050.png").write_bytes(tilestore.encode(np.zeros((2, 2, 3), np.uint8)))
+    place.write()
+    _, table = place.score(spark, model)
+    summary = scoring.summary(place.table)
+    assert summary["errors"]["unreadable"]["tiles"] == 5 and len(summary["errors"]["unreadable"]["examples"]) == 3
+    assert [one["tile_id"] for one in summary["errors"]["wrong_size"]["examples"]] == ["00050.png"]
+    counts = table["class_id"].value_counts()
+    assert summary["classes"] == {name: int(counts.get(i, 0)) for i, name in enumerate(model.classes)}
+    assert summary["tiles"] == TILES == sum(summary["classes"].values()) + 6
+    spent = summary["slot_seconds"]
+    assert set(spent) == {"read", "decode", "network", "write", "other"} and min(spent.values()) >= 0
+    told = scoring.tell(summary)
+    assert "Errors: unreadable 5, wrong_size 1\n  unreadable, 00000.png: expected a whole picture" in told
+
+
+def test_the_bar_counts_tiles(spark, model, place, capsys):
+    from helpers import session
+    (place.folder / "00007.png").write_bytes(b"")
+    place.write()
+    with session.progress(spark, "scoring"):
+        place.score(spark, model)
+    assert f"scoring: {TILES} of {TILES} tiles, " in (said := capsys.readouterr().err) and ", 1 errors, " in said
+    with session.progress(spark, "scoring"):
+        place.score(spark, model)
+    assert capsys.readouterr().err == "scoring: nothing new\n"
+
+
+# The claim
+
+def test_two_jobs_at_once(tmp_path):
+    table = predictions.Table(tmp_path / "table")
+    with predictions.Claim(table) as first:
+        with pytest.raises(InputError, match=f"expected to be the only job that writes the prediction table .* got "
+                                             f"another at work .host {socket.gethostname()}, process {os.getpid()}."):
+            with predictions.Claim(table):
+                pass
+        first.check()
+    with predictions.Claim(table):
+        pass
+    assert table.read_json("claim.json") is None
+
+
+def test_two_jobs_that_start_at_the_same_moment(tmp_path):
+    """Of processes that begin together one gets the table, again and again."""
+    program = ("import sys, time; from helpers import InputError, predictions\n"
+               "print('ready', flush=True); sys.stdin.readline()\n"
+               "try:\n"
+               "    with predictions.Claim(predictions.Table(sys.argv[1])) as claim:\n"
+               "        time.sleep(1); claim.check(); print('held')\n"
+               "except InputError as error: print('refused')")
+    for attempt in range(2):
+        jobs = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / str(attempt))], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+        for job in jobs:
+            assert job.stdout.readline() == "ready\n"
+        for job in jobs:
+            job.stdin.write("\n")
+            job.stdin.flush()
+        assert sorted(job.communicate()[0] for job in jobs) == ["held\n", "refused\n", "refused\n"]
+
+
+def test_the_claim_of_a_dead_process_has_expired(tmp_path):
+    program = ("import os, sys; from helpers import predictions\n"
+               "predictions.Claim(predictions.Table(sys.argv[1])).__enter__(); os.kill(os.getpid(), 9)")
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)])
+    table = predictions.Table(tmp_path)
+    assert table.read_json("claim.json")["owner"]
+    with predictions.Claim(table):
+        pass
+
+
+@pytest.mark.parametrize("age, expired", [(5, False), (predictions.CLAIM_S + 5, True)])
+def test_a_claim_from_another_machine_expires_by_its_age(tmp_path, age, expired):
+    table = predictions.Table(tmp_path)
+    table.write_json("claim.json", {"owner": "x", "host": "elsewhere", "process": 1, "started": 0,
+                                    "renewed": time.time() - age})
+    if expired:
+        with predictions.Claim(table):
+            pass
+    else:
+        with pytest.raises(InputError, match="host elsewhere, process 1"):
+            with predictions.Claim(table):
+                pass
+
+
+def test_a_job_whose_claim_was_taken_adds_nothing_more(tmp_path):
+    table = predictions.Table(tmp_path)
+    with predictions.Claim(table) as claim:
+        table.write_json("claim.json", {"owner": "y", "host": "elsewhere", "process": 1, "started": 0,
+                                        "renewed": time.time()})
+        with pytest.raises(InputError, match="got another at work"):
+            claim.check()
+    assert table.read_json("claim.json")["owner"] == "y"
+
+
+def test_a_claim_is_renewed(tmp_path, monkeypatch):
+    monkeypatch.setattr(predictions, "CLAIM_S", 0.6)
+    table = predictions.Table(tmp_path)
+    with predictions.Claim(table):
+        first = table.read_json("claim.json")["renewed"]
+        time.sleep(0.5)
+        assert table.read_json("claim.json")["renewed"] > first
+
+
+def test_claims_on_a_store_without_folders(monkeypatch):
+    """A file system in memory has the calls of an object store."""
+    table = predictions.Table("memory://somewhere/table")
+    with predictions.Claim(table):
+        with pytest.raises(InputError, match="got another at work"):
+            with predictions.Claim(predictions.Table("memory://somewhere/table")):
+                pass
+    assert table.read_json("claim.json") is None
+
+
+@pytest.mark.parametrize("uri, said", [
+    ("abfs://box@account.dfs.core.windows.net/tiles", "abfs://box@account.dfs.core.windows.net/tiles"),
+    ("https://account.blob.core.windows.net/tiles?sv=2024&sig=SECRET", "https://account.blob.core.windows.net/tiles"),
+    ("sftp://me:SECRET@host/tiles", "sftp://host/tiles"), ("/data/tiles", "/data/tiles")])
+def test_a_uri_is_shown_without_its_secret(uri, said):
+    assert predictions.shown(uri) == said
