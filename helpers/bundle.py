@@ -1,7 +1,8 @@
 """The model bundle: a folder with the network in its framework's format, the same network as ONNX, and facts.
 
-A second ONNX file holds the network in int8, where that has been measured to predict as well. ``model.json`` holds classes, input contract, backbone, training data, metrics, and the SHA-256 of every other
-file. It is written last; a folder without it is no bundle.
+A second ONNX file holds the network in int8, where that has been measured to predict as well. ``model.json`` holds
+classes, input contract, backbone, training data, metrics, and the SHA-256 of every other file. It is written last; a
+folder without it is no bundle.
 """
 
 import contextlib

@@ -69,15 +69,7 @@ def as_jpeg(fig, quality=70, fine_colour=True):
     IPython.display.Image
         Make it the last line of a notebook cell.
     """
-    import matplotlib.pyplot as plt
-    from IPython.display import Image
-    from PIL import Image as Picture
-    png, jpeg = io.BytesIO(), io.BytesIO()
-    fig.savefig(png, format="png", bbox_inches="tight")
-    plt.close(fig)
-    Picture.open(png).convert("RGB").save(
-        jpeg, "JPEG", quality=quality, subsampling=0 if fine_colour else 2, optimize=True)
-    return Image(data=jpeg.getvalue(), format="jpeg")
+    return _as_image(_drawn(fig), "jpeg", quality=quality, subsampling=0 if fine_colour else 2)
 
 
 def as_png(fig, colours=128):
@@ -94,15 +86,26 @@ def as_png(fig, colours=128):
     IPython.display.Image
         Make it the last line of a notebook cell.
     """
-    import matplotlib.pyplot as plt
-    from IPython.display import Image
-    from PIL import Image as Picture
-    whole, small = io.BytesIO(), io.BytesIO()
-    fig.savefig(whole, format="png", bbox_inches="tight")
-    plt.close(fig)
     # Not by the median cut, which spends the colours on letters' edges and gives two classes one.
-    Picture.open(whole).convert("RGB").quantize(colours, method=1).save(small, "PNG", optimize=True)
-    return Image(data=small.getvalue(), format="png")
+    return _as_image(_drawn(fig).quantize(colours, method=1), "png")
+
+
+def _drawn(fig):
+    """A figure as an RGB picture of Pillow; closes the figure."""
+    import matplotlib.pyplot as plt
+    from PIL import Image as Picture
+    png = io.BytesIO()
+    fig.savefig(png, format="png", bbox_inches="tight")
+    plt.close(fig)
+    return Picture.open(png).convert("RGB")
+
+
+def _as_image(picture, kind, **settings):
+    """A picture of Pillow, encoded, as a notebook shows it."""
+    from IPython.display import Image
+    encoded = io.BytesIO()
+    picture.save(encoded, kind.upper(), optimize=True, **settings)
+    return Image(data=encoded.getvalue(), format=kind)
 
 
 # ---- parts that several figures share

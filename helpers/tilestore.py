@@ -135,8 +135,10 @@ def manifest(uri, county, year, required=()):
 def _manifest(uri, county, year):
     path = partition_folder(uri, county, year) + "/" + MANIFEST
     filesystem, path = fsspec.core.url_to_fs(path)
-    if not filesystem.exists(path):
-        return None
+    return _read_json(filesystem, path) if filesystem.exists(path) else None
+
+
+def _read_json(filesystem, path):
     with filesystem.open(path, "rb") as file:
         return json.loads(file.read().decode())
 
@@ -187,11 +189,8 @@ def keep_only(uri, wanted):
 def _manifests(uri):
     """Those of all finished counties and years, in order."""
     filesystem, path = fsspec.core.url_to_fs(str(uri))
-    found = []
-    for name in sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST)):
-        with filesystem.open(name, "rb") as file:
-            found.append(json.loads(file.read().decode()))
-    return found
+    names = sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST))
+    return [_read_json(filesystem, name) for name in names]
 
 
 def partitions(uri):

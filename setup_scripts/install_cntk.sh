@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes the environment of Microsoft Cognitive Toolkit 2.7, .venv-cntk, and its Jupyter kernel. CNTK's last release
-# is for Python 3.6 on Linux. Run again, it does only what is missing. Ends with status 3 and one line where CNTK can't be had.
+# is for Python 3.6 on Linux. Run again, it does only what is missing. Ends with status 3 and one line where CNTK
+# can't be had.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
