@@ -10,6 +10,7 @@ Modules import only those listed above them, so each can be read on its own::
     rasters     the only module that opens a raster
     pictures    a picture's bytes -> pixels, or the reason why not
     tilestore   tiles in and out of Parquet
+    session     Spark session, preflight, progress
     preparation from scenes and labels to a tile store, on Spark
     backbones   pretrained networks; weights/ holds the embedded ones, pretraining/ their recipe
     retraining_tensorflow   transfer learning: a new head, then fine-tuning
@@ -17,7 +18,6 @@ Modules import only those listed above them, so each can be read on its own::
     engines     ways to score a batch
     bundle      save, load, export; refuses a bad export
     retraining_cntk         transfer learning in CNTK, in its own Python
-    session     Spark session, preflight, progress
     planning    tasks, batches, memory and cost of a job before it runs
     local_cluster           a Spark cluster on this machine
     predictions the prediction table on disk, and the claim of the job that writes it

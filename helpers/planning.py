@@ -8,8 +8,11 @@ from collections import namedtuple
 from helpers import InputError, engines
 from helpers.session import BATCH_ROWS
 
-# Few enough that starting tasks costs nothing, and enough that no core waits long for the last one.
-TASKS_A_SLOT = 8
+# Tiles of a chunk for each slot, half a minute to some minutes of work: a scoring job's chunks join its table one after
+# another, and a driver's death costs one at most. A chunk more takes about a second, for planning it and reading it back.
+CHUNK_TILES = 4096
+# Of a chunk: few enough that starting tasks costs nothing, and enough that no core waits long for the last one.
+TASKS_A_SLOT = 16
 # Encoded pictures that travel to Python at once. Spark 3 counts the rows of an Arrow batch and not their bytes, so large
 # pictures travel in fewer rows.
 BATCH_BYTES = 16 << 20
@@ -44,7 +47,7 @@ STORAGE = 50e9 / 8
 PLACES = {"Middlesex County": 65_563, "Massachusetts": 545_000, "conterminous US": 161_000_000}
 
 
-def plan(tiles, n_bytes, slots, bundle, engine="fastest"):
+def plan(tiles, n_bytes, slots, bundle, engine="fastest", chunk_tiles=None):
     """Cut a scoring job into tasks and batches.
 
     Parameters
@@ -57,14 +60,17 @@ def plan(tiles, n_bytes, slots, bundle, engine="fastest"):
     bundle : helpers.bundle.Bundle
     engine : str
         As in ``engines.load``.
+    chunk_tiles : int, optional
+        That are scored before the next begin; by default ``CHUNK_TILES`` a slot.
 
     Returns
     -------
     Plan
     """
+    chunk_bytes = n_bytes * min(1, (chunk_tiles or CHUNK_TILES * slots) / max(1, tiles))
     tile_bytes = max(1, n_bytes // max(1, tiles))
     rows = int(max(1, min(BATCH_ROWS, BATCH_BYTES // tile_bytes)))
-    task_bytes = max(tile_bytes * BATCH_ROWS, -(-n_bytes // (slots * TASKS_A_SLOT)))
+    task_bytes = max(tile_bytes * BATCH_ROWS, int(-(-chunk_bytes // (slots * TASKS_A_SLOT))))
     # A batch is there three times, as it came, as rows and as pixels, and the pixels once more in one array.
     pictures = rows * (2 * tile_bytes + 2 * 3 * bundle.input_px[0] * bundle.input_px[1])
     network = engines.network_bytes(bundle, engine, rows)

@@ -6,11 +6,11 @@ file that is always replaced as a whole. What the folder holds beyond that is le
 by the next. ``_SUCCESS`` stands there while every tile asked for has its row.
 
 One job writes at a time: it holds ``_scoring/claim.json`` and renews it. A claim that nobody has renewed for
-``CLAIM_S``, or whose process is gone from this machine, has expired. File systems have no common way to let one of
-two take a file, so both may write theirs at the same moment: the one that wrote first finds the other's name when
-it looks again, ``SETTLE_S`` later and before each chunk that it adds, and stops. Whoever stands still between that
-look and the step after it for longer than ``CLAIM_S`` could still add a chunk beside another job. Clocks of
-different machines may differ by less than ``CLAIM_S``.
+``CLAIM_S``, or whose process is gone from this machine, has expired. A local disk lets one of two jobs make that file
+and not the other. Elsewhere, and for a claim that has expired, both may write theirs at the same moment: the one that
+wrote first finds the other's name when it looks again, ``SETTLE_S`` later and before each chunk that it adds, and
+stops. Whoever stands still between that look and the step after it for longer than ``CLAIM_S`` could still add a
+chunk beside another job. Clocks of different machines may differ by less than ``CLAIM_S``.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import fsspec
 import psutil
@@ -34,6 +35,8 @@ from helpers.runs import whole_file
 CLAIM_S = 60
 # What two jobs that start at the same moment need to see each other's claim.
 SETTLE_S = 0.5
+# The holder of a claim that was gone when looked for.
+UNKNOWN = {"host": "unknown", "process": "unknown"}
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +80,36 @@ class Table:
                 part.write_bytes(content)
         else:
             self.filesystem.pipe_file(path, content)
+
+    def create_json(self, name, value):
+        """Write ``_scoring/<name>`` where there is none, in one step.
+
+        Returns
+        -------
+        bool
+            False where the file system has no such step; nothing is written then.
+
+        Raises
+        ------
+        FileExistsError
+        """
+        if not self._local:
+            return False
+        path = Path(self.path("_scoring", name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(".{}.part".format(uuid.uuid4().hex))
+        part.write_text(json.dumps(value, indent=1))
+        try:
+            # Of all that give a whole file its name, only this fails where the name is taken.
+            os.link(str(part), str(path))
+        except FileExistsError:
+            raise
+        except OSError:
+            return False
+        else:
+            return True
+        finally:
+            part.unlink()
 
     def state(self):
         """What the table consists of: ``model``, ``engine``, ``classes``, ``chunks``; None where there is none."""
@@ -170,14 +203,19 @@ class Claim:
         self._lost = None
 
     def __enter__(self):
-        other = self._table.read_json("claim.json")
+        other = self._holding()
         if other and not self._has_expired(other):
             raise self._taken(other)
         if other:
             log.info("claim expired host=%s process=%s", other["host"], other["process"])
-        self._write()
-        time.sleep(SETTLE_S)
-        self.check()
+        try:
+            made = not other and self._table.create_json("claim.json", self._content())
+        except FileExistsError:
+            raise self._taken(self._holding() or UNKNOWN)
+        if not made:
+            self._write()
+            time.sleep(SETTLE_S)
+            self.check()
         self._thread = threading.Thread(target=self._renew, daemon=True)
         self._thread.start()
         return self
@@ -191,13 +229,19 @@ class Claim:
     def check(self):
         """Raise unless the claim is still this job's."""
         if self._holder() != self._me["owner"]:
-            raise self._taken(self._table.read_json("claim.json") or {"host": "unknown", "process": "unknown"})
+            raise self._taken(self._holding() or UNKNOWN)
+
+    def _content(self):
+        return dict(self._me, renewed=time.time())
 
     def _write(self):
-        self._table.write_json("claim.json", dict(self._me, renewed=time.time()))
+        self._table.write_json("claim.json", self._content())
+
+    def _holding(self):
+        return self._table.read_json("claim.json")
 
     def _holder(self):
-        claim = self._table.read_json("claim.json")
+        claim = self._holding()
         return claim and claim["owner"]
 
     def _renew(self):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers import InputError, grid, landcover, rasters, tilestore
+from helpers import InputError, grid, landcover, rasters, session, tilestore
 
 
 def check_split(jobs):
@@ -138,7 +138,8 @@ def prepare(spark, catalog, county, year, split, uri):
     columns = ", ".join(f"{name} {_SPARK_TYPES[name]}" for name in tilestore.SCHEMA.names)
 
     def run(batches):
-        return cut((rows.value.iloc[batch["id"]] for batch in batches), scenes, crs)
+        yield from cut((rows.value.iloc[batch["id"]] for batch in batches), scenes, crs)
+        session.ready_worker()
 
     try:
         (frame.mapInPandas(run, columns).write.mode("overwrite")

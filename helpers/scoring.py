@@ -7,7 +7,7 @@ job that writes to a folder of its own, is read back and counted, and then joins
 - A part that dies inside a chunk is Spark's matter: its task is tried again, and its committer keeps what another
   attempt wrote out of the chunk. A picture that hangs or crashes is a matter of ``scoring_process``.
 - When the driver dies, the chunks that have joined stay. The next run asks the table which tiles have a row and
-  scores the others: at most one chunk, ``CHUNK_TILES`` a slot, is scored again.
+  scores the others: at most one chunk, ``planning.CHUNK_TILES`` a slot, is scored again.
 
 Spark has other ways. One write of the whole table would lose a night with the driver. A streaming query with
 ``availableNow`` and a checkpoint resumes too, but remembers files and not tiles: a store that is written again
@@ -49,9 +49,6 @@ KEYS = ["county", "year", "tile_id"]
 # Kept beside the row: tells whether the store still holds the picture that was scored.
 CRC = "image_crc"
 
-# Tiles of a chunk for each slot, half a minute to some minutes of work: what a driver's death can cost. A chunk more
-# takes about a second, for planning it and reading it back.
-CHUNK_TILES = 4096
 # An engine that fails with every tile of a chunk of a batch or more is broken: a night of such rows helps nobody.
 BROKEN_TILES = 64
 EXAMPLES = 3
@@ -232,7 +229,7 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
     partitions : int, optional
         Shuffle the tiles of a chunk into this many; by default as ``planning.plan`` cuts the files.
     chunk_tiles : int, optional
-        Tiles that join the table together, and are scored again at most; by default ``CHUNK_TILES`` a slot.
+        Tiles that join the table together, and are scored again at most; by default ``planning.CHUNK_TILES`` a slot.
     replace : bool
         Delete a table of another model, engine or store first. Without it, such a table is refused.
 
@@ -284,7 +281,7 @@ class _Job:
         self.spark, self.tiles_uri, self.bundle, self.engine = spark, str(tiles_uri), bundle, engine
         self.partitions = partitions
         self.slots = spark.sparkContext.defaultParallelism
-        self.chunk_tiles = chunk_tiles or CHUNK_TILES * self.slots
+        self.chunk_tiles = chunk_tiles or planning.CHUNK_TILES * self.slots
         self.table = predictions.Table(predictions_uri)
         self.counts = spark.sparkContext.accumulator(np.zeros(7), _Sums)
         self.started = time.monotonic()
@@ -378,7 +375,8 @@ class _Job:
         """Score the tiles of these counties and years that have no row, chunk by chunk; how many there were."""
         total = sum(part["tiles"] for part in todo)
         chunks, wanted = self._plan(todo, total)
-        plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine)
+        plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine,
+                             self.chunk_tiles)
         threads = int(self.spark.conf.get("spark.task.cpus", "1"))
         left = sum(piece["tiles"] for chunk in chunks for piece in chunk)
         shipped = ship(self.spark, self.bundle)
@@ -613,6 +611,7 @@ def _on_worker(shipped, engine, threads, counts):
         counted[DECODE], counted[NETWORK] = process.decode_s - before[0], process.network_s - before[1]
         counted[SLOT] = clock() - begun
         counts.add(counted)
+        session.ready_worker()
 
     return run
 

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -234,23 +235,58 @@ def test_two_jobs_at_once(tmp_path):
     assert table.read_json("claim.json") is None
 
 
-def test_two_jobs_that_start_at_the_same_moment(tmp_path):
-    """Of processes that begin together one gets the table, again and again."""
+@pytest.mark.parametrize("before", ["nothing", "the claim of a dead process"])
+def test_jobs_that_start_at_the_same_moment(tmp_path, before):
+    """Of processes that begin together one gets the table, again and again, and the others never begin."""
     program = ("import sys, time; from helpers import InputError, predictions\n"
+               "claim = predictions.Claim(predictions.Table(sys.argv[1]))\n"
                "print('ready', flush=True); sys.stdin.readline()\n"
                "try:\n"
-               "    with predictions.Claim(predictions.Table(sys.argv[1])) as claim:\n"
-               "        time.sleep(1); claim.check(); print('held')\n"
+               "    with claim:\n"
+               "        print('began'); time.sleep(1); claim.check(); print('held')\n"
                "except InputError as error: print('refused')")
-    for attempt in range(2):
-        jobs = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / str(attempt))], text=True,
-                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+    for attempt in range(3):
+        table = predictions.Table(tmp_path / str(attempt))
+        if before != "nothing":
+            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "process": 1, "started": 0,
+                                            "renewed": time.time() - 2 * predictions.CLAIM_S})
+        jobs = [subprocess.Popen([sys.executable, "-c", program, table.uri], text=True,
+                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
         for job in jobs:
             assert job.stdout.readline() == "ready\n"
         for job in jobs:
             job.stdin.write("\n")
             job.stdin.flush()
-        assert sorted(job.communicate()[0] for job in jobs) == ["held\n", "refused\n", "refused\n"]
+        assert sorted(job.communicate()[0] for job in jobs) == ["began\nheld\n"] + 3 * ["refused\n"]
+
+
+def test_a_store_that_is_slow_to_write(tmp_path):
+    """A claim that is on its way while another is looked for: whoever wrote first stops before it begins."""
+    class Slow(predictions.Table):
+        def create_json(self, name, value):
+            return False  # As a store in the cloud.
+
+        def write_json(self, name, value):
+            time.sleep(self.delay)
+            super().write_json(name, value)
+
+    def begin(delay):
+        table = Slow(tmp_path)
+        table.delay = delay
+        try:
+            with predictions.Claim(table):
+                began.append(delay)
+                time.sleep(1)
+        except InputError:
+            refused.append(delay)
+
+    began, refused = [], []
+    jobs = [threading.Thread(target=begin, args=[delay]) for delay in (0.3, 0)]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert (began, refused) == ([0.3], [0])
 
 
 def test_the_claim_of_a_dead_process_has_expired(tmp_path):

@@ -44,6 +44,29 @@ def test_batches_are_small_enough_for_pictures(spark):
     assert found == [64, 64, 64, 8]
 
 
+def test_a_worker_begins_its_next_task_at_once(spark):
+    """What makes PySpark slow between two tasks is out of the way in the second: zip files on the path, garbage."""
+    def look(batches):
+        import gc
+        import zipimport
+        import pyarrow as pa
+        for batch in batches:
+            archives = sum(isinstance(finder, zipimport.zipimporter) for finder in sys.path_importer_cache.values())
+            yield pa.RecordBatch.from_pydict({"archives": [archives], "frozen": [gc.get_freeze_count()]})
+        session.ready_worker()
+
+    first = spark.range(0, 64, 1, 64).mapInArrow(look, "archives long, frozen long").collect()
+    assert {row.archives for row in first[-8:]} == {0} and min(row.frozen for row in first[-8:]) > 10_000
+    def find(batches):
+        import importlib.util
+        import pyarrow as pa
+        for _ in batches:
+            where = importlib.util.find_spec("pyspark.testing").origin
+            yield pa.RecordBatch.from_pydict({"where": [where]})
+
+    assert "pyspark" in spark.range(1).mapInArrow(find, "where string").first()["where"]
+
+
 def test_a_running_session_is_used_again(spark):
     assert session.start("local[2]") is spark
 

@@ -223,7 +223,11 @@ def test_a_plan_counts_bytes_where_spark_counts_rows(saved):
     assert large.pictures_mb < 40
     # Fewer tiles than a task is worth.
     assert planning.plan(10, 600_000, 2, saved).tasks == 1
-    assert "5,000 tiles in about 16 task(s) on 2 slot(s)" in planning.in_words(small)
+    assert f"5,000 tiles in about {small.tasks} task(s) on 2 slot(s)" in planning.in_words(small)
+    # A store of many chunks: each is cut into as many tasks, or its last one would leave the other cores waiting.
+    chunk = 2 * planning.CHUNK_TILES
+    assert planning.plan(10 * chunk, 10 * chunk * 60_000, 2, saved).tasks == 10 * 2 * planning.TASKS_A_SLOT
+    assert planning.plan(1000, 1000 * 60_000, 2, saved, chunk_tiles=200).tasks == 1000 // session.BATCH_ROWS + 1
 
 
 def test_the_memory_of_a_network_grows_with_its_batch(saved):
