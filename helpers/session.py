@@ -348,10 +348,14 @@ def ready_worker():
     """Make this Python worker quick to begin its next task: called at the end of what a worker runs.
 
     Between two tasks a worker of PySpark does two things that take longer than starting a task otherwise does. It
-    drops Python's caches of where modules are, and since Python 3.10 that reads the directory of every zip file on
-    the path again, ``pyspark.zip`` among them: some 80 ms. And it collects garbage among all objects of all modules:
-    some 60 ms. A zip file without such a cache is not read, and the next import makes one without reading; modules
-    that are set aside are not looked through.
+    drops Python's caches of where modules are, and in Python 3.10 and 3.11 that reads the directory of every zip file
+    on the path again, ``pyspark.zip`` among them: some 80 ms. And it collects garbage among all objects of all
+    modules: some 60 ms. A zip file without such a cache is not read, and the next import makes one without reading;
+    modules that are set aside are not looked through.
+
+    References
+    ----------
+    github.com/python/cpython/issues/103200; SPARK-54744.
     """
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):

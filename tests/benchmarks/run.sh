@@ -8,16 +8,17 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../setup_scripts/environment.sh"
 "$repository/setup_scripts/install_cntk.sh" || true
 
 # Ray and imagecodecs are only compared with, so they stay out of the tutorial's environment; what both use is of the same
-# version in both. (imagecodecs 2026.3.6 is the last for Python 3.11.)
+# version in both. (imagecodecs 2026.3.6 is the last for Python 3.11. Without aiohttp several of Ray's threads ask fsspec
+# for what needs it at once, and one of them fails.)
 others=$repository/.venv-benchmark
-wanted="$(cksum < "$repository/requirements.txt") ray 2.60.0 imagecodecs 2026.3.6 $others"
+wanted="$(cksum < "$repository/requirements.txt") ray 2.60.0 imagecodecs 2026.3.6 aiohttp 3.14.5 $others"
 if [ ! -f "$others/complete" ] || [ "$(cat "$others/complete")" != "$wanted" ]; then
     echo "Setting up Ray in .venv-benchmark: about 1 GB, two minutes."
     "$python" -m venv --clear "$others"
     grep -E '^(numpy|pandas|pyarrow|pillow|fsspec|onnx|onnxruntime|psutil)==.*python_version >= "3.11"' \
         "$repository/requirements.txt" > "$others/requirements.txt"
     "$others/bin/python" -m pip install --quiet --disable-pip-version-check -r "$others/requirements.txt" \
-        "ray[data]==2.60.0" "imagecodecs==2026.3.6"
+        "ray[data]==2.60.0" "imagecodecs==2026.3.6" "aiohttp==3.14.5"
     echo "$wanted" > "$others/complete"
 fi
 cd "$repository"
