@@ -38,6 +38,7 @@ NAMES = {"ours_int8": "this project, int8", "ours_float32": "this project, float
          "recipe_2017_tensorflow": "2017 recipe, TensorFlow", "predict_batch_udf": "predict_batch_udf, TensorFlow",
          "ray_data": "Ray Data, int8", "ours_alexnet_int8": "this project, int8",
          "recipe_2017_cntk": "2017 recipe, CNTK", "limit_int8": "limit, int8", "limit_fp32": "limit, float32"}
+PARTS = ("prepare", "compare", "grow", "spread", "batches", "codecs")
 # Tiles for the fast ways and for the slow ones, of growth, repetitions, and counties to prepare.
 FULL = {"fast": 5000, "float32": 1500, "slow": 600, "growth": (1000, 10000, 65563), "repetitions": 3,
         "jobs": [(county, year) for county in ("99001", "99003", "99007") for year in (2010, 2016)]}
@@ -86,6 +87,17 @@ class Benchmark:
         self.cores = len(os.sched_getaffinity(0))
         self.results = {"quick": quick, "complete": False, "machine": machine(), "goals": GOALS, "runs": [], "ratios": {}}
 
+    def go_on(self):
+        """Take over what an earlier run on the same machine has measured."""
+        earlier = json.loads(self.out.read_text()) if self.out.exists() else {"machine": None}
+        if not earlier["machine"] or earlier["machine"]["processor"] != self.results["machine"]["processor"]:
+            raise InputError(f"expected {self.out.name} of this machine, to measure a part of it again, got none. "
+                             "Measure everything, without --only.")
+        self.results = dict(earlier, complete=False)
+
+    def has_tiles(self):
+        return bool(tilestore.manifest(self.folder / "tiles", *self.size["jobs"][-1]))
+
     def keep(self, **values):
         self.results.update(values)
         write_json(self.out, self.results)
@@ -121,11 +133,11 @@ class Benchmark:
                 batch = batch.slice(0, left)
                 if not len(batch):
                     continue
-                # Left over, counted down, so that no two are the same.
-                names = [f"{tile_id}-{left - i}" for i, tile_id in enumerate(batch["tile_id"].to_pylist())]
+                # Numbered, so that no two are the same and they lie in the order of their names, as those of a county.
+                names = [f"{tiles - left + i:06d}-{tile_id}" for i, tile_id in enumerate(batch["tile_id"].to_pylist())]
                 batch = batch.set_column(batch.schema.get_field_index("tile_id"), "tile_id", pa.array(names))
                 if writer is None:
-                    writer = pq.ParquetWriter(folder / f"part-{left:06d}.parquet", tilestore.SCHEMA)
+                    writer = pq.ParquetWriter(folder / f"part-{tiles - left:06d}.parquet", tilestore.SCHEMA)
                 writer.write_batch(batch)
                 left, in_file = left - len(batch), in_file + len(batch)
                 # Files as large as those of a county.
@@ -231,6 +243,7 @@ class Benchmark:
         return ways, resnet
 
     def compare(self, spark):
+        self.results["runs"] = []
         ways, resnet = self.ways(spark)
         say(planning.in_words(planning.plan(
             *tilestore.size(self.store(self.size["fast"])), self.cores, resnet)))
@@ -497,6 +510,8 @@ def in_readme(results):
 def main(arguments):
     parser = argparse.ArgumentParser(prog="run.sh", description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="few tiles: a rehearsal that measures nothing")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS,
+                        help="measure these again, and keep what results.json has of the others")
     parser.add_argument("--others", help=argparse.SUPPRESS)
     parser.add_argument("--make-bundle", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--one-session", nargs=5, help=argparse.SUPPRESS)
@@ -508,17 +523,22 @@ def main(arguments):
         return one_session(int(cores), store, folder, int(repetitions), written)
     out = Run("benchmark").folder / "quick.json" if chosen.quick else RESULTS
     one = Benchmark(QUICK if chosen.quick else FULL, chosen.others, out, chosen.quick)
+    if tuple(chosen.only) != PARTS:
+        one.go_on()
     spark = session.start(f"local[{one.cores}]", "benchmark")
-    one.prepare(spark)
-    one.compare(spark)
+    if "prepare" in chosen.only or not one.has_tiles():
+        one.prepare(spark)
+    if "compare" in chosen.only:
+        one.compare(spark)
     session.stop(spark)
-    # A session of its own: the workers of the comparison hold other frameworks.
-    spark = session.start(f"local[{one.cores}]", "growth")
-    one.grow(spark)
-    session.stop(spark)
-    one.spread()
-    one.batches()
-    one.codecs()
+    if "grow" in chosen.only:
+        # A session of its own: the workers of the comparison hold other frameworks.
+        spark = session.start(f"local[{one.cores}]", "growth")
+        one.grow(spark)
+        session.stop(spark)
+    for part in ("spread", "batches", "codecs"):
+        if part in chosen.only:
+            getattr(one, part)()
     one.keep(complete=True)
     print("\n" + table(one.results) + "\n\n" + others_in_words(one.results))
     if chosen.quick:
