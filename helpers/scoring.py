@@ -29,6 +29,7 @@ import uuid
 import zipfile
 from functools import reduce
 from pathlib import Path
+from urllib.parse import unquote
 
 import fsspec
 import numpy as np
@@ -412,7 +413,8 @@ class _Job:
         Returns
         -------
         chunks : list of list of dict
-            Pieces ``county, year, tiles, first, last`` of consecutive ``tile_id``, together a chunk.
+            Pieces ``county, year, tiles, first, last`` of consecutive ``tile_id``, with the ``names`` of the files that
+            hold them; together a chunk.
         wanted : pyspark.sql.DataFrame or None
             The keys of these tiles; None where every tile of the pieces is one.
         """
@@ -420,19 +422,23 @@ class _Job:
         from pyspark.sql import functions as F
         files = self._files_of(todo)
         if not files and total <= self.chunk_tiles:
-            return [[dict(county=p["county"], year=p["year"], tiles=p["tiles"], first=None, last=None)
+            return [[dict(county=p["county"], year=p["year"], tiles=p["tiles"], first=None, last=None, names=None)
                      for p in todo]], None
-        wanted, keys = None, self._read(todo).select(KEYS)
+        # A chunk reads its own files: Spark would start tasks for all the others, to find nothing in them.
+        wanted, keys = None, self._read(todo).select(*KEYS, F.input_file_name().alias("file"))
         if files:
             rows = self.spark.read.parquet(*self._paths(files)).select(KEYS)
             keys = wanted = keys.join(rows, KEYS, "left_anti").persist()
         order = Window.partitionBy("county", "year").orderBy("tile_id")
         piece = ((F.row_number().over(order) - 1) / self.chunk_tiles).cast("int")
         pieces = keys.select("*", piece.alias("piece")).groupBy("county", "year", "piece").agg(
-            F.count("*").alias("tiles"), F.min("tile_id").alias("first"), F.max("tile_id").alias("last"))
+            F.count("*").alias("tiles"), F.min("tile_id").alias("first"), F.max("tile_id").alias("last"),
+            F.collect_set("file").alias("names"))
         chunks, room = [], 0
         for row in pieces.orderBy("county", "year", "piece").collect():
             piece = row.asDict()
+            # Spark gives URIs.
+            piece["names"] = sorted(unquote(name.rsplit("/", 1)[1]) for name in piece["names"])
             if piece["tiles"] > room:
                 chunks.append([])
                 room = self.chunk_tiles
@@ -441,9 +447,13 @@ class _Job:
         return chunks, wanted
 
     def _read(self, parts):
-        """The store's tiles of counties and years."""
-        folders = [tilestore.partition_folder(self.tiles_uri, part["county"], part["year"]) for part in parts]
-        return self.spark.read.schema(TILE_TYPE).option("basePath", self.tiles_uri).parquet(*folders)
+        """The store's tiles of counties and years; of pieces, those of their files."""
+        paths = []
+        for part in parts:
+            folder = tilestore.partition_folder(self.tiles_uri, part["county"], part["year"])
+            names = part.get("names")
+            paths += [folder] if names is None else ["{}/{}".format(folder, name) for name in names]
+        return self.spark.read.schema(TILE_TYPE).option("basePath", self.tiles_uri).parquet(*paths)
 
     def _frame(self, pieces, wanted):
         """The tiles of a chunk, with the checksums of their pictures."""

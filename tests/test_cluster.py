@@ -58,17 +58,32 @@ class Cluster:
         return psutil.Process(known["process"])
 
     def executors(self):
-        return [child for name in ("worker-1", "worker-2") for child in self.process(name).children()
-                if any("CoarseGrainedExecutorBackend" in word for word in child.cmdline())]
+        return [child for name in ("worker-1", "worker-2")
+                for child in children(self.process(name), "CoarseGrainedExecutorBackend")]
 
     def python_workers(self):
         """Processes that Spark has forked for tasks, each with its process that scores."""
-        daemons = [daemon for executor in self.executors() for daemon in executor.children()]
-        return [worker for daemon in daemons for worker in daemon.children()]
+        # An executor has other children too, of a moment: Hadoop calls chmod.
+        daemons = [child for executor in self.executors() for child in children(executor, "pyspark.daemon")]
+        return [worker for daemon in daemons for worker in children(daemon)]
+
+    def scorers(self):
+        return [child for worker in self.python_workers() for child in children(worker)]
 
     def family(self):
         return [one for name in ("master", "worker-1", "worker-2")
                 for one in [self.process(name), *self.process(name).children(recursive=True)]]
+
+
+def children(process, word=""):
+    """Its children that have a word in their command line; one that ends while we look is none."""
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for child in process.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(word in argument for argument in child.cmdline()):
+                    found.append(child)
+    return found
 
 
 class Driver:
@@ -174,13 +189,16 @@ def assert_same(table, undisturbed):
                        atol=1e-6)
 
 
-def disturbed(driver, asked, folder, disturb, at=TILES // 3):
-    """Run a job, and do something to it in the middle."""
+def disturbed(driver, asked, folder, disturb, at=CHUNK_TILES + 36):
+    """Run a job, and do something to it in the middle: of its second chunk, and of two of its tasks of 60 tiles."""
     driver.ask(**asked, predictions_uri=str(folder))
     driver.wait_for(at)
     before = len(driver.scored())
-    disturb()
-    answer = driver.answer()
+    try:
+        disturb()
+    finally:
+        # Read in any case, or the next test would take it for its own.
+        answer = driver.answer()
     assert before < TILES, "it was over when it was disturbed"
     print(f"disturbed at {before} of {TILES} tiles, scored {len(driver.scored())}")
     return answer
@@ -213,7 +231,7 @@ def test_a_python_worker_is_killed(cluster, driver, undisturbed, asked, tmp_path
 
 def test_the_process_that_scores_is_killed(cluster, driver, undisturbed, asked, tmp_path):
     def kill():
-        scorers = [child for worker in cluster.python_workers() for child in worker.children()]
+        scorers = cluster.scorers()
         assert len(scorers) == 2
         scorers[0].kill()
 

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import tiny
@@ -61,6 +63,26 @@ def test_the_table_grows_by_chunks_and_a_second_run_does_nothing(spark, model, p
     assert "nothing new" in caplog.text
     summary = scoring.summary(place.table)
     assert summary["scored_now"] == 0 and scoring.tell(summary).startswith("Nothing new: all 90 tiles have their row.")
+
+
+def test_a_chunk_reads_its_own_files_alone(spark, model, place):
+    """In a store of many files, whose names are no URIs."""
+    folder = Path(tilestore.partition_folder(place.store, "place", 0))
+    whole, = folder.glob("*.parquet")
+    table = pq.read_table(whole, partitioning=None)
+    whole.unlink()
+    for i in range(3):
+        pq.write_table(table.slice(30 * i, 30), folder / f"part {i}+a%20b.parquet")
+    job = scoring._Job(spark, place.store, model, place.table, "fastest", None, 30)
+    job.open(False)
+    chunks, _ = job._plan(job.choose(None, None), TILES)
+    assert [piece["names"] for chunk in chunks for piece in chunk] == [[f"part {i}+a%20b.parquet"] for i in range(3)]
+    scored, before = place.score(spark, model)
+    assert scored == TILES
+    tiny.pictures(place.folder, range(TILES, TILES + 10))
+    place.write()
+    scored, table = place.score(spark, model)
+    assert scored == 10 and table["tile_id"].tolist()[:TILES] == before["tile_id"].tolist()
 
 
 def test_new_tiles_alone_are_scored(spark, model, place):

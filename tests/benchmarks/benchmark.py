@@ -65,10 +65,13 @@ class Memory:
             seen = {"driver_mb": [driver]}
             for process in driver.children(recursive=True):
                 try:
-                    kind = "java_mb" if process.name() == "java" else "worker_mb"
+                    # What Java starts has all of Java's memory, for the moment until it is itself.
+                    is_python = Path(process.exe()).name.startswith("python")
+                    kind = "java_mb" if process.name() == "java" else "worker_mb" if is_python else None
                     seen.setdefault(kind, []).append(process)
                 except psutil.NoSuchProcess:
                     pass
+            seen.pop(None, None)
             for kind, processes in seen.items():
                 for process in processes:
                     try:
