@@ -302,6 +302,9 @@ def _azure_class():
         async def send(self, request):
             body = request.http_request.body
             position = body.tell() if hasattr(body, "seek") else None
+            # Left there for the library's own way of trying again, which also tells the answer of them.
+            for name in ("hosts", "location_mode", "retry_to_secondary"):
+                request.context.options.pop(name, None)
             came = ""
             for attempt in range(TRIES):
                 if attempt:
@@ -317,6 +320,7 @@ def _azure_class():
                     came = type(error).__name__
                     continue
                 answer = response.http_response
+                answer.location_mode = "primary"
                 code = answer.headers.get("x-ms-error-code", "")
                 if answer.status_code in PASSING:
                     came = "{} {}".format(answer.status_code, code).strip()
