@@ -110,9 +110,8 @@ make_archive() {
         step "executors' archive: there already"
         return
     fi
-    local part=$prefix/.executors.part base site keep
+    local part=$prefix/.executors.part base keep
     base=$("$environment/bin/python" -c 'import sys; print(sys.base_prefix)')
-    site=$environment/lib/python3.10/site-packages
     rm -rf "$part"
     mkdir -p "$part/bin" "$part/lib/python3.10/site-packages"
     cp -L "$base/bin/python3.10" "$part/bin/python"
