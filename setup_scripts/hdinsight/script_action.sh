@@ -80,7 +80,7 @@ make_environment() {
     fi
     rm -rf "$environment" "$executors"
     "$python" -m venv "$environment"
-    "$environment/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    "$environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
         --requirement "$code/setup_scripts/hdinsight/requirements-cluster.txt" \
         || fail "expected the packages of requirements-cluster.txt with their checksums, got the error above. Run it again."
     echo "$code" > "$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"
