@@ -129,8 +129,10 @@ for package in importlib.metadata.distributions():
     for file in package.files or ():
         path = str(package.locate_file(file))
         if ".." not in file.parts and "__pycache__" not in file.parts and "include" not in file.parts and os.path.isfile(path):
-            os.makedirs(os.path.join(target, os.path.dirname(str(file))), exist_ok=True)
-            os.symlink(path, os.path.join(target, str(file)))
+            link = os.path.join(target, str(file))
+            os.makedirs(os.path.dirname(link), exist_ok=True)
+            if not os.path.lexists(link):  # Two packages may share a file.
+                os.symlink(path, link)
 PYTHON
     keep=$part/lib/python3.10/site-packages/helpers
     mkdir -p "$keep"
