@@ -38,6 +38,9 @@ fail() {
 }
 
 mkdir -p "$prefix" 2>/dev/null || fail "expected to be allowed to write $prefix, got refused. Run it as root, or set TUTORIAL_PREFIX."
+[ ! -d "$source" ] || source=$(cd "$source" && pwd)
+# What lies where it was started is none of its business, and Python would look there first.
+cd "$prefix"
 # Autoscale may start it while it runs.
 exec 9>"$prefix/lock"
 flock 9
@@ -119,7 +122,7 @@ make_archive() {
     tar -C "$base/lib/python3.10" --exclude=./site-packages --exclude=./test --exclude=__pycache__ --exclude=./idlelib \
         --exclude=./tkinter --exclude='./config-*' -cf - . | tar -x -C "$part/lib/python3.10"
     # What each package has installed is in its RECORD; links instead of copies, for the archive is all that stays.
-    "$environment/bin/python" - "$part/lib/python3.10/site-packages" "$drivers_only" <<'PYTHON'
+    "$environment/bin/python" -I - "$part/lib/python3.10/site-packages" "$drivers_only" <<'PYTHON'
 import importlib.metadata, os, re, sys
 target, left_out = sys.argv[1:]
 for package in importlib.metadata.distributions():
