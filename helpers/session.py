@@ -13,6 +13,7 @@ import threading
 import time
 import uuid
 import zipimport
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,8 @@ DRIVER_GB, SLOT_GB = 1.0, 0.25
 GIB = 2 ** 30
 # Where HDInsight keeps Spark and Hadoop, on each of its nodes.
 HDINSIGHT = "/usr/hdp"
+# What must be the same on driver and workers.
+PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
 
 # How often Spark tries a task: a worker that is killed is no reason to give up. On a cluster that is Spark's own
 # default, in the driver's process it is part of the master's name.
@@ -286,8 +289,10 @@ def preflight(spark):
           workers and None not in where, "Install it into the workers' Python: pip install --no-deps -e . in the "
           "repository's folder.")
     if not context.master.startswith("local"):
-        here_too = _versions()
-        check("packages of the workers", ", ".join(here_too), error or "; ".join(sorted({", ".join(w["packages"]) for w in workers})),
+        versions = {found.metadata["Name"]: found.version for found in distributions()}
+        here_too = ["{} {}".format(name, versions.get(name, "missing")) for name in PACKAGES]
+        check("packages of the workers", ", ".join(here_too),
+              error or "; ".join(sorted({", ".join(w["packages"]) for w in workers})),
               {tuple(w["packages"]) for w in workers} == {tuple(here_too)},
               "Give the workers the environment of the driver: its executors.tar.gz, or script_action.sh on each node.")
     if os.environ.get("TUTORIAL_STORAGE"):
@@ -318,6 +323,8 @@ def preflight(spark):
 
 def _ask_workers(context):
     """What the workers' Python says of itself: a list of dicts, and the error if they could not be asked."""
+    names = PACKAGES
+
     def describe(_):
         # Runs on a worker, maybe one without this package: it must need nothing from here.
         import sys
@@ -326,12 +333,10 @@ def _ask_workers(context):
             place = helpers.__file__
         except ImportError:
             place = None
-        packages = []
-        for name in ("numpy", "pandas", "pyarrow", "onnxruntime"):
-            try:
-                packages.append("{} {}".format(name, __import__(name).__version__))
-            except ImportError:
-                packages.append(name + " missing")
+        from importlib.metadata import distributions
+        # Looked up and not imported: some leave files where they are imported first.
+        versions = {found.metadata["Name"]: found.version for found in distributions()}
+        packages = ["{} {}".format(name, versions.get(name, "missing")) for name in names]
         yield {"python": "{}.{}.{}".format(*sys.version_info), "helpers": place, "packages": packages}
 
     slots = max(1, min(context.defaultParallelism, 64))
@@ -342,18 +347,6 @@ def _ask_workers(context):
         # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
         versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
         return [], ".".join(versions.groups()) if versions else _worker_error(text)
-
-
-def _versions():
-    """What this Python has of the packages that must be the same on both sides."""
-    from importlib.metadata import PackageNotFoundError, version
-    found = []
-    for name in ("numpy", "pandas", "pyarrow", "onnxruntime"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} missing")
-    return found
 
 
 def _storage_round_trip(context):
