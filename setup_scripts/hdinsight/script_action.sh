@@ -25,7 +25,8 @@ code=$prefix/tutorial
 environment=$prefix/environment
 executors=$prefix/executors.tar.gz
 # What only the driver and its notebooks use stays out of the executors' archive.
-drivers_only="ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|jupyterlab-widgets|widgetsnbextension|matplotlib.*|\
+drivers_only="ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|widgetsnbextension|tensorflow.*|keras|h5py|ml-dtypes|\
+grpcio|optree|absl-py|gast|astunparse|google-pasta|namex|opt-einsum|termcolor|matplotlib.*|\
 debugpy|jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
 
 step() {
@@ -148,7 +149,7 @@ PYTHON
 }
 
 code_sum() {
-    { cat "$environment/complete"; find "$code/helpers" -type f -exec cksum {} + | sort; } | cksum
+    { echo "$drivers_only"; cat "$environment/complete"; find "$code/helpers" -type f -exec cksum {} + | sort; } | cksum
 }
 
 # $1: its name, $2: its title, $3: where driver and executors find Python.
