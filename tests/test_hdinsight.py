@@ -335,22 +335,24 @@ def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
 
 @pytest.fixture(scope="session")
 def shared(cluster, ran, tmp_path_factory):
-    """The tile store and the bundle on Azure storage."""
+    """The tile store and the bundle on Azure storage; the environment to read them with."""
     azure = Azurite(tmp_path_factory.mktemp("azurite"))
-    azure.container("tutorial")
-    environment = dict(cluster.environment, AZURE_STORAGE_CONNECTION_STRING=azure.connection_string)
-    before = os.environ.get("AZURE_STORAGE_CONNECTION_STRING")
-    os.environ["AZURE_STORAGE_CONNECTION_STRING"] = azure.connection_string
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
+        try:
+            azure.container("tutorial")
+            upload(ran)
+            yield dict(cluster.environment, AZURE_STORAGE_CONNECTION_STRING=azure.connection_string)
+        finally:
+            azure.close()
+
+
+def upload(ran):
     for path in sorted((ran / "tiles" / "county=99009").rglob("*")):
         if path.suffix in (".parquet", ".json"):
             with storage.writing(f"abfs://tutorial/tiles/{path.relative_to(ran / 'tiles')}") as file:
                 file.write(path.read_bytes())
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
-    yield environment
-    os.environ.pop("AZURE_STORAGE_CONNECTION_STRING")
-    if before is not None:
-        os.environ["AZURE_STORAGE_CONNECTION_STRING"] = before
-    azure.close()
 
 
 @pytest.mark.slow
