@@ -374,7 +374,13 @@ def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
 @pytest.mark.slow
 def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     """A bare interpreter, a session that somebody else started, tiles and table on Azure storage."""
-    environment = dict(shared, TUTORIAL_STORAGE="abfs://tutorial/shared")
+    # Livy's session has what the cluster asks of any: here the secret, which session.start would have brought.
+    conf = cluster.home / "livy"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text("".join(path.read_text() for path in (
+        cluster.home / "conf" / "spark-defaults.conf", cluster.home / "data" / "local_cluster" / "spark.conf")))
+    environment = dict(shared, TUTORIAL_STORAGE="abfs://tutorial/shared", SPARK_CONF_DIR=str(conf),
+                       SPARK_LOCAL_IP="127.0.0.1")
     parameters = {"run_name": "tiny", "tiles_uri": "abfs://tutorial/tiles", "model_uri": "abfs://tutorial/model"}
     done = run(cluster.node.python, REPOSITORY / "tests" / "livy.py", NOTEBOOKS / "05_parallel_scoring.ipynb", cluster.master,
                json.dumps(parameters), env=environment, timeout=300)
