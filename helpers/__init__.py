@@ -2,6 +2,7 @@
 
 Modules import only those listed above them, so each can be read on its own::
 
+    storage     URIs to file systems: this machine's disk, Azure storage
     runs        where a run keeps its files and metrics
     landcover   the class table: NLCD codes, six classes, three map groups, colours
     grid        county boundary -> tiles; pure geometry

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import InputError
+from helpers import InputError, storage
 from helpers.runs import home, sha256
 
 FACTS = "model.json"
@@ -470,10 +470,28 @@ def load(uri):
     """
     if "://" not in str(uri):
         return Bundle(uri)
-    import fsspec
     folder = home() / "data" / "bundles" / hashlib.sha256(str(uri).encode()).hexdigest()[:12]
-    filesystem, path = fsspec.core.url_to_fs(str(uri))
+    filesystem, path = storage.filesystem(uri)
     with writing(folder) as part:
-        for name in filesystem.ls(path, detail=False):
-            filesystem.get(name, str(part / name.rsplit("/", 1)[-1]))
+        try:
+            names = filesystem.ls(path, detail=False)
+        except FileNotFoundError:
+            raise InputError("expected a model bundle at {}, got nothing there. Upload one: helpers.bundle.upload, or "
+                             "setup_scripts/hdinsight/upload.sh.".format(storage.shown(uri)))
+        for name in names:
+            (part / name.rsplit("/", 1)[-1]).write_bytes(filesystem.cat_file(name))
     return Bundle(folder)
+
+
+def upload(bundle, uri):
+    """Copy a bundle to a URI, its ``model.json`` last: a copy that was cut off is no bundle.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    uri : str
+    """
+    for name in sorted(bundle.facts["files"]) + [FACTS]:
+        with storage.writing(storage.join(uri, name)) as file:
+            with open(str(bundle.folder / name), "rb") as source:
+                shutil.copyfileobj(source, file)

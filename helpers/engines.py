@@ -9,6 +9,7 @@ import pkgutil
 import subprocess
 import tempfile
 import weakref
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,9 @@ class TensorFlow:
     name = "tensorflow"
 
     def __init__(self, path, threads=1):
+        if find_spec("tensorflow") is None:
+            raise InputError("expected TensorFlow in the Python that scores, got none. Install it there, or choose the "
+                             "engine onnxruntime, which runs the same bundle.")
         from helpers.retraining_tensorflow import start_tensorflow
         start_tensorflow(threads)
         import tensorflow as tf

@@ -1,35 +1,35 @@
 """The prediction table on disk: what belongs to it, and which job may write to it.
 
-A table is a folder of Parquet files on any fsspec URI. It grows by chunks. A chunk's files are whole before they
+A table is a folder of Parquet files on any URI of ``storage``. It grows by chunks. A chunk's files are whole before they
 get their place in the folder, and belong to the table from the moment when ``_scoring/table.json`` names them, a
 file that is always replaced as a whole. What the folder holds beyond that is left by a job that died, and removed
 by the next. ``_SUCCESS`` stands there while every tile asked for has its row.
 
 One job writes at a time: it holds ``_scoring/claim.json`` and renews it. A claim that nobody has renewed for
-``CLAIM_S``, or whose process is gone from this machine, has expired. A local disk lets one of two jobs make that file
-and not the other. Elsewhere, and for a claim that has expired, both may write theirs at the same moment: the one that
-wrote first finds the other's name when it looks again, ``SETTLE_S`` later and before each chunk that it adds, and
-stops. Whoever stands still between that look and the step after it for longer than ``CLAIM_S`` could still add a
-chunk beside another job. Clocks of different machines may differ by less than ``CLAIM_S``.
+``CLAIM_S``, or whose process is gone from this machine, has expired. A local disk, and Azure, let one of two jobs make
+that file and not the other. Elsewhere, and on a local disk for a claim that has expired, both may write theirs at the
+same moment: the one that wrote first finds the other's name when it looks again, ``SETTLE_S`` later and before each
+chunk that it adds, and stops. Whoever stands still between that look and the step after it for longer than ``CLAIM_S``
+could still add a chunk beside another job. Not so on Azure: there the claim and ``table.json`` are only replaced while
+they are as this job left them (their ETag). Clocks of different machines may differ by less than ``CLAIM_S``.
 """
 
 import contextlib
 import json
 import logging
 import os
-import re
 import socket
 import threading
 import time
 import uuid
 from pathlib import Path
 
-import fsspec
 import psutil
 import pyarrow.dataset as ds
 
-from helpers import InputError
+from helpers import InputError, storage
 from helpers.runs import whole_file
+from helpers.storage import shown
 
 # A driver that stands still for as long as this, and only then, may find its table taken by another.
 CLAIM_S = 60
@@ -39,11 +39,6 @@ SETTLE_S = 0.5
 UNKNOWN = {"host": "unknown", "process": "unknown"}
 
 log = logging.getLogger(__name__)
-
-
-def shown(uri):
-    """A URI without what may be secret in it: user, password, and what follows a question mark."""
-    return re.sub(r"://[^/@]*:[^/@]*@", "://", str(uri)).split("?")[0]
 
 
 class Table:
@@ -56,9 +51,11 @@ class Table:
 
     def __init__(self, uri):
         self.uri = str(uri).rstrip("/")
-        self.filesystem, path = fsspec.core.url_to_fs(self.uri)
+        self.filesystem, path = storage.filesystem(self.uri)
         self._path = path.rstrip("/")
         self._local = "file" in self.filesystem.protocol
+        # On Azure: what a file was when this job last saw it. Nobody else's is replaced.
+        self._etags = {} if storage.is_azure(self.uri) else None
 
     def path(self, *names):
         """A path in the table's folder, as its file system takes it."""
@@ -66,16 +63,38 @@ class Table:
 
     def read_json(self, name):
         """The content of ``_scoring/<name>``; None where there is none, or not yet a whole one."""
+        path = self.path("_scoring", name)
         try:
-            return json.loads(self.filesystem.cat_file(self.path("_scoring", name)).decode())
-        except (FileNotFoundError, ValueError):
+            if self._etags is None:
+                return json.loads(self.filesystem.cat_file(path).decode())
+            content, self._etags[name] = self.filesystem.read_with_etag(path)
+            return json.loads(content.decode())
+        except FileNotFoundError:
+            if self._etags is not None:
+                self._etags[name] = None
+            return None
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
             return None
 
     def write_json(self, name, value):
-        """Replace ``_scoring/<name>``: a reader sees the old one or the new one."""
+        """Replace ``_scoring/<name>``: a reader sees the old one or the new one.
+
+        Raises
+        ------
+        InputError
+            On Azure, if another job has written it since this one read or wrote it.
+        """
         content = json.dumps(value, indent=1).encode()
         path = self.path("_scoring", name)
-        if self._local:
+        if self._etags is not None and name in self._etags:
+            try:
+                self._etags[name] = self.filesystem.replace(path, content, self._etags[name])
+            except FileExistsError:
+                raise InputError("expected to be the only job that writes the prediction table {}, got another that has "
+                                 "written its {}. Wait for it, or choose another folder.".format(shown(self.uri), name))
+        elif self._local:
             with whole_file(path) as part:
                 part.write_bytes(content)
         else:
@@ -87,12 +106,16 @@ class Table:
         Returns
         -------
         bool
-            False where the file system has no such step; nothing is written then.
+            False where the file system has no such step; nothing is written then. A local disk has one, and Azure.
 
         Raises
         ------
         FileExistsError
         """
+        if self._etags is not None:
+            content = json.dumps(value, indent=1).encode()
+            self._etags[name] = self.filesystem.replace(self.path("_scoring", name), content, None)
+            return True
         if not self._local:
             return False
         path = Path(self.path("_scoring", name))
@@ -120,10 +143,11 @@ class Table:
 
     def files(self):
         """Names of the Parquet files in the folder, whether they belong to the table or not."""
-        if not self.filesystem.exists(self._path):
-            return []
         self.filesystem.invalidate_cache()
-        names = (path.rsplit("/", 1)[-1] for path in self.filesystem.ls(self._path, detail=False))
+        try:
+            names = [path.rsplit("/", 1)[-1] for path in self.filesystem.ls(self._path, detail=False)]
+        except FileNotFoundError:
+            return []
         return sorted(name for name in names if name.endswith(".parquet") and name[0] not in "._")
 
     def rows(self, files, columns=None):
@@ -162,16 +186,37 @@ class Table:
         self.unfinish()
         with contextlib.suppress(FileNotFoundError):
             self.filesystem.rm(self.path("_scoring", "table.json"))
+        if self._etags is not None:
+            self._etags["table.json"] = None
         self.remove_leftovers()
 
-    def adopt(self, name):
-        """Give the files that Spark has written to ``_scoring/<name>`` their place in the folder.
+    def write(self, frame, name):
+        """Let Spark write a chunk: to ``_scoring/<name>``, or on Azure, where a file is there at once, in its place.
+
+        Returns
+        -------
+        list of str
+            Paths of its files.
+        """
+        if self._etags is not None:
+            return [self.path(file) for file in storage.write_parquet(frame, self.uri, name)]
+        frame.write.parquet("{}/_scoring/{}".format(self.uri, name))
+        return self.filesystem.glob(self.path("_scoring", name, "*.parquet"))
+
+    def adopt(self, name, paths):
+        """Give the files that ``write`` has written their place in the folder.
 
         Returns
         -------
         list of str
             Their new names.
         """
+        if self._etags is not None:
+            taken = [path.rsplit("/", 1)[-1] for path in paths]
+            for file in self.files():  # A task that was tried again may have written twice.
+                if file.startswith(name) and file not in taken:
+                    self.filesystem.rm(self.path(file))
+            return taken
         self.filesystem.invalidate_cache()
         taken = []
         for path in sorted(self.filesystem.ls(self.path("_scoring", name), detail=False)):

@@ -8,7 +8,7 @@ import re
 import time
 from pathlib import Path
 
-from helpers import InputError
+from helpers import InputError, storage
 
 
 def home():
@@ -27,7 +27,8 @@ class Run:
     Attributes
     ----------
     folder, tiles, models, predictions, maps, figures, metrics_path : pathlib.Path
-        What the notebooks write; folders are made when first written to.
+        What the notebooks write; folders are made when first written to. ``tiles`` and ``predictions``, which workers
+        read and write, are URIs below ``TUTORIAL_STORAGE`` where that is set: a cluster's machines share no disk.
     """
 
     def __init__(self, name):
@@ -36,9 +37,10 @@ class Run:
                              "Choose another name.".format(name))
         self.name = name
         self.folder = home() / "runs" / name
-        self.tiles = self.folder / "tiles"
+        shared = os.environ.get("TUTORIAL_STORAGE")
+        self.tiles = storage.join(shared, "runs", name, "tiles") if shared else self.folder / "tiles"
         self.models = self.folder / "models"
-        self.predictions = self.folder / "predictions"
+        self.predictions = storage.join(shared, "runs", name, "predictions") if shared else self.folder / "predictions"
         self.maps = self.folder / "maps"
         self.figures = self.folder / "figures"
         self.metrics_path = self.folder / "metrics.json"

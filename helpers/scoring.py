@@ -31,21 +31,22 @@ from functools import reduce
 from pathlib import Path
 from urllib.parse import unquote
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow.dataset as ds
 
-from helpers import InputError, engines, grid, pictures, planning, predictions, scoring_process, session, tilestore
+from helpers import (InputError, engines, grid, pictures, planning, predictions, scoring_process, session, storage,
+                     tilestore)
 from helpers import bundle as bundles
-from helpers.predictions import shown
 from helpers.preparation import raise_user_error
+from helpers.storage import shown
 
 # The prediction table, one row for each tile.
 PREDICTION_TYPE = ("tile_id string, county string, year int, model string, engine string, class_id byte, "
                    "probabilities array<float>, error_kind string, error string")
 COLUMNS = [column.split()[0] for column in PREDICTION_TYPE.split(", ")]
 TILE_TYPE = "tile_id string, image binary, county string, year int"
+KEY_TYPE = "county string, year int, tile_id string"
 KEYS = ["county", "year", "tile_id"]
 # Kept beside the row: tells whether the store still holds the picture that was scored.
 CRC = "image_crc"
@@ -284,6 +285,7 @@ class _Job:
         self.slots = spark.sparkContext.defaultParallelism
         self.chunk_tiles = chunk_tiles or planning.CHUNK_TILES * self.slots
         self.table = predictions.Table(predictions_uri)
+        self.task_bytes = 64 << 20
         self.counts = spark.sparkContext.accumulator(np.zeros(7), _Sums)
         self.started = time.monotonic()
 
@@ -302,7 +304,7 @@ class _Job:
     def _fingerprint(self, manifest):
         """Changes with the names, sizes and times of a county's files."""
         folder = tilestore.partition_folder(self.tiles_uri, manifest["county"], manifest["year"])
-        filesystem, path = fsspec.core.url_to_fs(folder)
+        filesystem, path = storage.filesystem(folder)
         filesystem.invalidate_cache()
         found = []
         for info in filesystem.ls(path, detail=True):
@@ -378,6 +380,7 @@ class _Job:
         chunks, wanted = self._plan(todo, total)
         plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine,
                              self.chunk_tiles)
+        self.task_bytes = int(plan.settings["spark.sql.files.maxPartitionBytes"])
         threads = int(self.spark.conf.get("spark.task.cpus", "1"))
         left = sum(piece["tiles"] for chunk in chunks for piece in chunk)
         shipped = ship(self.spark, self.bundle)
@@ -393,12 +396,12 @@ class _Job:
             scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts),
                                       PREDICTION_TYPE + ", {} bigint".format(CRC))
             with session.settings(self.spark, plan.settings):
-                scored.write.parquet("{}/_scoring/{}".format(self.table.uri, name))
+                paths = self.table.write(scored, name)
             expected = {}
             for piece in pieces:
                 expected[_name(piece)] = expected.get(_name(piece), 0) + piece["tiles"]
-            facts = self._check(name, expected)
-            self._join(name, dict(facts, files_of={part: current[part] for part in expected}))
+            facts = self._check(paths, expected)
+            self._join(name, paths, dict(facts, files_of={part: current[part] for part in expected}))
             seconds = time.monotonic() - started
             counted = self.counts.value - before
             log.info("chunk joined number=%d of=%d tiles=%d errors=%d seconds=%.1f tiles_per_second=%.0f", number,
@@ -425,9 +428,9 @@ class _Job:
             return [[dict(county=p["county"], year=p["year"], tiles=p["tiles"], first=None, last=None, names=None)
                      for p in todo]], None
         # A chunk reads its own files: Spark would start tasks for all the others, to find nothing in them.
-        wanted, keys = None, self._read(todo).select(*KEYS, F.input_file_name().alias("file"))
+        wanted, keys = None, self._read(todo, KEY_TYPE + ", file string")
         if files:
-            rows = self.spark.read.parquet(*self._paths(files)).select(KEYS)
+            rows = self._rows(files, KEY_TYPE)
             keys = wanted = keys.join(rows, KEYS, "left_anti").persist()
         order = Window.partitionBy("county", "year").orderBy("tile_id")
         piece = ((F.row_number().over(order) - 1) / self.chunk_tiles).cast("int")
@@ -446,14 +449,30 @@ class _Job:
             room -= piece["tiles"]
         return chunks, wanted
 
-    def _read(self, parts):
-        """The store's tiles of counties and years; of pieces, those of their files."""
+    def _read(self, parts, row_type=TILE_TYPE):
+        """The store's tiles of counties and years; of pieces, those of their files. A column may be the ``file``."""
+        from pyspark.sql import functions as F
+        if storage.is_azure(self.tiles_uri):
+            return storage.read_parquet(self.spark, [file for part in parts for file in self._store_files(part)],
+                                        row_type, self.task_bytes)
         paths = []
         for part in parts:
             folder = tilestore.partition_folder(self.tiles_uri, part["county"], part["year"])
             names = part.get("names")
             paths += [folder] if names is None else ["{}/{}".format(folder, name) for name in names]
-        return self.spark.read.schema(TILE_TYPE).option("basePath", self.tiles_uri).parquet(*paths)
+        columns = [column.split()[0] for column in row_type.split(", ")]
+        return self.spark.read.schema(TILE_TYPE).option("basePath", self.tiles_uri).parquet(*paths).select(
+            [F.input_file_name().alias("file") if name == "file" else name for name in columns])
+
+    def _store_files(self, part):
+        """Files of a county and year on Azure, or of a piece, as ``storage.read_parquet`` wants them."""
+        folder = tilestore.partition_folder(self.tiles_uri, part["county"], part["year"])
+        filesystem, path = storage.filesystem(folder)
+        between = None if part.get("first") is None else ("tile_id", part["first"], part["last"])
+        found = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in filesystem.ls(path, detail=True)}
+        return [{"uri": storage.join(folder, name), "size": size, "between": between,
+                 "constants": {"county": part["county"], "year": part["year"], "file": storage.join(folder, name)}}
+                for name, size in sorted(found.items()) if name.endswith(".parquet") and name in (part.get("names") or found)]
 
     def _frame(self, pieces, wanted):
         """The tiles of a chunk, with the checksums of their pictures."""
@@ -477,8 +496,14 @@ class _Job:
         names = {part["name"] for part in parts}
         return [file for chunk in self.state["chunks"] if names & set(chunk["tiles"]) for file in chunk["files"]]
 
-    def _paths(self, files):
-        return ["{}/{}".format(self.table.uri, file) for file in files]
+    def _rows(self, files, row_type=PREDICTION_TYPE + ", {} bigint".format(CRC)):
+        """Rows of the table that are in some of its files."""
+        uris = [storage.join(self.table.uri, file) for file in files]
+        if storage.is_azure(self.table.uri):
+            return storage.read_parquet(self.spark, [
+                {"uri": uri, "size": self.table.filesystem.size(self.table.path(file)), "constants": {}}
+                for uri, file in zip(uris, files)], row_type)
+        return self.spark.read.parquet(*uris).select([column.split()[0] for column in row_type.split(", ")])
 
     def _drop_outdated(self, todo):
         """Take rows out of the table whose tile is gone from the store, or has another picture now."""
@@ -491,30 +516,30 @@ class _Job:
         files = self._files_of(changed)
         names = {part["name"] for part in changed}
         there = self._read(changed).select("county", "year", "tile_id", _crc(F).alias(CRC))
-        rows = self.spark.read.parquet(*self._paths(files))
+        rows = self._rows(files)
         is_changed = F.concat_ws(" ", "county", F.col("year").cast("string")).isin(sorted(names))
         outdated = rows.where(is_changed).select(KEYS + [CRC]).join(there, KEYS + [CRC], "left_anti").persist()
         count = outdated.count()
         if count:
             log.info("rows outdated table=%s rows=%d", shown(self.table.uri), count)
             name = "chunk-" + uuid.uuid4().hex[:12]
-            rows.join(F.broadcast(outdated), KEYS, "left_anti").write.parquet(
-                "{}/_scoring/{}".format(self.table.uri, name))
-            facts = self._check(name)
+            paths = self.table.write(rows.join(F.broadcast(outdated), KEYS, "left_anti").select(rows.columns), name)
+            facts = self._check(paths)
             old = [chunk for chunk in self.state["chunks"] if set(chunk["files"]) & set(files)]
             files_of = {part: of for chunk in old for part, of in chunk["files_of"].items() if part in facts["tiles"]}
-            self._join(name, dict(facts, files_of=files_of), instead_of=old)
+            self._join(name, paths, dict(facts, files_of=files_of), instead_of=old)
         outdated.unpersist()
         # What is left belongs to the files as they are now.
         for chunk in self.state["chunks"]:
             chunk["files_of"].update({part: current[part] for part in set(chunk["files_of"]) & names})
 
-    def _check(self, name, expected=None):
+    def _check(self, paths, expected=None):
         """Read a new chunk back.
 
         Parameters
         ----------
-        name : str
+        paths : list of str
+            Its files.
         expected : dict, optional
             Tiles of each county and year.
 
@@ -523,7 +548,6 @@ class _Job:
         dict
             ``tiles`` of each county and year, ``classes`` and ``errors``, counted.
         """
-        paths = self.table.filesystem.glob(self.table.path("_scoring", name, "*.parquet"))
         rows = ds.dataset(paths, format="parquet", filesystem=self.table.filesystem).to_table(
             columns=KEYS + ["class_id", "error_kind", "error"]).to_pandas()
         double = rows[rows.duplicated(KEYS)]
@@ -544,10 +568,10 @@ class _Job:
                 "errors": {kind: {"tiles": len(part), "examples": _examples(part)}
                            for kind, part in failed.groupby("error_kind")}}
 
-    def _join(self, name, facts, instead_of=()):
+    def _join(self, name, paths, facts, instead_of=()):
         """Make a chunk part of the table, in one step."""
         self.claim.check()
-        files = self.table.adopt(name)
+        files = self.table.adopt(name, paths)
         self.state["chunks"] = [chunk for chunk in self.state["chunks"] if chunk not in instead_of]
         self.state["chunks"].append(dict(facts, files=files))
         self.table.write_json("table.json", self.state)

@@ -13,13 +13,14 @@ import threading
 import time
 import uuid
 import zipimport
+from importlib.metadata import distributions
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
 
-from helpers import InputError
+from helpers import InputError, storage
 from helpers.runs import home
 
 # What Spark's own documentation lists for each line, plus what each was seen to start on.
@@ -31,10 +32,17 @@ DISK_GB = 2.0
 # The Java heap, and a Python worker with its network, in resident memory.
 DRIVER_GB, SLOT_GB = 1.0, 0.25
 GIB = 2 ** 30
+# Where HDInsight keeps Spark and Hadoop, on each of its nodes.
+HDINSIGHT = "/usr/hdp"
+# What must be the same on driver and workers.
+PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
 
 # How often Spark tries a task: a worker that is killed is no reason to give up. On a cluster that is Spark's own
 # default, in the driver's process it is part of the master's name.
 TASK_ATTEMPTS = 4
+
+# Applications that ``start`` has started; others belong to whoever did.
+_started = set()
 
 _MASTER = re.compile(r"local(\[(\*|[1-9]\d*)(,\s*\d+)?\])?|local-cluster\[\d+,\d+,\d+\]|spark://.+:\d+.*|yarn|k8s://.+")
 
@@ -109,13 +117,15 @@ def check_master(master):
 def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     """Start a Spark session that has passed its preflight.
 
-    A session that runs on the same master already is used again; one on another master is stopped first.
+    A session that runs on the same master already is used again; one on another master is stopped first. One that
+    this function has not started, such as Livy's or a shell's, is used as it is, whatever its master.
 
     Parameters
     ----------
     master : str
         Spark's master: ``local[*]`` for all cores of this machine, ``local[2]`` for two,
-        ``spark://host:7077`` or ``yarn`` for a cluster.
+        ``spark://host:7077`` or ``yarn`` for a cluster. The default gives way to ``TUTORIAL_MASTER``, which kernels that
+        are wired to a cluster set.
     app_name : str
         Shown in Spark's lists of applications.
     memory : str
@@ -132,6 +142,8 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     InputError
         If the master's name is wrong or nothing answers there, Java is missing, or a check of the preflight fails.
     """
+    if master == "local[*]":
+        master = os.environ.get("TUTORIAL_MASTER") or master
     check_master(master)
     import pyspark
     from pyspark import SparkConf, SparkContext
@@ -139,6 +151,11 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
 
     master = re.sub(r"^local\[(\*|\d+)\]$", r"local[\1,{}]".format(TASK_ATTEMPTS), master)
     running = SparkSession.getActiveSession()
+    if running is not None and running.sparkContext.applicationId not in _started:
+        for key, value in _settings(running.sparkContext.master, memory).items():
+            if key.startswith("spark.sql."):
+                running.conf.set(key, value)
+        return _passed(running)
     if running is not None and running.sparkContext.master != master:
         running.stop()
         running = None
@@ -169,11 +186,16 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
                 raise
             raise InputError(f"expected a Spark cluster at {master}, got {_last_line(error)} Start it, or use "
                              "master='local[*]'.") from error
+        _started.add(running.sparkContext.applicationId)
+    return _passed(running)
+
+
+def _passed(running):
+    """The session, if it passes its preflight; else one of ours is stopped."""
     checks = preflight(running)
     failed = checks[~checks["ok"]]
     if len(failed):
-        if own:
-            running.stop()
+        stop(running)
         raise InputError(" ".join(f"{row.check}: expected {row.wanted}, got {row.found}. {row.advice}"
                                   for row in failed.itertuples()))
     return running
@@ -266,6 +288,20 @@ def preflight(spark):
     check("helpers on the workers", "importable", error or ("importable" if None not in where else "not found"),
           workers and None not in where, "Install it into the workers' Python: pip install --no-deps -e . in the "
           "repository's folder.")
+    if not context.master.startswith("local"):
+        versions = {found.metadata["Name"]: found.version for found in distributions()}
+        here_too = ["{} {}".format(name, versions.get(name, "missing")) for name in PACKAGES]
+        check("packages of the workers", ", ".join(here_too),
+              error or "; ".join(sorted({", ".join(w["packages"]) for w in workers})),
+              {tuple(w["packages"]) for w in workers} == {tuple(here_too)},
+              "Give the workers the environment of the driver: its executors.tar.gz, or script_action.sh on each node.")
+    if os.environ.get("TUTORIAL_STORAGE"):
+        said = error or _storage_round_trip(context)
+        check("storage", "a file there and back", said, said == "a file there and back",
+              "Mend what it says, or unset TUTORIAL_STORAGE.")
+    elif os.path.isdir(HDINSIGHT) and not context.master.startswith("local"):
+        check("storage", "TUTORIAL_STORAGE, which all nodes share", "not set", False,
+              "Set it to abfs://container@account.dfs.core.windows.net/path before Spark starts.")
     found = "not tried" if error else _arrow_round_trip(spark)
     check("Arrow", "200 rows there and back unchanged", found, found == "200 rows there and back unchanged",
           "Install the pyarrow and pandas of requirements.txt on driver and workers.")
@@ -287,6 +323,8 @@ def preflight(spark):
 
 def _ask_workers(context):
     """What the workers' Python says of itself: a list of dicts, and the error if they could not be asked."""
+    names = PACKAGES
+
     def describe(_):
         # Runs on a worker, maybe one without this package: it must need nothing from here.
         import sys
@@ -295,7 +333,11 @@ def _ask_workers(context):
             place = helpers.__file__
         except ImportError:
             place = None
-        yield {"python": "{}.{}.{}".format(*sys.version_info), "helpers": place}
+        from importlib.metadata import distributions
+        # Looked up and not imported: some leave files where they are imported first.
+        versions = {found.metadata["Name"]: found.version for found in distributions()}
+        packages = ["{} {}".format(name, versions.get(name, "missing")) for name in names]
+        yield {"python": "{}.{}.{}".format(*sys.version_info), "helpers": place, "packages": packages}
 
     slots = max(1, min(context.defaultParallelism, 64))
     try:
@@ -305,6 +347,29 @@ def _ask_workers(context):
         # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
         versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
         return [], ".".join(versions.groups()) if versions else _worker_error(text)
+
+
+def _storage_round_trip(context):
+    """Write a file on the driver to ``TUTORIAL_STORAGE`` and read it on a worker; what came of it, in words."""
+    known, uri = storage.credentials(), storage.join(os.environ["TUTORIAL_STORAGE"], f".preflight-{uuid.uuid4().hex}")
+
+    def read(_):
+        storage.use(known)
+        system, path = storage.filesystem(uri)
+        yield system.cat_file(path)
+
+    try:
+        with storage.writing(uri) as file:
+            file.write(b"preflight")
+        try:
+            came = context.parallelize([0], 1).mapPartitions(read).collect()
+        finally:
+            system, path = storage.filesystem(uri)
+            system.rm(path)
+        return "a file there and back" if came == [b"preflight"] else "another file"
+    except Exception as error:  # Whatever it is, it is this check's finding.
+        text = str(error)
+        return text if isinstance(error, InputError) else _worker_error(text)
 
 
 def _worker_error(text):
@@ -366,8 +431,25 @@ def ready_worker():
 
 
 def stop(spark):
-    """Stop the session and its workers; what they left in the temporary folder goes with them."""
-    spark.stop()
+    """Stop the session and its workers, if ``start`` has started it; what they left in the temporary folder goes too."""
+    if spark.sparkContext.applicationId in _started:
+        spark.stop()
+
+
+def place():
+    """Where this runs.
+
+    Returns
+    -------
+    kind : str
+        ``"HDInsight"``, ``"standalone cluster"`` or ``"laptop"``.
+    master : str
+        Spark's master there.
+    """
+    master = os.environ.get("TUTORIAL_MASTER", "")
+    if os.path.isdir(HDINSIGHT):
+        return "HDInsight", master or "yarn"
+    return ("standalone cluster", master) if master.startswith("spark://") else ("laptop", master or "local[*]")
 
 
 @contextlib.contextmanager

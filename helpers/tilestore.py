@@ -1,6 +1,6 @@
 """The tile store: tiles in and out of Parquet.
 
-A store is a Parquet dataset on any fsspec URI, one folder for each ``county`` and ``year``. A folder is
+A store is a Parquet dataset on any URI of ``storage``, one folder for each ``county`` and ``year``. A folder is
 finished when it holds ``_manifest.json``, which is written last; what lies there without one is ignored and
 written anew.
 """
@@ -9,14 +9,13 @@ import io
 import json
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from helpers import InputError
+from helpers import InputError, storage
 from helpers.landcover import CLASS_NAMES, group_of_class
 from helpers.pictures import decode
 
@@ -134,13 +133,12 @@ def manifest(uri, county, year, required=()):
 
 def _manifest(uri, county, year):
     path = partition_folder(uri, county, year) + "/" + MANIFEST
-    filesystem, path = fsspec.core.url_to_fs(path)
+    filesystem, path = storage.filesystem(path)
     return _read_json(filesystem, path) if filesystem.exists(path) else None
 
 
 def _read_json(filesystem, path):
-    with filesystem.open(path, "rb") as file:
-        return json.loads(file.read().decode())
+    return json.loads(filesystem.cat_file(path).decode())
 
 
 def write_manifest(uri, county, year, **facts):
@@ -158,14 +156,13 @@ def write_manifest(uri, county, year, **facts):
     facts = dict(facts, county=str(county), year=int(year))
     facts.setdefault("codec", CODEC)
     facts.setdefault("classes", list(CLASS_NAMES))
-    filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, year) + "/" + MANIFEST)
-    with filesystem.open(path, "wb") as file:
-        file.write(json.dumps(facts, indent=1, sort_keys=True).encode())
+    filesystem, path = storage.filesystem(partition_folder(uri, county, year) + "/" + MANIFEST)
+    filesystem.pipe_file(path, json.dumps(facts, indent=1, sort_keys=True).encode())
 
 
 def remove_manifest(uri, county, year):
     """Declare a county and year unfinished, before its tiles are written anew."""
-    filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, year) + "/" + MANIFEST)
+    filesystem, path = storage.filesystem(partition_folder(uri, county, year) + "/" + MANIFEST)
     if filesystem.exists(path):
         filesystem.rm(path)
 
@@ -188,7 +185,7 @@ def keep_only(uri, wanted):
 
 def _manifests(uri):
     """Those of all finished counties and years, in order."""
-    filesystem, path = fsspec.core.url_to_fs(str(uri))
+    filesystem, path = storage.filesystem(str(uri))
     names = sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST))
     return [_read_json(filesystem, name) for name in names]
 
@@ -227,8 +224,8 @@ def size(uri, parts=None):
     tiles, n_bytes : int
     """
     parts = partitions(uri) if parts is None else parts
-    filesystem, _ = fsspec.core.url_to_fs(str(uri))
-    folders = [fsspec.core.url_to_fs(partition_folder(uri, part["county"], part["year"]))[1] for part in parts]
+    filesystem, _ = storage.filesystem(str(uri))
+    folders = [storage.filesystem(partition_folder(uri, part["county"], part["year"]))[1] for part in parts]
     return sum(part["tiles"] for part in parts), sum(map(filesystem.du, folders))
 
 
@@ -262,11 +259,11 @@ def read(uri, county=None, year=None, split=None, columns=None):
     chosen = [m for m in partitions(uri)
               if (county is None or m["county"] == str(county)) and (year is None or m["year"] == int(year))]
     frames = []
-    filesystem, _ = fsspec.core.url_to_fs(str(uri))
+    filesystem, _ = storage.filesystem(str(uri))
     keys = ["tile_id"] + (["split"] if split is not None else [])
     wanted = None if columns is None else list(dict.fromkeys(keys + [c for c in columns if c not in PARTITIONS.names]))
     for part in chosen:
-        _, folder = fsspec.core.url_to_fs(partition_folder(uri, part["county"], part["year"]))
+        _, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
         table = ds.dataset(folder, schema=SCHEMA, format="parquet", filesystem=filesystem).to_table(
             columns=wanted, filter=None if split is None else ds.field("split") == split)
         frames.append(table.to_pandas(integer_object_nulls=False)
@@ -391,10 +388,8 @@ def write_images(folder, uri, held_out="", seed=0, held_out_share=0.2):
                                  "Add pictures.".format(folder, ", ".join(empty)))
     keep_only(uri, [])
     for county, part in frame.groupby("county", sort=True):
-        filesystem, path = fsspec.core.url_to_fs(partition_folder(uri, county, 0))
-        filesystem.makedirs(path, exist_ok=True)
         # One row group at a time, so that a folder of any size passes through a bounded memory.
-        with filesystem.open(path + "/part-0.parquet", "wb") as file:
+        with storage.writing(partition_folder(uri, county, 0) + "/part-0.parquet") as file:
             writer = pq.ParquetWriter(file, SCHEMA)
             for start in range(0, len(part), 256):
                 chunk = part.iloc[start:start + 256]

@@ -78,4 +78,10 @@ make_environment() {
         | tail -n +3 | wc -l | tr -d ' ') packages."
 }
 
-make_environment
+# One that stands elsewhere already, as on a cluster's node (hdinsight/script_action.sh).
+if [ -n "${TUTORIAL_ENVIRONMENT:-}" ]; then
+    environment=$TUTORIAL_ENVIRONMENT
+    python=$environment/bin/python
+else
+    make_environment
+fi

@@ -1,0 +1,76 @@
+# shellcheck shell=bash
+# Sourced by the scripts beside it: settings, --dry-run, and how a command is run and shown.
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck disable=SC2034
+repository=$(cd "$here/../.." && pwd)
+# shellcheck source-path=SCRIPTDIR source=settings.sh
+source "$here/settings.sh"
+dry_run=no
+
+fail() {
+    echo "$*" >&2
+    exit 2
+}
+
+# Takes --dry-run out of the arguments; what is left is in "${arguments[@]}".
+read_arguments() {
+    local argument
+    arguments=()
+    for argument in "$@"; do
+        case $argument in
+            --dry-run) dry_run=yes ;;
+            --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+            *) arguments+=("$argument") ;;
+        esac
+    done
+    [ $dry_run = yes ] || command -v az >/dev/null \
+        || fail "expected the Azure CLI (az) on the path, got none. Install it: learn.microsoft.com/cli/azure/install-azure-cli," \
+            "or see the commands with --dry-run."
+}
+
+shown() {
+    printf '+'
+    printf ' %q' "$@"
+    printf '\n'
+}
+
+# Shows a command and runs it; a dry run only shows it.
+run() {
+    shown "$@"
+    [ $dry_run = yes ] || "$@"
+}
+
+# The answer of a command. In a dry run its first argument stands for it, and the command is shown on standard error.
+ask() {
+    local stand_in=$1
+    shift
+    if [ $dry_run = yes ]; then
+        shown "$@" >&2
+        echo "$stand_in"
+    else
+        "$@"
+    fi
+}
+
+# Whether a resource is there; in a dry run nothing is.
+is_there() {
+    if [ $dry_run = yes ]; then
+        shown "$@"
+        return 1
+    fi
+    "$@" >/dev/null 2>&1
+}
+
+dollars() {
+    printf '$%d.%02d' $(($1 / 100)) $(($1 % 100))
+}
+
+show_prices() {
+    local least most
+    least=$((2 * head_cents + 3 * zookeeper_cents + least_workers * worker_cents))
+    most=$((2 * head_cents + 3 * zookeeper_cents + most_workers * worker_cents))
+    echo "Cost of $cluster: $(dollars $least) an hour with $least_workers workers, $(dollars $most) with $most_workers," \
+        "from its creation until delete_cluster.sh, whether it works or not."
+    echo "Cost of the storage $storage: $(dollars "$storage_cents") a month for each gigabyte. (Prices of settings.sh; look yours up.)"
+}

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Gives the cluster N workers, and lets autoscale begin there.
+#   resize_cluster.sh N [--dry-run]
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=azure.sh
+source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
+read_arguments "$@"
+
+count=${arguments[0]:-}
+[[ $count =~ ^[1-9][0-9]*$ ]] || fail "expected a number of workers, got '$count'. Run: resize_cluster.sh 6"
+least_workers=$count
+[ "$most_workers" -ge "$count" ] || most_workers=$count
+show_prices
+# A cluster that autoscale governs takes its limits; resize alone would be undone.
+run az hdinsight autoscale update --cluster-name "$cluster" --resource-group "$group" \
+    --min-workernode-count "$least_workers" --max-workernode-count "$most_workers"
+run az hdinsight resize --name "$cluster" --resource-group "$group" --workernode-count "$count"

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Uploads to the storage: the code that nodes are set up from, a tile store, or a model bundle.
+#   upload.sh code [--dry-run]
+#   upload.sh tiles FOLDER [--dry-run]
+#   upload.sh model FOLDER [--dry-run]
+# What says that a store or bundle is whole goes last: an upload that was cut off is taken for none. Run it again.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=azure.sh
+source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
+read_arguments "$@"
+
+what=${arguments[0]:-} folder=${arguments[1]:-}
+upload=(az storage blob upload-batch --account-name "$storage" --auth-mode login --overwrite true --no-progress --output none)
+case $what in
+    code)
+        staging=$(mktemp -d)
+        trap 'rm -rf "$staging"' EXIT
+        # What is committed, and nothing that only lies here.
+        run git -C "$repository" archive --format=tar.gz --output "$staging/tutorial.tar.gz" HEAD
+        run cp "$here/script_action.sh" "$staging/script_action.sh"
+        run "${upload[@]}" --destination "$container/tutorial" --source "$staging"
+        ;;
+    tiles|model)
+        marker=model.json
+        [ "$what" = model ] || marker=_manifest.json
+        [ $dry_run = yes ] || [ -n "$(find "${folder:-/nowhere}" -name "$marker" 2>/dev/null | head -1)" ] \
+            || fail "expected a folder with $marker in it, got '$folder'. Give a ${what/tiles/tile store}," \
+                "such as runs/sample/tiles or runs/sample/models/tensorflow."
+        name=$(basename "${folder:-FOLDER}")
+        # First all but *.json, which ends in n like nothing else here.
+        run "${upload[@]}" --destination "$container/$what/$name" --source "${folder:-FOLDER}" --pattern "*[!n]"
+        run "${upload[@]}" --destination "$container/$what/$name" --source "${folder:-FOLDER}" --pattern "*$marker"
+        echo "It is at abfs://$container@$storage.dfs.core.windows.net/$what/$name"
+        ;;
+    *) fail "expected code, tiles or model, got '$what'. Run: upload.sh tiles runs/sample/tiles" ;;
+esac

@@ -1,0 +1,62 @@
+"""URIs to file systems, without a network."""
+
+import pytest
+
+from helpers import InputError, storage
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch):
+    for name in storage.CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("uri", ["{}", "file:{}", "file://{}"])
+def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
+    with storage.writing(uri.format(tmp_path / "a" / "note")) as file:
+        file.write(b"content")
+    assert (tmp_path / "a" / "note").read_bytes() == b"content"
+    system, path = storage.filesystem(uri.format(tmp_path / "a" / "note"))
+    assert system.cat_file(path) == b"content"
+
+
+@pytest.mark.parametrize("uri, sentence", [
+    ("adl://store.azuredatalakestore.net/x?sig=hidden", "Azure Data Lake Gen1 was retired"),
+    ("abfs:///path", "expected abfss://container@account.dfs.core.windows.net/path, got abfs:///path"),
+    ("abfs://container/path", "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
+    ("abfss://c@a.dfs.core.windows.net/x?sig=hidden", "a token belongs into AZURE_STORAGE_SAS_TOKEN"),
+    ("nonsense://x", "expected a path, file: or abfss: URI, got nonsense://x"),
+])
+def test_what_cannot_be_used_is_one_sentence(uri, sentence):
+    with pytest.raises(InputError) as told:
+        storage.filesystem(uri)
+    assert sentence in str(told.value) and "hidden" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_connection_string_that_is_none_is_not_shown(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=hidden")
+    with pytest.raises(InputError, match="expected a connection string or token that Azure's library can read") as told:
+        storage.filesystem("abfs://container/path")
+    assert "hidden" not in str(told.value)
+
+
+def test_the_account_of_the_uri_and_the_token_of_the_environment(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
+    system, path = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a/b/")
+    assert path == "tiles/a/b" and system.service_client.primary_hostname == "account.blob.core.windows.net"
+    assert "sig=hidden" in system.service_client.url and "hidden" not in storage.shown(system.service_client.url)
+
+
+def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
+    from azure.identity.aio import DefaultAzureCredential
+    system, _ = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert isinstance(system.credential, DefaultAzureCredential)
+    assert system.service_client.credential is system.credential
+
+
+def test_workers_get_what_the_driver_has(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-driver")
+    known = storage.credentials()
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-worker")
+    storage.use(known)
+    assert storage.credentials() == known == {"AZURE_STORAGE_SAS_TOKEN": "of-the-driver"}
