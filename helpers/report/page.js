@@ -110,8 +110,7 @@ const vector = (features, style) => new ol.layer.Vector({source: new ol.source.V
 const corner = i => [D.tiles.col[i] * TILE, D.tiles.row[i] * TILE];
 function square(i) {
   const [x, y] = corner(i);
-  return ol.geom.Polygon.fromExtent ? ol.geom.Polygon.fromExtent([x, y, x + TILE, y + TILE])
-    : new ol.geom.Polygon([[[x, y], [x + TILE, y], [x + TILE, y + TILE], [x, y + TILE], [x, y]]]);
+  return ol.geom.Polygon.fromExtent([x, y, x + TILE, y + TILE]);
 }
 const boundary = vector(D.boundary.map(ring => new ol.Feature(new ol.geom.LineString(ring))), [
   new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffffffcc", width: 4})}), outline]);
@@ -126,7 +125,7 @@ const chosen = vector([], [new ol.style.Style({stroke: new ol.style.Stroke({colo
 const layers = [
   {name: "Pictures " + first, layer: years[0]},
   {name: "Pictures " + second, layer: years[1]},
-  {name: "Labels " + D.label_years[0], layer: area(groupLook(D.tiles.group_label))},
+  {name: "Labels " + D.label_year, layer: area(groupLook(D.tiles.group_label))},
   {name: "Predicted " + first, layer: area(classLook(D.tiles.class_before))},
   {name: "Predicted " + second, layer: area(classLook(D.tiles.class_after))},
   {name: "Change score", layer: area(rampLook(D.tiles.score, D.ramps.score))},
