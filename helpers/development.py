@@ -410,9 +410,9 @@ class Scorer:
                                        "new_m2": tables[k]["new_m2"]}))
         self.cross_fitted = pd.concat(folds, ignore_index=True)
         self.model = self._fit(tables, shares)
-        # Roofs spill over the edges of places: what is counted is brought to what the labels say in all.
-        counted = (self.cross_fitted["score"] * self.cross_fitted["new_m2"]).sum()
-        self.area_ratio = float(np.concatenate(shares).sum() * TILE_M ** 2 / counted)
+        # Places see a part of what a label calls developed, a yard as well as its roofs: areas are brought to what the
+        # labels say in all.
+        self.area_ratio = _area_ratio(self.cross_fitted, np.concatenate(shares).sum() * TILE_M ** 2)
 
     @staticmethod
     def _fit(tables, shares):
@@ -440,11 +440,20 @@ class Scorer:
         table = evidence(views, _judge(views, self.heads), predictions)
         table = pd.concat([views.tiles[["row", "col", "group", "label"]], table], axis=1)
         table["score"] = self.model.predict_proba(table[EVIDENCE])[:, 1]
-        table["new_m2"] *= self.area_ratio
+        table["new_m2"] = np.minimum(table["new_m2"] * self.area_ratio, TILE_M ** 2)
         table["reason"] = [reason(one, views.facts[0].get("label_year", views.years[0])) for one in
                            table.itertuples(index=False)]
         table = table.sort_values(["score", "tile_id"], ascending=[False, True])
         return table[SCORES].reset_index(drop=True)
+
+
+def _area_ratio(tiles, total_m2):
+    """What to multiply areas by so that, weighed by their scores and no larger than a tile, they sum to the total."""
+    from scipy.optimize import brentq
+
+    def excess(ratio):
+        return float((tiles["score"] * np.minimum(ratio * tiles["new_m2"], TILE_M ** 2)).sum()) - total_m2
+    return brentq(excess, 0, 100) if excess(100) > 0 else 1.0
 
 
 def reason(tile, label_year):

@@ -783,13 +783,11 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
     gap = max(3, tile_px // 12)
     # Room for a line of text above each picture.
     line = max(16, tile_px // 5)
-    below = 3.4 * line if "reason" in candidates else 0
+    below = 2.9 * line if "reason" in candidates else 0
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + gap + int(below)
     sheet = np.full((rows * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
     chances = list(zip(candidates["probability_before"], candidates["probability_after"]))
     names = ["#{}".format(k + 1) for k in range(n)]
-    if "score" in candidates:
-        names = ["{} · {:.0f} %".format(name, 100 * score) for name, score in zip(names, candidates["score"])]
     for k in range(n):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         for when, picture in enumerate((before[k], after[k])):
@@ -800,15 +798,18 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, va="baseline", ha="left", color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, va="baseline", ha="right",
                     fontweight="bold" if when else "normal")
-        ax.text(x + tile_px / 2, y + 0.8 * line, names[k], fontsize=8, va="baseline", ha="center", color=BLUE,
-                fontweight="bold")
+        if "score" not in candidates:
+            ax.text(x + tile_px / 2, y + 0.8 * line, names[k], fontsize=8, va="baseline", ha="center", color=BLUE)
+        else:
+            ax.text(x + tile_px / 2, y + 0.8 * line, "{:.0f} %".format(100 * candidates["score"].iloc[k]), fontsize=8.5,
+                    va="baseline", ha="center", color=BLUE, fontweight="bold")
         if below:
             words = "; ".join(candidates["reason"].iloc[k].split("; ")[:2])
             ax.text(x, y + 2 * (tile_px + line) + 4, "\n".join(textwrap.wrap(words, 23)), fontsize=7, va="top",
                     ha="left", color=INK, linespacing=1.15)
     show_sheet(ax, sheet)
     ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is "
-            "Developed." + (" In blue: rank and score." if "score" in candidates else ""), fontsize=8, va="baseline", ha="left", color=MUTED)
+            "Developed." + (" In blue: the score." if "score" in candidates else ""), fontsize=8, va="baseline", ha="left", color=MUTED)
     set_title(ax, title)
     return ax
 

@@ -23,9 +23,9 @@ from helpers.landcover import CLASSES, GROUPS, NO_CLASS
 from helpers.runs import whole_file
 
 FOLDER = Path(__file__).parent
-# Counties of up to so many tiles have their pictures inside the page, at 2 m; larger ones beside it, at 1 m.
+# Counties of up to so many tiles have their pictures inside the page, at 1.4 m; larger ones beside it, at 1 m.
 TILES_INSIDE = 2500
-INSIDE_PX, BESIDE_PX = 112, 224
+INSIDE_PX, BESIDE_PX = 160, 224
 QUALITY = 45
 # What is scored at least so high is on the list to look at, the likeliest first, and so many at most.
 LISTED, LONGEST_LIST = 0.1, 3000
