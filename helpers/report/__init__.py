@@ -96,7 +96,8 @@ def write(path, store, county, years, tiles, scores, crs, boundary, label_year, 
             file.write_bytes(image)
         _pyramid(store, county, year, top, left, height, width, levels, INSIDE_PX if inside else BESIDE_PX, place)
     data = _data(tiles, scores, boundary)
-    data.update(county=county, years=list(years), label_year=int(label_year), crs=crs, tile_m=int(TILE_M), run="{} {}".format(run_name, county),
+    data.update(county=county, years=list(years), label_year=int(label_year), crs=crs, listed=LISTED,
+                tile_m=int(TILE_M), run="{} {}".format(run_name, county),
                 grid={"top_row": top, "left_col": left, "height": height, "width": width},
                 pictures={"inside": inside, "levels": levels, "px": INSIDE_PX if inside else BESIDE_PX,
                           "folder": beside, "names": names if inside else {}},
@@ -127,10 +128,12 @@ def _data(tiles, scores, boundary):
     def thousandths(values):
         return [NO_CLASS if np.isnan(v) else int(round(1000 * v)) for v in values]
 
+    def stacked(column):
+        return evaluation.stacked(tiles[[column]].rename(columns={column: "probabilities"}))
+
     def packed(column):
-        p = evaluation.stacked(tiles[[column]].rename(columns={column: "probabilities"}))
-        return base64.b64encode(np.rint(255 * np.nan_to_num(p)).astype(np.uint8).tobytes()).decode()
-    unsure = evaluation.uncertainty(evaluation.stacked(tiles.rename(columns={"probabilities_after": "probabilities"})))
+        return base64.b64encode(np.rint(255 * np.nan_to_num(stacked(column))).astype(np.uint8).tobytes()).decode()
+    unsure = evaluation.uncertainty(stacked("probabilities_after"))
     order = sorted(np.flatnonzero(score >= LISTED), key=lambda i: (-score[i], tiles["tile_id"][i]))[:LONGEST_LIST]
     reasons, areas = (scores[c].reindex(tiles["tile_id"]).tolist() for c in ("reason", "new_m2"))
     rings = [boundary] if boundary.geom_type == "Polygon" else list(boundary.geoms)

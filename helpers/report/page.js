@@ -283,7 +283,8 @@ $("list").addEventListener("scroll", () => {
   if ($("list").scrollTop + $("list").clientHeight > $("list").scrollHeight - 100) more();
 });
 function told() {
-  $("progress").textContent = D.candidates.length + " candidates, " + marks.size + " marked. " + (told.message || "");
+  $("progress").textContent = D.candidates.length + " tiles that score " + percent(D.listed) + " or more, " + marks.size + " marked. " +
+    (told.message || "");
   told.message = "";
 }
 function setMark(k, mark) {
