@@ -139,7 +139,7 @@ const map = new ol.Map({
   layers: [...layers.map(l => l.layer), chosen],
   controls: [
     new ol.control.Zoom(), new ol.control.ScaleLine(),
-    new ol.control.MousePosition({projection: projection, placeholder: D.crs,
+    new ol.control.MousePosition({placeholder: D.crs,
       coordinateFormat: ([x, y]) => x.toFixed(0) + " m E, " + y.toFixed(0) + " m N"}),
   ],
   view: new ol.View({projection: projection, minResolution: TILE / D.pictures.px / 8,
