@@ -51,11 +51,11 @@ function inside(z, x, y) {
 
 // ---- areas: a colour, and a pattern that says the same without colour, for each tile
 
-const CELL = N > 20000 ? 4 : 8;   // pixels that a tile takes on the canvas of a layer
+const CELL = N > 20000 ? 4 : N > 3000 ? 8 : 24;   // pixels that a tile takes on the canvas of a layer
 
 function pattern(context, x, y, size, kind) {
   context.strokeStyle = context.fillStyle = "rgba(20, 26, 32, 0.75)";
-  context.lineWidth = 1;
+  context.lineWidth = size > 8 ? 1.5 : 1;
   context.beginPath();
   if (kind === "lines") { context.moveTo(x, y + size); context.lineTo(x + size, y); context.stroke(); }
   if (kind === "cross") {
@@ -346,7 +346,7 @@ document.addEventListener("keydown", event => {
   else if (pressed === "p") step(-1);
   else if (mark && current !== null) setMark(current, mark[1]);
   else if (pressed === "[" || pressed === "]") { $("swipe").value = +$("swipe").value + (pressed === "]" ? 5 : -5); swiped(); }
-  else if (pressed === "home" && event.target.tagName !== "INPUT") whole();
+  else if (pressed === "home" && event.target.type !== "range") whole();
   else if (pressed === "enter" && event.target === $("map")) clicked(map.getView().getCenter());
   else return;
   event.preventDefault();
