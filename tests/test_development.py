@@ -129,16 +129,20 @@ def test_a_network_without_maps_is_refused(tmp_path):
 
 
 def test_labels_of_places_lie_where_the_raster_has_them(tmp_path):
-    """A raster developed west of a line: places on either side of it, of a raster in another projection."""
-    edge = scenes.LEFT + 700
-    path = scenes.write_labels(tmp_path / "labels.tif", lambda x, y: np.where(x < edge, 22, 41))
-    tiles = pd.DataFrame({"row": [scenes.ROW - 2] * 2, "col": [int(edge // TILE_M), int(edge // TILE_M) + 1]})
+    """A raster developed in the north-west of a point: places around it, of a raster in another projection."""
+    edge, level = scenes.LEFT + 700, scenes.TOP - 600
+    path = scenes.write_labels(tmp_path / "labels.tif", lambda x, y: np.where((x < edge) & (y > level), 22, 41))
+    row, col = int(level // TILE_M), int(edge // TILE_M)
+    tiles = pd.DataFrame({"row": [row, row, row - 1, row + 1], "col": [col, col + 1, col, col - 1]})
     share = development.labelled_places(path, tiles, scenes.CRS, 14)
-    assert share.shape == (2, 14, 14)
-    x = tiles["col"].to_numpy()[:, None] * TILE_M + (np.arange(14) + 0.5) * 16
-    for tile, at in zip(share, x):
-        # Within a pixel and a half of the line anything goes.
-        assert (tile[:, at < edge - 45] == 1).all() and (tile[:, at > edge + 45] == 0).all()
+    assert share.shape == (4, 14, 14)
+    along = (np.arange(14) + 0.5) * 16
+    for tile, r, c in zip(share, tiles["row"], tiles["col"]):
+        x, y = np.meshgrid(c * TILE_M + along, (r + 1) * TILE_M - along)
+        inside = (x < edge - 45) & (y > level + 45)
+        outside = (x > edge + 45) | (y < level - 45)  # within a pixel and a half of the lines anything goes
+        assert (tile[inside] == 1).all() and (tile[outside] == 0).all()
+    assert share[3].min() == 1
 
 
 # ---- scores
