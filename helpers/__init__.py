@@ -25,8 +25,10 @@ Modules import only those listed above them, so each can be read on its own::
     scoring_process         guards an executor's scoring against what hangs
     scoring     what an executor runs, and the job around it
     evaluation  accuracy, confusion, baselines
-    change      smoothing, newly developed candidates
+    change      smoothing, the candidates of the 2017 rule
+    development newly developed places: a calibrated score for each tile, and its reason
     figures     data and ``ax`` in, ``ax`` out
+    report/     the HTML page to review a county's candidates
     seeing      what the layers of a network see
 
 Importing any of them does nothing: no download, no session, no seed.

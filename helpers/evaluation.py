@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, confusion, agreement, and the baselines that any network must beat."""
+"""How good predictions are: accuracy, confusion, calibration, agreement, and the baselines to beat."""
 
 from collections import namedtuple
 
@@ -115,6 +115,146 @@ def per_class(labels, predicted, class_names=CLASS_NAMES):
         "recall": np.divide(found, truth, out=blank.copy(), where=truth > 0),
         "precision": np.divide(found, given, out=blank.copy(), where=given > 0),
     }, index=pd.Index(class_names, name="class_name"))
+
+
+# ---- probabilities that mean what they say
+
+def stacked(predictions):
+    """Probabilities of a prediction table as one array.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        With ``probabilities``, an array over the classes in each row, or None where there was an error.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N, n_classes), float64; NaN where there was an error.
+    """
+    rows = [None if p is None or np.ndim(p) == 0 else np.asarray(p, dtype=np.float64)
+            for p in predictions["probabilities"]]
+    n_classes = max([len(row) for row in rows if row is not None] or [len(CLASS_NAMES)])
+    return np.array([np.full(n_classes, np.nan) if row is None else row for row in rows]).reshape(-1, n_classes)
+
+
+def temper(probabilities, temperature):
+    """Divide the logits of probabilities by a temperature: above 1 they become less sure, the class stays.
+
+    Parameters
+    ----------
+    probabilities : numpy.ndarray
+        Shape (N, n_classes), rows that sum to 1, or of NaN.
+    temperature : float
+        Above 0; 1 changes nothing.
+
+    Returns
+    -------
+    numpy.ndarray
+        Same shape, float64.
+    """
+    # A network in float32 or int8 rounds what is improbable to 0, whose logarithm would be infinite.
+    logits = np.log(np.maximum(probabilities, 1e-7)) / temperature
+    logits -= logits.max(axis=-1, keepdims=True)
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def fit_temperature(labels, probabilities):
+    """The temperature under which labels are likeliest.
+
+    Parameters
+    ----------
+    labels : array_like of int
+        Shape (N,), ``class_id`` of tiles that the network was not trained on.
+    probabilities : numpy.ndarray
+        Shape (N, n_classes).
+
+    Returns
+    -------
+    float
+        0.05 to 20.
+
+    References
+    ----------
+    Guo et al. 2017, *On Calibration of Modern Neural Networks*.
+    """
+    from scipy.optimize import minimize_scalar
+    labels = _class_ids(labels, "labels")
+    if len(labels) != len(probabilities) or not len(labels):
+        raise InputError("expected a label for each row of probabilities, at least one, got {} labels and {} rows. "
+                         "Join the two tables on tile_id, county and year first.".format(
+                             len(labels), len(probabilities)))
+
+    def loss(log_temperature):
+        chosen = temper(probabilities, np.exp(log_temperature))[np.arange(len(labels)), labels]
+        return -np.log(np.maximum(chosen, 1e-12)).mean()
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
+
+
+def calibration_error(scores, outcomes, bins=10):
+    """Expected calibration error: how far scores are from the share that came true.
+
+    Scores are sorted into ranges of equal width; in each the mean score is compared with the share of outcomes that
+    are true, and the differences are averaged, each range weighing what it holds.
+
+    Parameters
+    ----------
+    scores : array_like of float
+        Shape (N,), 0 to 1.
+    outcomes : array_like of bool
+        Shape (N,), what happened.
+    bins : int
+
+    Returns
+    -------
+    float
+        0 (they mean what they say) to 1.
+
+    Raises
+    ------
+    InputError
+        If there is nothing to compare, or a score is no probability.
+    """
+    table = reliability(scores, outcomes, bins)
+    return float((table["tiles"] * (table["score"] - table["share"]).abs()).sum() / table["tiles"].sum())
+
+
+def reliability(scores, outcomes, bins=10):
+    """What became of scores, range by range: what a calibration figure shows.
+
+    Parameters and errors as for ``calibration_error``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each range that holds something: ``tiles``, ``score`` (their mean) and ``share`` (of those that came
+        true).
+    """
+    scores, outcomes = np.asarray(scores, dtype=np.float64), np.asarray(outcomes, dtype=bool)
+    if scores.shape != outcomes.shape or not scores.size or not np.all((scores >= 0) & (scores <= 1)):
+        raise InputError("expected scores of 0 to 1, and an outcome for each, got {} scores and {} outcomes. Leave "
+                         "out what has no prediction.".format(scores.size, outcomes.size))
+    which = np.minimum((scores * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"range": which, "score": scores, "share": outcomes.astype(float)}).groupby("range")
+    return table.mean().assign(tiles=table.size()).reset_index(drop=True)[["tiles", "score", "share"]]
+
+
+def uncertainty(probabilities):
+    """Entropy of each row of probabilities, as a share of the most there can be.
+
+    Parameters
+    ----------
+    probabilities : numpy.ndarray
+        Shape (N, n_classes).
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N,): 0 where one class is certain, 1 where all are equally likely, NaN where there was an error.
+    """
+    p = np.asarray(probabilities, dtype=np.float64)
+    return np.clip(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=-1) / np.log(p.shape[-1]), 0, 1)
 
 
 def agreement(a, b):

@@ -760,7 +760,8 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
     Parameters
     ----------
     candidates : pandas.DataFrame
-        As from ``change.candidates_2017``: ``probability_before`` and ``probability_after`` of Developed.
+        ``probability_before`` and ``probability_after`` of Developed; where it has them, ``score`` (0 to 1) and
+        ``reason`` (its first two parts, to the second semicolon, are set below the pictures).
     before, after : sequence of numpy.ndarray
         Their tiles in the two years, each (h, w, 3) uint8 RGB, in the order of ``candidates``.
     years : tuple of int
@@ -782,9 +783,11 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
     gap = max(3, tile_px // 12)
     # Room for a line of text above each picture.
     line = max(16, tile_px // 5)
-    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + gap
+    below = 2.9 * line if "reason" in candidates else 0
+    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + gap + int(below)
     sheet = np.full((rows * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
     chances = list(zip(candidates["probability_before"], candidates["probability_after"]))
+    names = ["#{}".format(k + 1) for k in range(n)]
     for k in range(n):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         for when, picture in enumerate((before[k], after[k])):
@@ -795,11 +798,138 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, va="baseline", ha="left", color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, va="baseline", ha="right",
                     fontweight="bold" if when else "normal")
-        ax.text(x + tile_px / 2, y + 0.8 * line, "#{}".format(k + 1), fontsize=8, va="baseline", ha="center",
-                color=BLUE)
+        if "score" not in candidates:
+            ax.text(x + tile_px / 2, y + 0.8 * line, names[k], fontsize=8, va="baseline", ha="center", color=BLUE)
+        else:
+            ax.text(x + tile_px / 2, y + 0.8 * line, "{:.0f} %".format(100 * candidates["score"].iloc[k]), fontsize=8.5,
+                    va="baseline", ha="center", color=BLUE, fontweight="bold")
+        if below:
+            words = "; ".join(candidates["reason"].iloc[k].split("; ")[:2])
+            ax.text(x, y + 2 * (tile_px + line) + 4, "\n".join(textwrap.wrap(words, 23)), fontsize=7, va="top",
+                    ha="left", color=INK, linespacing=1.15)
     show_sheet(ax, sheet)
     ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is "
-            "Developed.", fontsize=8, va="baseline", ha="left", color=MUTED)
+            "Developed." + (" In blue: the score." if "score" in candidates else ""), fontsize=8, va="baseline", ha="left", color=MUTED)
+    set_title(ax, title)
+    return ax
+
+
+# Two ramps that grow evenly darker, so that they read in grey and by colour-blind readers too.
+SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
+UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
+
+
+def percent_legend(ramp=SCORE_RAMP):
+    """Colours of whole per cents, 0 to 100, as ``rasters.write_map`` takes a legend."""
+    colours = LinearSegmentedColormap.from_list("ramp", ramp)
+    return {n: ("{} %".format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
+
+
+def share_map(ax, tiles, values, title, ramp, label, boundary=None, crs=None, mark=None):
+    """A map of a number from 0 to 1 for each tile, with its colour scale.
+
+    Parameters
+    ----------
+    tiles : pandas.DataFrame
+        ``row`` and ``col``.
+    values : array_like of float
+        Shape (N,), 0 to 1; NaN is left blank.
+    ramp : sequence of str
+        Colours from 0 to 1: ``SCORE_RAMP`` or ``UNCERTAINTY_RAMP``.
+    label : str
+        What the scale says.
+    boundary, crs, mark
+        As for ``county_map``.
+    """
+    from helpers.change import to_grid
+    from helpers.grid import TILE_M
+    grid = to_grid(tiles["row"], tiles["col"], np.asarray(values, dtype=float), fill=-1)
+    km = TILE_M / 1000
+    height, width = grid.values.shape
+    left, top = grid.left_col * km, (grid.top_row + 1) * km
+    right, bottom = left + width * km, top - height * km
+    image = ax.imshow(np.ma.masked_less(grid.values.astype(float), 0), vmin=0, vmax=1, zorder=2,
+                      cmap=LinearSegmentedColormap.from_list("ramp", ramp), extent=(left, right, bottom, top),
+                      interpolation="nearest")
+    if boundary is not None:
+        _draw_boundary(ax, boundary)
+        x, y = np.concatenate(_rings(boundary)).T / 1000
+        left, right, bottom, top = min(left, x.min()), max(right, x.max()), min(bottom, y.min()), max(top, y.max())
+    if mark is not None and len(mark):
+        ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=INK, linewidth=0.9, zorder=6))
+        ax.legend(handles=[swatch("none", "candidate", edgecolor=INK)], loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    ax.set_facecolor(GROUND)
+    _map_axes(ax, crs)
+    _draw_scale(ax, left, right, bottom, top)
+    bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.03, anchor=(0, 0.2))
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: "{:.0f} %".format(100 * v)))
+    bar.set_label(label)
+    set_title(ax, title)
+    return ax
+
+
+def error_map(ax, tiles, labels, predicted, title, boundary=None, crs=None):
+    """The confusion of map groups, on the map: each wrong tile where it lies, and what it was taken for.
+
+    Parameters
+    ----------
+    tiles : pandas.DataFrame
+        ``row`` and ``col``.
+    labels, predicted : array_like of int
+        Shape (N,), map groups.
+    boundary, crs
+        As for ``county_map``.
+    """
+    from helpers.grid import TILE_M
+    labels, predicted = _whole(labels), _whole(predicted)
+    names = {g.group_id: g.name for g in GROUPS}
+    squares = _squares(tiles)
+    km = TILE_M / 1000
+    ax.add_collection(PolyCollection(squares[labels == predicted], facecolor="white", edgecolor="none", zorder=2))
+    handles = [swatch("white", "as labelled ({:,})".format(int((labels == predicted).sum())))]
+    shown = _OTHER_COLOURS[5], _OTHER_COLOURS[1], _OTHER_COLOURS[0], _OTHER_COLOURS[4], _OTHER_COLOURS[2], "#111111"
+    hatches = "", "////", "", "\\\\\\\\", "", "xxxx"
+    pairs = [(a, b) for a in names for b in names if a != b]
+    for (truth, taken), colour, hatch in zip(pairs, shown, hatches):
+        which = (labels == truth) & (predicted == taken)
+        if which.any():
+            style = dict(facecolor=colour, edgecolor="white" if hatch else colour, hatch=hatch or None, linewidth=0.3)
+            ax.add_collection(PolyCollection(squares[which], zorder=3, **style))
+            handles.append(swatch(colour, "{}, taken for {} ({})".format(names[truth], names[taken], int(which.sum())),
+                                  hatch=hatch or None, edgecolor="white" if hatch else EDGE))
+    if boundary is not None:
+        _draw_boundary(ax, boundary)
+    corners = squares.reshape(-1, 2)
+    (left, bottom), (right, top) = corners.min(axis=0) - 0.2 * km, corners.max(axis=0) + 0.2 * km
+    ax.set_facecolor(GROUND)
+    _map_axes(ax, crs)
+    _draw_scale(ax, left, right, bottom, top)
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+    set_title(ax, title)
+    return ax
+
+
+def reliability(ax, tables, title, quantity="score"):
+    """Scores beside what came true of them: on the diagonal they mean what they say.
+
+    Parameters
+    ----------
+    tables : dict of str to pandas.DataFrame
+        From ``evaluation.reliability``.
+    """
+    ax.plot([0, 1], [0, 1], color=RULE, linewidth=1.2, zorder=1)
+    ax.text(0.97, 0.93, "means what it says", fontsize=8, color=MUTED, rotation=45, ha="right", va="top",
+            rotation_mode="anchor", transform_rotates_text=True)
+    for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE, INK), "osD"):
+        ax.plot(table["score"], table["share"], color=colour, linewidth=1.2, zorder=2)
+        ax.scatter(table["score"], table["share"], s=14 + 6 * np.sqrt(table["tiles"]), color=colour, marker=marker,
+                   edgecolor="white", linewidth=0.6, label=name, zorder=3)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="mean " + quantity, ylabel="share that is true")
+    ax.set_aspect("equal")
+    for axis in "xy":
+        _percent(ax, axis)
+    ax.grid(True)
+    ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
     set_title(ax, title)
     return ax
 

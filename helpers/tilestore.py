@@ -234,7 +234,7 @@ def classes(uri):
     return tuple(partitions(uri)[0]["classes"])
 
 
-def read(uri, county=None, year=None, split=None, columns=None):
+def read(uri, county=None, year=None, split=None, columns=None, row=None):
     """Read tiles on the driver. Spark reads the same folders by itself.
 
     Parameters
@@ -245,6 +245,8 @@ def read(uri, county=None, year=None, split=None, columns=None):
         Keep only these.
     columns : list of str, optional
         Columns to read; all by default.
+    row : int, optional
+        Only the tiles of this row of the grid.
 
     Returns
     -------
@@ -262,16 +264,19 @@ def read(uri, county=None, year=None, split=None, columns=None):
     filesystem, _ = storage.filesystem(str(uri))
     keys = ["tile_id"] + (["split"] if split is not None else [])
     wanted = None if columns is None else list(dict.fromkeys(keys + [c for c in columns if c not in PARTITIONS.names]))
+    condition = None if split is None else ds.field("split") == split
+    if row is not None:
+        condition = ds.field("row") == row if condition is None else condition & (ds.field("row") == row)
     for part in chosen:
         _, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
         table = ds.dataset(folder, schema=SCHEMA, format="parquet", filesystem=filesystem).to_table(
-            columns=wanted, filter=None if split is None else ds.field("split") == split)
+            columns=wanted, filter=condition)
         frames.append(table.to_pandas(integer_object_nulls=False)
                       .assign(county=part["county"], year=part["year"]).sort_values("tile_id"))
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         asked = ", ".join("{} {}".format(k, v) for k, v in
-                          (("county", county), ("year", year), ("split", split)) if v is not None)
+                          (("county", county), ("year", year), ("split", split), ("row", row)) if v is not None)
         raise InputError("expected tiles of {} in {}, got a store of {}. Prepare them in notebook "
                          "02_data_preparation.".format(asked or "any county", uri, ", ".join(
                              "{county} {year}".format(**m) for m in partitions(uri))))

@@ -318,8 +318,11 @@ def print_results(run):
                        ("prediction table", run.predictions), ("figures measured", run.metrics_path)):
         if path.exists():
             print(f"  {what:<20}{shorten(path)}")
+    page = run.metrics().get("map", {}).get("page")
     jupyter = Path(sys.executable).with_name("jupyter")
     print(f"\nTo read on, notebook by notebook:\n  {shorten(jupyter)} lab {shorten(REPOSITORY / 'notebooks')}")
+    if page and (run.maps / page).exists():
+        print(f"\nTo review what is new, candidate by candidate, open in a browser:\n  {shorten(run.maps / page)}")
 
 
 def interrupt(signum, frame):

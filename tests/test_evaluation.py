@@ -106,3 +106,61 @@ def test_linear_head_does_not_depend_on_the_scale_of_a_feature():
     plain = evaluation.linear_head(features[:80], labels[:80], features[80:])
     assert set(plain) <= {0, 4} and plain.dtype == np.int64 and (plain == labels[80:]).mean() > 0.75
     assert (evaluation.linear_head(scaled[:80], labels[:80], scaled[80:]) == plain).all()
+
+
+# ---- probabilities that mean what they say
+
+def overconfident(n=6000, factor=3.0, seed=0):
+    """Labels drawn from true probabilities, and a network that multiplies their logits."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (n, 6))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = (true.cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
+    said = np.exp(factor * logits)
+    return labels, true, said / said.sum(axis=1, keepdims=True)
+
+
+def test_the_temperature_undoes_overconfidence():
+    labels, true, said = overconfident()
+    temperature = evaluation.fit_temperature(labels, said)
+    assert temperature == pytest.approx(3, rel=0.05)
+    tempered = evaluation.temper(said, 3.0)
+    assert np.allclose(tempered, true, atol=0.02)
+    right = said.argmax(axis=1) == labels
+    assert evaluation.calibration_error(said.max(axis=1), right) > 0.2
+    assert evaluation.calibration_error(tempered.max(axis=1), right) < 0.03
+
+
+def test_tempering_changes_no_class_and_bears_zeros_and_missing_rows():
+    p = np.array([[1, 0, 0], [0.2, 0.5, 0.3], [np.nan] * 3])
+    tempered = evaluation.temper(p, 2.5)
+    assert (tempered[:2].argmax(axis=1) == [0, 1]).all() and np.isnan(tempered[2]).all()
+    assert np.allclose(tempered[:2].sum(axis=1), 1) and np.allclose(evaluation.temper(p[1], 1), p[1])
+
+
+def test_calibration_error_by_hand():
+    # Two ranges: 0.15 twice, of which one came true; 0.9 twice, both true.
+    assert evaluation.calibration_error([0.1, 0.19, 0.95, 0.91], [0, 1, 1, 1]) == pytest.approx(
+        (abs(0.145 - 0.5) + abs(0.93 - 1)) / 2)
+    assert evaluation.calibration_error([0, 1], [False, True]) == 0
+    table = evaluation.reliability([0.1, 0.19, 1.0], [0, 1, 1])
+    assert table.values.tolist() == [[2, pytest.approx(0.145), 0.5], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("scores, outcomes", [([], []), ([1.2], [1]), ([0.5, np.nan], [1, 0]), ([0.5], [1, 0])])
+def test_what_is_no_probability_is_refused(scores, outcomes):
+    with pytest.raises(InputError, match="scores of 0 to 1"):
+        evaluation.calibration_error(scores, outcomes)
+
+
+def test_uncertainty_goes_from_certain_to_all_alike():
+    p = np.array([[1, 0, 0, 0, 0, 0], [1 / 6] * 6, [0.5, 0.5, 0, 0, 0, 0], [np.nan] * 6])
+    assert evaluation.uncertainty(p)[:3] == pytest.approx([0, 1, np.log(2) / np.log(6)], abs=1e-9)
+    assert np.isnan(evaluation.uncertainty(p)[3])
+
+
+def test_stacked_probabilities_keep_the_rows_of_errors():
+    table = pd.DataFrame({"probabilities": [np.full(6, 1 / 6, dtype=np.float32), None, [1, 0, 0, 0, 0, 0]]})
+    p = evaluation.stacked(table)
+    assert p.shape == (3, 6) and np.isnan(p[1]).all() and p[2, 0] == 1
+    assert evaluation.stacked(table[:0]).shape == (0, 6)

@@ -301,3 +301,46 @@ def test_a_small_png_keeps_the_colours_of_the_classes():
     for c in landcover.CLASSES:
         there = (before == np.round(255 * np.array(to_rgb(c.colour)))).all(axis=2)
         assert there.sum() > 20 and np.abs(after - before)[there].max() <= 6
+
+
+def test_a_share_map_has_each_tile_in_the_colour_of_its_value(ax):
+    tiles = county()
+    values = np.linspace(0, 1, len(tiles))
+    values[3] = np.nan
+    figures.share_map(ax, tiles, values, "Scores", figures.SCORE_RAMP, "score", boundary=BOUNDARY, crs=CRS,
+                      mark=tiles[:2])
+    ax.figure.canvas.draw()
+    shown = ax.images[0].get_array()
+    laid = to_grid(tiles["row"], tiles["col"], values, fill=-1).values
+    assert np.allclose(shown.filled(-1), np.where(laid < 0, -1, laid)) and shown.mask.sum() == (laid < 0).sum()
+    assert "candidate" in legend_of(ax)
+
+
+def test_an_error_map_counts_each_kind(ax):
+    tiles = county()
+    labels, predicted = np.full(len(tiles), 2), np.full(len(tiles), 2)
+    predicted[:4], labels[4:6] = 0, 1
+    figures.error_map(ax, tiles, labels, predicted, "Errors", boundary=BOUNDARY, crs=CRS)
+    assert set(legend_of(ax)) == {"as labelled ({})".format(len(tiles) - 6), "Undeveloped, taken for Developed (4)",
+                                  "Cultivated, taken for Undeveloped (2)"}
+
+
+def test_reliability_draws_what_it_is_given(ax):
+    table = pd.DataFrame({"tiles": [90, 10], "score": [0.1, 0.8], "share": [0.12, 0.7]})
+    figures.reliability(ax, {"a county": table}, "Calibrated")
+    ax.figure.canvas.draw()
+    assert np.allclose(ax.collections[0].get_offsets(), [[0.1, 0.12], [0.8, 0.7]])
+
+
+def test_a_candidate_sheet_tells_score_and_reason(ax):
+    candidates = pd.DataFrame({"probability_before": [0.1], "probability_after": [0.9], "score": [0.83],
+                               "reason": ["About 2 ha; Developed goes up; labelled Forest."]})
+    figures.candidate_sheet(ax, candidates, [picture(40)], [picture(40)], "New", columns=2, tile_px=40)
+    words = " ".join(" ".join(texts_of(ax)).split())
+    assert "83 %" in words and "About 2 ha; Developed goes up" in words and "Forest" not in words
+
+
+def test_a_legend_of_per_cents_runs_through_the_ramp():
+    legend = figures.percent_legend()
+    assert list(legend) == list(range(101)) and legend[0] == ("0 %", figures.SCORE_RAMP[0])
+    assert legend[100] == ("100 %", figures.SCORE_RAMP[-1])

@@ -1,0 +1,224 @@
+"""The review page: one HTML file with a county's pictures, maps and candidates, for a browser without a network.
+
+``page.html``, ``page.css`` and ``page.js`` are ours; ``ol.js`` is OpenLayers 10.6.1 as its npm package ``ol`` ships it
+(``dist/ol.js`` without its last line, which names a file of debugging; licence beside it). All of them end inside the
+page. A county's pictures do too as long as the file stays small; those of a large one lie in a folder beside it, and
+the page loads what is looked at.
+"""
+
+import base64
+import html
+import io
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from helpers import InputError, evaluation, tilestore
+from helpers.development import CANDIDATE
+from helpers.figures import SCORE_RAMP, UNCERTAINTY_RAMP
+from helpers.grid import TILE_M
+from helpers.landcover import CLASSES, GROUPS, NO_CLASS
+from helpers.runs import whole_file
+
+FOLDER = Path(__file__).parent
+# Counties of up to so many tiles have their pictures inside the page, at 1.4 m; larger ones beside it, at 1 m.
+TILES_INSIDE = 2500
+INSIDE_PX, BESIDE_PX = 160, 224
+QUALITY = 45
+# What is scored at least so high is on the list to look at, the likeliest first, and so many at most.
+LISTED, LONGEST_LIST = 0.1, 3000
+# Patterns that say the same as the colours: of map groups, and of classes by name.
+_GROUP_MARKS = {0: "lines", 1: "dot", 2: ""}
+_CLASS_MARKS = {"Developed": "lines", "Cultivated": "dot", "Forest": "", "Shrub": "bar", "Herbaceous": "post",
+                "Barren": "cross"}
+
+
+def write(path, store, county, years, tiles, scores, crs, boundary, label_year, title, source, run_name="sample"):
+    """Write the review page of a county.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        The HTML file; pictures of a large county go to a folder of its name beside it.
+    store : str
+        Tile store, for the pictures.
+    county : str
+    years : tuple of int
+        The earlier first.
+    tiles : pandas.DataFrame
+        ``tile_id``, ``row``, ``col``, ``group`` (of the first labels), ``class_before``, ``class_after``,
+        ``probabilities_before``, ``probabilities_after`` (arrays over the classes, or None).
+    scores : pandas.DataFrame
+        From ``development.Scorer.score``.
+    crs : str
+    boundary : shapely geometry
+        In ``crs``.
+    label_year : int
+        Of ``group``.
+    title, source : str
+        What the page says above the map, and where its pictures and labels come from.
+    run_name : str
+        Tells the marks of one run from those of another.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+
+    Raises
+    ------
+    InputError
+        If the tiles and the scores are not the same ones.
+    """
+    path = Path(path)
+    if set(tiles["tile_id"]) != set(scores["tile_id"]) or not len(tiles):
+        raise InputError("expected a score for each tile, got {} tiles and {} scores. Score the tiles that are "
+                         "shown.".format(len(tiles), len(scores)))
+    tiles = tiles.sort_values(["row", "col"], ascending=[False, True]).reset_index(drop=True)
+    inside = len(tiles) <= TILES_INSIDE
+    beside = path.with_suffix("").name + "_pictures"
+    shutil.rmtree(path.with_name(beside), ignore_errors=True)
+    top, left = int(tiles["row"].max()), int(tiles["col"].min())
+    height, width = top - int(tiles["row"].min()) + 1, int(tiles["col"].max()) - left + 1
+    levels = 1 + int(np.ceil(np.log2(max(height, width))))
+    names = {}
+    for year in years:
+        keep = names[str(year)] = {}
+
+        def place(z, x, y, image, year=year, keep=keep):
+            if inside:
+                keep["{}-{}-{}".format(z, x, y)] = base64.b64encode(image).decode()
+                return
+            file = path.with_name(beside) / str(year) / str(z) / "{}-{}.webp".format(x, y)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(image)
+        _pyramid(store, county, year, top, left, height, width, levels, INSIDE_PX if inside else BESIDE_PX, place)
+    data = _data(tiles, scores, boundary)
+    data.update(county=county, years=list(years), label_year=int(label_year), crs=crs, listed=LISTED,
+                tile_m=int(TILE_M), run="{} {}".format(run_name, county),
+                grid={"top_row": top, "left_col": left, "height": height, "width": width},
+                pictures={"inside": inside, "levels": levels, "px": INSIDE_PX if inside else BESIDE_PX,
+                          "folder": beside, "names": names if inside else {}},
+                about="{:,} tiles of 224 m · {:,} candidates · pictures of {} and {}".format(
+                    len(tiles), int((scores["score"] >= CANDIDATE).sum()), *years))
+    page = (FOLDER / "page.html").read_text(encoding="utf-8")
+    parts = {"title": html.escape(title), "source": html.escape(source),
+             "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
+             # A script's text ends at the first </, wherever that stands.
+             "data": json.dumps(data, separators=(",", ":")).replace("</", "<\\/"),
+             "library": (FOLDER / "ol.js").read_text(encoding="utf-8"),
+             "script": (FOLDER / "page.js").read_text(encoding="utf-8")}
+    pieces = page.split("{{")
+    whole = pieces[0] + "".join(parts[piece.split("}}", 1)[0]] + piece.split("}}", 1)[1] for piece in pieces[1:])
+    with whole_file(path) as part:
+        part.write_text(whole, encoding="utf-8")
+    return path
+
+
+def _data(tiles, scores, boundary):
+    """What the page knows of each tile, as short as JSON allows."""
+    scores = scores.set_index("tile_id")
+    score = scores["score"].reindex(tiles["tile_id"]).to_numpy()
+
+    def whole(values):
+        return [NO_CLASS if np.isnan(v) else int(v) for v in np.asarray(values.astype("float64"))]
+
+    def thousandths(values):
+        return [NO_CLASS if np.isnan(v) else int(round(1000 * v)) for v in values]
+
+    def stacked(column):
+        return evaluation.stacked(tiles[[column]].rename(columns={column: "probabilities"}))
+
+    def packed(column):
+        return base64.b64encode(np.rint(255 * np.nan_to_num(stacked(column))).astype(np.uint8).tobytes()).decode()
+    unsure = evaluation.uncertainty(stacked("probabilities_after"))
+    order = sorted(np.flatnonzero(score >= LISTED), key=lambda i: (-score[i], tiles["tile_id"][i]))[:LONGEST_LIST]
+    reasons, areas = (scores[c].reindex(tiles["tile_id"]).tolist() for c in ("reason", "new_m2"))
+    rings = [boundary] if boundary.geom_type == "Polygon" else list(boundary.geoms)
+    hexes = {"score": SCORE_RAMP, "uncertainty": UNCERTAINTY_RAMP}
+    return {
+        "prefix": tiles["tile_id"][0].rsplit("-", 2)[0] + "-",
+        "boundary": [np.round(ring.exterior.coords, 1).tolist() for ring in rings],
+        "classes": [{"name": c.name, "colour": c.colour, "mark": _CLASS_MARKS[c.name]} for c in CLASSES],
+        "groups": [{"name": g.name, "colour": g.colour, "mark": _GROUP_MARKS[g.group_id]} for g in GROUPS],
+        "ramps": {name: [list(bytes.fromhex(h[1:])) for h in ramp] for name, ramp in hexes.items()},
+        "tiles": {"row": tiles["row"].tolist(), "col": tiles["col"].tolist(),
+                  "group_label": whole(tiles["group"]), "class_before": whole(tiles["class_before"]),
+                  "class_after": whole(tiles["class_after"]), "score": thousandths(score),
+                  "uncertainty": thousandths(unsure),
+                  "probabilities": [packed("probabilities_before"), packed("probabilities_after")]},
+        "candidates": [{"tile": int(i), "score": round(float(score[i]), 3), "reason": reasons[i],
+                        "kind": "{:.1f} ha".format(areas[i] / 1e4)} for i in order],
+    }
+
+
+def _pyramid(store, county, year, top, left, height, width, levels, px, place):
+    """Encode a year's pictures at every level, a row of tiles at a time; ``place`` takes ``(z, x, y, bytes)``.
+
+    The finest level has a picture for each tile; in each coarser one a picture shows four of the one below.
+    """
+    rows = [{} for _ in range(levels)]
+
+    def put(z, y, pictures):
+        """Take a finished row of pictures of level z: encode it, and halve it into the row of the level above."""
+        for x, picture in pictures.items():
+            place(z, x, y, _webp(picture))
+            if z:
+                whole = rows[z - 1].setdefault(x // 2, np.full((2 * px, 2 * px, 3), 228, dtype=np.uint8))
+                whole[y % 2 * px:(y % 2 + 1) * px, x % 2 * px:(x % 2 + 1) * px] = picture
+        if z and (y % 2 or y == -(-height // 2 ** (levels - 1 - z)) - 1):
+            above, rows[z - 1] = rows[z - 1], {}
+            put(z - 1, y // 2, {x: _halved(picture) for x, picture in above.items()})
+    for y in range(height):
+        pictures = {}
+        try:
+            found = tilestore.read(store, county, year, columns=["tile_id", "col", "image"], row=top - y)
+        except InputError:
+            found = None  # No tile of the county in this row.
+        if found is not None:
+            for col, picture in zip(found["col"], tilestore.decode_all(found, (px, px))):
+                if 0 <= col - left < width:
+                    pictures[int(col) - left] = picture
+        put(levels - 1, y, pictures)
+
+
+def _halved(picture):
+    h, w, _ = picture.shape
+    return picture.reshape(h // 2, 2, w // 2, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+
+
+def _webp(picture):
+    from PIL import Image
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "webp", quality=QUALITY, method=2)
+    return buffer.getvalue()
+
+
+def write_style(path, column):
+    """Write a QGIS style that colours squares by a column of 0 to 1; beside a GeoParquet file of the same name QGIS finds
+    it by itself.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        ``<name>.qml``.
+    column : str
+    """
+    ranges, symbols = [], []
+    for k, colour in enumerate(SCORE_RAMP):
+        low, high = k / len(SCORE_RAMP), (k + 1) / len(SCORE_RAMP)
+        ranges.append('<range lower="{:.2f}" upper="{:.2f}" label="{:.0%} to {:.0%}" symbol="{}" render="true"/>'.format(
+            low, high, low, high, k))
+        rgb = ",".join(str(v) for v in bytes.fromhex(colour[1:]))
+        symbols.append(
+            '<symbol name="{}" type="fill" alpha="1"><layer class="SimpleFill" enabled="1"><Option type="Map">'
+            '<Option name="color" type="QString" value="{},255"/><Option name="style" type="QString" value="solid"/>'
+            '<Option name="outline_color" type="QString" value="125,136,144,255"/>'
+            '<Option name="outline_width" type="QString" value="0.1"/></Option></layer></symbol>'.format(k, rgb))
+    text = ('<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n<qgis version="3.34" styleCategories="Symbology">'
+            '<renderer-v2 type="graduatedSymbol" attr="{}" graduatedMethod="GraduatedColor"><ranges>{}</ranges>'
+            '<symbols>{}</symbols></renderer-v2></qgis>\n').format(column, "".join(ranges), "".join(symbols))
+    with whole_file(path) as part:
+        part.write_text(text, encoding="utf-8")

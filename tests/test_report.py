@@ -1,0 +1,411 @@
+"""The review page in headless Chromium: every control, no network, no console error, readable by all."""
+
+import base64
+import csv
+import io
+import json
+import re
+import shutil
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from PIL import Image
+
+from helpers import InputError, landcover, report, tilestore
+from helpers.grid import TILE_M
+from helpers.runs import Run
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ROW, COL = 19480, 1600
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: install it (on Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def county():
+    """The page of the default run."""
+    path = Run("sample").maps / "99007.html"
+    if not path.is_file():
+        pytest.fail("expected runs/sample/maps/99007.html of the default run, got none. Run setup_scripts/run_tests.sh "
+                    "without naming files, or setup_scripts/run_tutorial.sh first.")
+    return path
+
+
+@pytest.fixture
+def visit(chromium, tmp_path):
+    """Open a page; at the end nothing may have failed, been logged, or been asked of any other machine."""
+    pages, faults = [], []
+
+    def open_page(path, **options):
+        context = chromium.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True, **options)
+        page = context.new_page()
+        pages.append(context)
+        page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("requestfailed", lambda request: faults.append("failed: " + request.url[:100]))
+        page.on("request", lambda request: None if re.match("(file|data|blob):", request.url)
+                else faults.append("asked for " + request.url[:100]))
+        page.goto(path.as_uri())
+        page.wait_for_selector("body[data-ready=true]", timeout=30_000)
+        return page
+    yield open_page
+    for context in pages:
+        context.close()
+    assert not faults
+
+
+def shown(page):
+    """The map as pixels."""
+    page.wait_for_timeout(400)
+    return np.asarray(Image.open(io.BytesIO(page.locator("#map").screenshot())).convert("RGB")).astype(int)
+
+
+def told(page, words):
+    """Wait until the page says so."""
+    from playwright.sync_api import expect
+    expect(page.locator("#progress")).to_contain_text(words)
+
+
+def data_of(path):
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def mean_change(a, b):
+    return np.abs(a - b).mean()
+
+
+def test_the_page_opens_quickly_and_is_small(visit, county):
+    assert county.stat().st_size < 25e6
+    start = time.monotonic()
+    visit(county)
+    assert time.monotonic() - start < 3 * (5 if _busy() else 1)
+
+
+def _busy():
+    """Is the machine doing much else? Then a clock says little."""
+    import os
+    return os.getloadavg()[0] > os.cpu_count()
+
+
+def test_each_layer_is_drawn_and_its_opacity_holds(visit, county):
+    page = visit(county)
+    names = page.locator("#layers label").all_inner_texts()
+    assert names == ["Pictures 2010", "Pictures 2016", "Labels 2011", "Predicted 2010", "Predicted 2016",
+                     "Change score", "Uncertainty 2016", "Candidates", "County boundary"]
+    for k, name in enumerate(names):
+        box, opacity = page.get_by_role("checkbox", name=name, exact=True), page.get_by_label("Opacity of " + name)
+        was = box.is_checked()
+        before = shown(page)
+        box.click()
+        after = shown(page)
+        assert box.is_checked() != was
+        assert mean_change(before, after) > 0.3, f"{name} shows nothing"
+        if not was:
+            opacity.fill("10")
+            faint = shown(page)
+            assert mean_change(before, faint) < 0.5 * mean_change(before, after), name
+        box.click()
+        assert mean_change(before, shown(page)) < 0.05, f"{name} stays"
+
+
+def test_the_swipe_parts_the_two_years(visit, county):
+    page = visit(county)
+    page.get_by_role("checkbox", name="Candidates", exact=True).click()
+    pictures = {}
+    for share in ("0", "50", "100"):
+        page.locator("#swipe").fill(share)
+        pictures[share] = shown(page)
+    half = pictures["0"].shape[1] // 2
+    assert mean_change(pictures["0"], pictures["100"]) > 5
+    assert mean_change(pictures["50"][:, :half - 8], pictures["100"][:, :half - 8]) < 1
+    assert mean_change(pictures["50"][:, half + 8:], pictures["0"][:, half + 8:]) < 1
+    page.locator("h1").click()
+    page.keyboard.press("[")
+    assert page.locator("#swipe").input_value() == "95"
+    page.keyboard.press("]")
+    assert page.locator("#swipe").input_value() == "100"
+
+
+def test_a_click_shows_the_tile_that_lies_there(visit, county):
+    """Clicked at a place worked out from the scale, the page names the tile, and its picture is the store's."""
+    page, data = visit(county), data_of(county)
+    place = page.evaluate("""() => {
+        const i = Math.floor(D.tiles.row.length / 3), [x, y] = corner(i);
+        const box = document.getElementById('map').getBoundingClientRect();
+        const [px, py] = map.getPixelFromCoordinate([x + 60, y + 150]);
+        return {i: i, x: box.left + px, y: box.top + py};
+    }""")
+    page.mouse.click(place["x"], place["y"])
+    page.wait_for_selector("#tile-name")
+    i = place["i"]
+    name = f"{data['prefix']}{data['tiles']['row'][i]:05d}-{data['tiles']['col'][i]:05d}"
+    assert page.locator("#tile-name").get_attribute("data-tile") == name
+    run = Run("sample")
+    for year, img in zip((2010, 2016), page.locator(".pictures img").all()):
+        stored = tilestore.read(run.tiles, "99007", year, columns=["tile_id", "image"])
+        picture = tilestore.decode_all(stored[stored["tile_id"] == name], (160, 160)).astype(int)[0]
+        encoded = img.get_attribute("src").split(",", 1)[1]
+        on_page = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")).astype(int)
+        assert np.abs(on_page - picture).mean() < 14
+    from helpers import scoring
+    predicted = scoring.read(run.predictions)
+    predicted = predicted[(predicted["tile_id"] == name) & (predicted["county"] == "99007")].set_index("year")
+    told = page.locator("#tile tbody tr").all_inner_texts()
+    best = landcover.CLASS_NAMES[int(predicted.loc[2016, "class_id"])]
+    shares = {line.split("\t")[0]: float(line.split("\t")[2].rstrip(" %")) for line in told}
+    assert max(shares, key=shares.get) == best and abs(sum(shares.values()) - 100) <= 3
+    around = page.locator(".neighbours > *")
+    assert around.count() == 9 and around.nth(4).inner_text() == best
+    page.locator(".neighbours button").first.click()
+    assert page.locator("#tile-name").get_attribute("data-tile") != name
+
+
+def test_candidates_are_ranked_and_next_goes_through_them(visit, county):
+    page, data = visit(county), data_of(county)
+    scores = [c["score"] for c in data["candidates"]]
+    assert scores == sorted(scores, reverse=True) and len(scores) > 100
+    page.locator("#next").click()
+    first = page.locator("#tile-name").get_attribute("data-tile")
+    assert page.locator("#list [aria-current=true]").inner_text().startswith("#1")
+    page.locator("#next").click()
+    assert page.locator("#list [aria-current=true]").inner_text().startswith("#2")
+    page.locator("#previous").click()
+    assert page.locator("#tile-name").get_attribute("data-tile") == first
+    page.keyboard.press("p")
+    assert page.locator("#list [aria-current=true]").inner_text().startswith(f"#{len(scores)}")
+    page.locator("#list button").nth(4).click()
+    assert data["candidates"][4]["reason"] in page.locator("#tile").inner_text()
+    centre = page.evaluate("map.getView().getCenter()")
+    i = data["candidates"][4]["tile"]
+    assert centre == [(data["tiles"]["col"][i] + 0.5) * 224, (data["tiles"]["row"][i] + 0.5) * 224]
+
+
+def test_marks_are_saved_and_loaded_again(visit, county, tmp_path):
+    page = visit(county)
+    for mark in ("t", "f", "u"):
+        page.keyboard.press("n")
+        page.keyboard.press(mark)
+    page.keyboard.press("n")
+    page.locator("#tile").get_by_role("button", name="unsure").click()
+    page.locator("#tile").get_by_role("button", name="true").click()
+    assert "4 marked" in page.locator("#progress").inner_text()
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    saved = tmp_path / download.value.suggested_filename
+    download.value.save_as(saved)
+    rows = list(csv.DictReader(io.StringIO(saved.read_text())))
+    assert saved.name == "marks_99007.csv" and [r["mark"] for r in rows[:5]] == ["true", "false", "unsure", "true", ""]
+    assert rows[0]["tile_id"] == page.evaluate("nameOf(D.candidates[0].tile)")
+
+    other = visit(county)  # another reviewer's browser: nothing is marked there
+    assert " 0 marked" in other.locator("#progress").inner_text()
+    with other.expect_file_chooser() as chooser:
+        other.locator("#load").click()
+    chooser.value.set_files(saved)
+    told(other, "4 marked")
+    assert other.locator("#list .mark").all_inner_texts()[:5] == ["true", "false", "unsure", "true", ""]
+    other.reload()
+    other.wait_for_selector("body[data-ready=true]")
+    assert "4 marked" in other.locator("#progress").inner_text()
+
+
+def test_a_file_of_something_else_is_refused_in_words(visit, county, tmp_path):
+    page = visit(county)
+    wrong = tmp_path / "wrong.csv"
+    wrong.write_text("place,verdict\n1,2\n")
+    page.locator("#file").set_input_files(wrong)
+    told(page, "tile_id and mark")
+    wrong.write_text("tile_id,mark\nutm99-00000-00000,true\n" + page.evaluate("nameOf(D.candidates[0].tile)") + ",perhaps\n")
+    page.locator("#file").set_input_files(wrong)
+    told(page, "2 lines")
+    assert " 0 marked" in page.locator("#progress").inner_text()
+
+
+def test_the_keyboard_moves_and_chooses(visit, county):
+    page = visit(county)
+    page.locator("#map").focus()
+    start = page.evaluate("[map.getView().getCenter(), map.getView().getResolution()]")
+    page.keyboard.press("+")
+    page.wait_for_timeout(500)
+    assert page.evaluate("map.getView().getResolution()") < start[1]
+    page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(500)
+    assert page.evaluate("map.getView().getCenter()")[1] > start[0][1]
+    page.keyboard.press("Enter")
+    assert page.locator("#tile-name").is_visible()
+    page.keyboard.press("Home")
+    assert page.evaluate("map.getView().getCenter()") == start[0]
+    page.get_by_title("Zoom in").click()
+    page.wait_for_timeout(500)
+    zoomed = page.evaluate("map.getView().getResolution()")
+    page.get_by_title("Zoom out").click()
+    page.wait_for_timeout(500)
+    assert zoomed < page.evaluate("map.getView().getResolution()")
+    assert page.locator(".ol-scale-line").is_visible() and page.locator(".north").is_visible()
+
+
+@pytest.mark.parametrize("width", [1400, 600])
+def test_axe_finds_nothing_serious(visit, county, width):
+    from axe_playwright_python.sync_playwright import Axe
+    page = visit(county)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.keyboard.press("n")
+    page.keyboard.press("t")
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    assert not found, [(v["id"], v["nodes"][0]["html"][:150]) for v in found]
+
+
+# Machado, Oliveira and Fernandes 2009: how the two commonest kinds of colour blindness see linear RGB.
+DEFICIENT = {"deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                              [-0.011820, 0.042940, 0.968881]],
+             "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+                            [-0.003882, -0.048116, 1.051998]]}
+
+
+def seen(colour, matrix):
+    """A colour as CIE Lab, after what an eye makes of it."""
+    rgb = np.array(list(bytes.fromhex(colour[1:]))) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(matrix) @ linear, 0, 1)
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    f = np.cbrt(np.maximum(xyz / [0.9505, 1, 1.089], 1e-6))
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("eye", DEFICIENT)
+def test_the_legend_works_without_red_and_green(county, eye):
+    """Two entries differ to a colour-blind eye by their colours, or else by their patterns; ramps grow darker."""
+    data = data_of(county)
+    for legend in (data["groups"], data["classes"]):
+        for a in legend:
+            for b in legend:
+                gap = np.linalg.norm(seen(a["colour"], DEFICIENT[eye]) - seen(b["colour"], DEFICIENT[eye]))
+                assert a is b or gap > 20 or a["mark"] != b["mark"], (a["name"], b["name"], gap)
+    for ramp in (report.SCORE_RAMP, report.UNCERTAINTY_RAMP):
+        lightness = [seen(colour, DEFICIENT[eye])[0] for colour in ramp]
+        assert (np.diff(lightness) < -8).all()
+
+
+# ---- counties made up, to try the layout of the file
+
+def store_of(folder, rows, cols, years=(2010, 2016)):
+    """A tile store whose pictures tell where they are: red grows to the east, green to the south, blue with time."""
+    import pyarrow.parquet as pq
+    row, col = (a.ravel() for a in np.mgrid[0:rows, 0:cols])
+    for k, year in enumerate(years):
+        def picture(r, c, k=k):
+            tile = np.full((224, 224, 3), [20 + 10 * c, 20 + 10 * r, 60 + 120 * k], dtype=np.uint8)
+            return tilestore.encode(tile)
+        frame = pd.DataFrame({"tile_id": [f"utm11-{ROW - r:05d}-{COL + c:05d}" for r, c in zip(row, col)],
+                              "row": ROW - row, "col": COL + col, "scene_id": "s", "acquired": "2016",
+                              "image": [picture(r, c) for r, c in zip(row, col)], "label": 1, "group": 2,
+                              "purity": 1.0, "nine_point": 1, "split": "map"})
+        where = folder / f"county=99007/year={year}"
+        where.mkdir(parents=True)
+        import pyarrow as pa
+        pq.write_table(pa.Table.from_pandas(frame, schema=tilestore.SCHEMA, preserve_index=False), where / "a.parquet")
+        tilestore.write_manifest(str(folder), "99007", year, tiles=len(frame), crs="EPSG:26911")
+    return str(folder)
+
+
+def tables(rows, cols):
+    row, col = (a.ravel() for a in np.mgrid[0:rows, 0:cols])
+    tiles = pd.DataFrame({"tile_id": [f"utm11-{ROW - r:05d}-{COL + c:05d}" for r, c in zip(row, col)],
+                          "row": ROW - row, "col": COL + col, "group": 2, "class_before": 1, "class_after": 5})
+    p = np.full((len(tiles), 6), 0.02)
+    p[:, 5] = 0.9
+    tiles["probabilities_before"], tiles["probabilities_after"] = list(p[:, ::-1]), list(p)
+    scores = tiles[["tile_id"]].assign(score=np.linspace(1, 0, len(tiles)) ** 4, reason="New; roofs </script>.",
+                                       new_m2=5000.0)
+    boundary = shapely.box(COL * TILE_M, (ROW - rows + 1) * TILE_M, (COL + cols) * TILE_M, (ROW + 1) * TILE_M)
+    return tiles, scores, boundary
+
+
+def write(path, store, rows, cols):
+    tiles, scores, boundary = tables(rows, cols)
+    return report.write(path, store, "99007", (2010, 2016), tiles, scores, "EPSG:26911", boundary, 2011,
+                        "A <county>", "made up")
+
+
+def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "TILES_INSIDE", 10)
+    page_path = write(tmp_path / "large.html", store_of(tmp_path / "store", 9, 13), 9, 13)
+    pictures = list((tmp_path / "large_pictures" / "2016" / "4").glob("*.webp"))
+    assert len(pictures) == 9 * 13 and page_path.stat().st_size < 1.5e6
+    page = visit(page_path)
+    loaded = []
+    page.on("request", lambda request: loaded.append(request.url))
+    assert page.locator("h1").inner_text() == "A <county>"
+    page.keyboard.press("n")
+    page.wait_for_timeout(600)
+    finest = {url for url in loaded if "/2016/4/" in url}
+    # Those around the first tile, and no other.
+    assert 4 <= len(finest) < 9 * 13 / 2
+    # Red of the first tile of the list, which is in the upper left: 20.
+    src = page.locator(".pictures img").nth(1).get_attribute("src")
+    picture = np.asarray(Image.open(tmp_path / src).convert("RGB")).reshape(-1, 3).mean(axis=0)
+    assert picture == pytest.approx([20, 20, 180], abs=4)
+    # A coarser level shows four tiles where they lie: south is down, east is right.
+    coarse = np.asarray(Image.open(tmp_path / "large_pictures/2016/3/1-2.webp").convert("RGB")).astype(int)
+    assert coarse[30, 30, :2] == pytest.approx([40, 60], abs=6) and coarse[200, 200, :2] == pytest.approx([50, 70], abs=6)
+
+
+def test_a_county_of_sixty_five_thousand_tiles_stays_usable(visit, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "_pyramid", _two_pictures)
+    page_path = write(tmp_path / "huge.html", "nowhere", 241, 272)
+    assert page_path.stat().st_size < 25e6 and len(data_of(page_path)["tiles"]["row"]) == 65_552
+    page = visit_quietly(visit, page_path)
+    start = time.monotonic()
+    page.get_by_role("checkbox", name="Change score", exact=True).click()
+    for _ in range(5):
+        page.keyboard.press("n")
+    assert page.locator("#list [aria-current=true]").inner_text().startswith("#5")
+    assert time.monotonic() - start < 10
+
+
+def _two_pictures(store, county, year, top, left, height, width, levels, px, place):
+    """Only a picture for each level above the finest: what lies below is looked at in another test."""
+    for z in range(levels):
+        side = 2 ** (levels - 1 - z)
+        for x in range(-(-width // side) if z < 4 else 0):
+            for y in range(-(-height // side)):
+                place(z, x, y, report._webp(np.full((px, px, 3), 90, dtype=np.uint8)))
+
+
+def visit_quietly(visit, path):
+    """Open the page zoomed out, where only coarse pictures are looked at."""
+    page = visit(path)
+    page.get_by_role("checkbox", name="Pictures 2010", exact=True).click()
+    page.get_by_role("checkbox", name="Pictures 2016", exact=True).click()
+    page.evaluate("picture = () => 'data:,'")
+    return page
+
+
+def test_scores_of_other_tiles_are_refused(tmp_path):
+    tiles, scores, boundary = tables(2, 2)
+    with pytest.raises(InputError, match="4 tiles and 3 scores"):
+        report.write(tmp_path / "x.html", "nowhere", "99007", (2010, 2016), tiles, scores[1:], "EPSG:26911", boundary,
+                     2011, "t", "s")
+
+
+def test_the_library_is_whole_and_its_licence_beside_it():
+    from helpers.runs import sha256
+    assert sha256(report.FOLDER / "ol.js") == LIBRARY_SHA256
+    assert "OpenLayers Contributors" in (report.FOLDER / "ol.LICENSE.md").read_text()
+    assert "sourceMappingURL" not in (report.FOLDER / "ol.js").read_text(encoding="utf-8")
+
+
+LIBRARY_SHA256 = "1f368b331c84442335873a40cf40a3a1bb8a2be8f765c40c1402ed339d7b12ca"
