@@ -4,11 +4,12 @@ Modules import only those listed above them, so each can be read on its own::
 
     storage     URIs to file systems: this machine's disk, Azure storage
     runs        where a run keeps its files and metrics
+    downloads   files from the network: retried, whole, checked
     landcover   the class table: NLCD codes, six classes, three map groups, colours
     grid        county boundary -> tiles; pure geometry
     sample/     the embedded sample counties
-    catalog     where scenes, labels and boundaries come from
     rasters     the only module that opens a raster
+    catalog     where scenes, labels and boundaries come from
     pictures    a picture's bytes -> pixels, or the reason why not
     tilestore   tiles in and out of Parquet
     session     Spark session, preflight, progress

@@ -2,19 +2,22 @@
 
 import contextlib
 import os
+import re
+import time
 
 import numpy as np
 import rasterio
 import rasterio.shutil
 import rasterio.transform
 import shapely
-from rasterio.enums import MaskFlags, Resampling
+from pyproj import Geod
+from rasterio.enums import ColorInterp, Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform as transform_points
 from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
-from helpers import InputError
+from helpers import InputError, downloads
 from helpers.grid import TILE_M, TILE_PX, nine_points, project, tile_of, tile_polygons
 from helpers.landcover import NODATA_CODE, check_codes
 from helpers.runs import whole_file
@@ -26,14 +29,35 @@ _LABEL_MARGIN_M = 100.0
 CACHE_MB = 64
 
 
+# How GDAL reads over the network: no listing of folders, a busy server is asked again, a slow one given up.
+_REMOTE = {"GDAL_HTTP_MAX_RETRY": downloads.TRIES, "GDAL_HTTP_RETRY_DELAY": 1,
+           "GDAL_HTTP_RETRY_CODES": ",".join(map(str, downloads.BUSY)), "GDAL_HTTP_CONNECTTIMEOUT": downloads.CONNECT_S,
+           "GDAL_HTTP_LOW_SPEED_TIME": downloads.PIECE_S, "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
+           "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES"}
+
+
 def _open(href, kind):
     """Open a raster, or say in one sentence why it can't be used."""
+    remote = downloads.is_remote(href)
     try:
-        return rasterio.open(href)
+        if not remote:
+            return rasterio.open(href)
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", **_REMOTE):
+            return rasterio.open(downloads.signed(href)[0])
     except rasterio.errors.RasterioIOError as error:
-        came = "a broken file" if os.path.exists(href) else "no such file"
-        raise InputError(f"expected a {kind} at {href}, got {came} ({error}). "
+        came = "a broken file" if remote or os.path.exists(href) else "no such file"
+        raise InputError(f"expected a {kind} at {href}, got {came} ({_said(error)}). "
                          "Bring the file again, or take it out of the catalogue.") from error
+
+
+def _broken(scene, error):
+    return InputError(f"expected a whole scene at {_said(scene.name)}, got one that breaks off ({_said(error)}). "
+                      "Bring the file again, or take it out of the catalogue.")
+
+
+def _said(error):
+    """What GDAL says, without queries: a signed address has its signature there."""
+    return re.sub(r"\?[^\s']*", "", str(error))
 
 
 @contextlib.contextmanager
@@ -58,12 +82,15 @@ def open_scene(href, crs):
     InputError
         If the scene can't be opened, has fewer than three bands, is not uint8, or has no CRS.
     """
-    with _open(href, "scene") as scene:
+    with contextlib.ExitStack() as stack:
+        scene = stack.enter_context(_open(href, "scene"))
         if scene.count < 3 or set(scene.dtypes[:3]) != {"uint8"} or scene.crs is None:
             raise InputError(
                 f"expected a scene with at least 3 bands of uint8 (red, green, blue) and a CRS, got {scene.count} "
                 f"band(s) of {scene.dtypes[0]} {'without a CRS' if scene.crs is None else 'in ' + str(scene.crs)} "
                 f"in {href}. Convert it, for example with gdal_translate -ot Byte -a_srs.")
+        if scene.nodata is None and ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene):
+            scene = stack.enter_context(_with_infrared(scene))
         to_metres = scene.transform
         on_grid = (scene.crs == rasterio.CRS.from_string(crs) and to_metres.is_rectilinear
                    and (to_metres.a, to_metres.e) == (PIXEL_M, -PIXEL_M)
@@ -81,8 +108,30 @@ def open_scene(href, crs):
                        resampling=Resampling.average if finer else Resampling.bilinear,
                        # A dark pixel may be 0 in one band: only 0 in every band is nodata.
                        UNIFIED_SRC_NODATA="YES",
-                       add_alpha=scene.nodata is None and MaskFlags.alpha not in scene.mask_flag_enums[-1]) as warped:
+                       add_alpha=scene.nodata is None and ColorInterp.alpha not in scene.colorinterp) as warped:
             yield warped
+
+
+def _is_alpha(scene):
+    """Does the band that is declared as alpha say where there is a picture? Then it holds 0 and 255, and little between."""
+    band = scene.colorinterp.index(ColorInterp.alpha) + 1
+    try:
+        look = scene.read(band, out_shape=(min(64, scene.height), min(64, scene.width)))
+    except rasterio.errors.RasterioIOError as error:
+        raise _broken(scene, error) from error
+    return ((look == 0) | (look == 255)).mean() > 0.9
+
+
+def _with_infrared(scene):
+    """A scene whose near infrared is declared as alpha, as many NAIP files are: a band like others, nodata where all are 0.
+
+    GDAL takes a band for alpha by what the file declares, so it reads a description of the file that declares otherwise.
+    """
+    with rasterio.MemoryFile(ext=".vrt") as memory:
+        rasterio.shutil.copy(scene, memory.name, driver="VRT")
+        description = memory.read().decode()
+    description = description.replace("<ColorInterp>Alpha</ColorInterp>", "<ColorInterp>Undefined</ColorInterp>")
+    return rasterio.open(re.sub(r"(<VRTRasterBand [^>]*>)", r"\1<NoDataValue>0</NoDataValue>", description))
 
 
 def _read_strip(scene, window):
@@ -106,13 +155,21 @@ def open_scenes(crs):
     callable
         A scene to its opened dataset, as from ``open_scene``.
     """
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB), contextlib.ExitStack() as stack:
+    # rasterio counts the cache in bytes.
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **_REMOTE), contextlib.ExitStack() as stack:
         opened = {}
 
         def get(scene):
-            if scene.scene_id not in opened:
-                opened[scene.scene_id] = stack.enter_context(open_scene(scene.href, crs))
-            return opened[scene.scene_id]
+            if scene.scene_id in opened:
+                dataset, until, own = opened[scene.scene_id]
+                if time.time() < until:
+                    return dataset
+                # Its token ends soon: opened anew, it gets another one.
+                own.close()
+            own = stack.enter_context(contextlib.ExitStack())
+            _, until = downloads.signed(scene.href)
+            opened[scene.scene_id] = own.enter_context(open_scene(scene.href, crs)), until, own
+            return opened[scene.scene_id][0]
         yield get
 
 
@@ -187,12 +244,67 @@ def _cut_strip(scene, strip_row, col, strip):
     try:
         rgb, valid = _read_strip(scene, window)
     except rasterio.errors.RasterioIOError as error:
-        raise InputError(f"expected a whole scene at {scene.name}, got one that breaks off ({error}). "
-                         "Bring the file again, or take it out of the catalogue.") from error
+        raise _broken(scene, error) from error
     for i in strip:
         columns = slice((col[i] - first) * TILE_PX, (col[i] - first + 1) * TILE_PX)
         if valid[:, columns].all():
             yield i, np.ascontiguousarray(rgb[:, :, columns].transpose(1, 2, 0))
+
+
+def footprint(href):
+    """Where a scene lies, and how fine it is.
+
+    Parameters
+    ----------
+    href : str
+
+    Returns
+    -------
+    footprint : shapely.Geometry
+        Longitude and latitude.
+    resolution : float
+        Metres per pixel.
+
+    Raises
+    ------
+    InputError
+        If the scene can't be opened, or has no CRS.
+    """
+    with _open(href, "scene") as scene:
+        if scene.crs is None:
+            raise InputError(f"expected a scene with a CRS, got {href} without one. Give it one, for example with "
+                             "gdal_translate -a_srs.")
+        # As fine as the ground between two neighbouring pixels in the middle, whatever the units.
+        x, y = rasterio.transform.xy(scene.transform, [scene.height // 2] * 2, [scene.width // 2, scene.width // 2 + 1])
+        longitude, latitude = transform_points(scene.crs, "EPSG:4326", x, y)
+        resolution = Geod(ellps="GRS80").inv(longitude[0], latitude[0], longitude[1], latitude[1])[2]
+        return project(shapely.segmentize(shapely.box(*scene.bounds), scene.res[0] * scene.width / 20), "EPSG:4326",
+                       source=scene.crs), round(resolution, 2)
+
+
+def check_labels(content, what):
+    """Refuse a downloaded raster that isn't whole, or isn't NLCD.
+
+    Parameters
+    ----------
+    content : bytes
+        Of a GeoTIFF.
+    what : str
+        How it is called in an error.
+
+    Raises
+    ------
+    InputError
+    """
+    try:
+        with rasterio.MemoryFile(content) as memory, memory.open() as raster:
+            codes, nodata, crs = raster.read(1), raster.nodata, raster.crs
+    except rasterio.errors.RasterioIOError as error:
+        raise InputError(f"expected {what} as a whole GeoTIFF, got one that breaks off ({error}). "
+                         f"{downloads.OFFLINE}") from error
+    if crs is None:
+        raise InputError(f"expected {what} with a CRS, got a GeoTIFF without one. {downloads.OFFLINE}")
+    check_codes(codes[(codes != (NODATA_CODE if nodata is None else nodata)) & (codes != NODATA_CODE) & (codes != 0)], what)
 
 
 def label_counts(href, tiles, crs):

@@ -50,7 +50,10 @@ def options(arguments):
     parser = Parser(prog="run_tutorial.sh", allow_abbrev=False, description="Executes the notebooks in order. "
                     "Run again, it keeps what is done. Options not given keep the notebooks' own values.")
     add = parser.add_argument
-    add("--county", metavar="FIPS", help="county to map, e.g. 99007 of the sample")
+    add("--county", metavar="COUNTY", help="county to map: 99007 of the sample, 25017, or 'Middlesex, MA'")
+    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a folder "
+        "with a static STAC catalogue or GeoTIFFs")
+    add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
     add("--backbone", type=backbone, metavar="NAME",
         help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
@@ -70,6 +73,32 @@ def options(arguments):
         raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
     if "images" in chosen and "tiles_uri" in chosen:
         raise InputError("expected either --images or --tiles, got both. Leave one out.")
+    return real_county(chosen)
+
+
+# Pure tiles of each class, county and year to train on, where whole counties would have to be downloaded.
+TRAIN_TILES = 200
+
+
+def real_county(chosen):
+    """The choices with what a county outside the sample needs besides: where to train and validate, and a run's name."""
+    county = chosen.get("county")
+    if county and not county.startswith("99") and "tiles_uri" not in chosen and "images" not in chosen:
+        chosen.setdefault("catalog", "naip")
+    name = chosen.get("catalog", "sample")
+    if name not in ("sample", "naip"):
+        chosen["catalog"] = str(Path(name).expanduser().resolve())
+    if name != "naip":
+        return chosen
+    if not county or "years" not in chosen:
+        raise InputError("expected --county and --years beside --catalog naip, got one of them or none. Name the county, "
+                         "and two years in which it was flown.")
+    from helpers import catalog
+    chosen["county"] = catalog.open(name).county(county).county
+    others = [code for code in catalog.TRAINING if code != chosen["county"]]
+    chosen.update(train_counties=others[:-1], validation_county=others[-1], train_years=chosen["years"],
+                  validation_years=chosen["years"][-1:], train_tiles=TRAIN_TILES)
+    chosen.setdefault("run_name", f"county-{chosen['county']}")
     return chosen
 
 

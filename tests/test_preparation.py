@@ -105,6 +105,71 @@ def test_a_killed_preparation_is_done_again(county, tmp_path):
         tilestore.read(store)
 
 
+def test_a_killed_preparation_goes_on_with_its_chunks(spark, county, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    program = (
+        "from helpers import catalog, preparation, session, tilestore\n"
+        "real = tilestore.encode\n"
+        "def slow(tile):\n"
+        "    import time; time.sleep(0.3); return real(tile)\n"
+        "tilestore.encode = slow\n"
+        "preparation.CHUNK_TILES = 8\n"
+        f"source = catalog.Catalog({str(county)!r})\n"
+        "spark = session.start('local[1]')\n"
+        f"preparation.prepare(spark, source, '99001', 2010, 'map', {str(store)!r})\n")
+    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 240
+        while not list(store.rglob("0001/_temporary")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    done = {path.name for path in store.rglob("0000/*.parquet")}
+    assert done and list(store.rglob("0000/_SUCCESS"))
+    monkeypatch.setattr(preparation, "CHUNK_TILES", 8)
+    folder = store / "county=99001" / "year=2010"
+    # As if it had been killed again while files were moved.
+    first = sorted(folder.rglob("0000/*.parquet"))[0]
+    prefix = next(folder.glob("_chunks-*")).name.partition("-")[2]
+    first.rename(folder / f"{prefix}-0000-{first.name}")
+    facts = preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(store))
+    table = tilestore.read(store)
+    assert facts["tiles"] == len(table) == 24 and table["tile_id"].is_unique
+    assert {path.name.split("-", 2)[2] for path in folder.glob("*-0000-*.parquet")} == done
+    assert not list(folder.glob("_chunks-*"))
+
+
+def test_leaf_off_scenes_are_named_and_can_be_left_out(spark, county, tmp_path, monkeypatch):
+    source = catalog.Catalog(county)
+    real = source._scenes
+    # The test's scenes are of July; let the western one be of November.
+    monkeypatch.setattr(source, "_scenes", lambda place: [
+        scene._replace(acquired="2010-11-20") if scene.scene_id == "west" else scene for scene in real(place)])
+    kept = preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "kept"))
+    assert list(kept["leaf_off"]) == ["west"] and 0 < kept["leaf_off"]["west"] <= 1
+    without = preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "without"), leaf_off="exclude")
+    assert set(tilestore.read(tmp_path / "without")["scene_id"]) == {"east"}
+    assert without["tiles"] + without["no_scene"] == kept["tiles"] + kept["no_scene"] and without["no_scene"] > 0
+    monkeypatch.setattr(source, "_scenes", lambda place: [s._replace(acquired="2010-01-02") for s in real(place)])
+    with pytest.raises(InputError, match="with leaves on, got none"):
+        preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "none"), leaf_off="exclude")
+    with pytest.raises(InputError, match="'keep' or 'exclude'"):
+        preparation.plan(source, [("99001", 2010, "map")], 2, leaf_off="drop")
+
+
+def test_the_plan_and_a_county_of_which_only_some_tiles_are_cut(spark, county, tmp_path):
+    source = catalog.Catalog(county)
+    plan = preparation.plan(source, [("99001", 2010, "map"), ("99001", 2010, "train")], 2, per_class=1)
+    assert plan["tiles"].tolist() == [30, 6] and plan["download_mb"].tolist() == [0, 0]
+    assert (plan["label_year"] == 2011).all() and (plan["minutes"] >= 0).all()
+    facts = preparation.prepare(spark, source, "99001", 2010, "train", str(tmp_path / "store"), per_class=2, seed=1)
+    table = tilestore.read(tmp_path / "store")
+    assert facts["tiles"] == len(table) and table["label"].value_counts().max() <= 2
+    assert (table["purity"] >= tilestore.PURE).all()
+
+
 def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, county, tmp_path):
     folder = tmp_path
     path = scenes.write_scene(folder / "one.tif", scenes.LEFT - 36, scenes.TOP + 48, 1300, 1500)

@@ -1,5 +1,7 @@
 """Twenty minutes of scoring in one session: memory, file handles and processes stay what they were.
 
+Java's memory is looked at after a collection of its garbage; between two it grows as far as ``session.start`` allows.
+
     setup_scripts/run_tests.sh tests/test_soak.py -m soak
 
 ``SOAK_MINUTES`` makes it shorter, for a look. What it measured goes to ``tests/soak.json``.
@@ -36,6 +38,8 @@ def soak(table):
         shutil.rmtree(table, ignore_errors=True)
         rows = scoring.score(spark, str(run.tiles), model, table, county=part["county"], years=[part["year"]],
                              chunk_tiles=512)
+        # What Java holds: up to its heap's limit it leaves lying what nobody needs any more.
+        spark._jvm.System.gc()
         family = {"driver": [psutil.Process()], "java": [], "workers": []}
         for child in psutil.Process().children(recursive=True):
             family["java" if child.name() == "java" else "workers"].append(child)

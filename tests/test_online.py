@@ -1,0 +1,274 @@
+"""Any county's pictures, labels and boundary from real servers: STAC, range requests, WCS."""
+
+import datetime
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pystac
+import pytest
+import rasterio
+import shapely
+
+import servers
+from helpers import InputError, catalog, downloads, grid, landcover, preparation, rasters, tilestore
+
+COUNTY, YEAR = "99001", 2010
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(downloads, "_tokens", {})
+
+
+@pytest.fixture
+def sample(sample_world):
+    return sample_world
+
+
+@pytest.fixture
+def files(sample):
+    with servers.Files(sample.folder) as files:
+        yield files
+
+
+@pytest.fixture
+def online(sample, files, tmp_path, monkeypatch):
+    """The sample behind servers, as the catalogue of the whole country."""
+    items = []
+    for item in sample._root.get_child("naip").get_items(recursive=True):
+        found = item.to_dict(include_self_link=False, transform_hrefs=False)
+        relative = pystac.utils.make_absolute_href(item.assets["image"].href, item.get_self_href())
+        found["assets"]["image"]["href"] = f"{files.url}/{relative.split(str(sample.folder))[1].lstrip('/')}"
+        found["links"], found["collection"] = [], "naip"
+        items.append(found)
+    monkeypatch.setenv("TUTORIAL_COUNTIES", f"{files.url}/counties.geojson")
+    monkeypatch.setenv("TUTORIAL_SIGNING", "")
+    with servers.stac(items, tmp_path) as url:
+        monkeypatch.setenv("TUTORIAL_SCENES", url)
+        labels = sample.labels(COUNTY, YEAR)
+        with servers.wcs(labels.href, tmp_path) as (address, asked):
+            monkeypatch.setenv("TUTORIAL_LABELS", f"{address}?version=2.0.1&coverage=nlcd_{{year}}")
+            source = catalog.open("naip")
+            source.asked = asked
+            yield source
+
+
+def test_the_same_scenes_and_boundary_as_in_the_sample(online, sample):
+    assert shapely.equals(online.county(COUNTY).boundary, sample.county(COUNTY).boundary)
+    name = f"{sample.county(COUNTY).name}, ZZ"
+    assert online.county(name).county == online.county(name.lower()).county == COUNTY
+    ours, theirs = online.scenes(COUNTY, YEAR), sample.scenes(COUNTY, YEAR)
+    assert [scene[0] for scene in ours] == [scene[0] for scene in theirs]
+    assert [scene.acquired for scene in ours] == [scene.acquired for scene in theirs]
+    assert online.nearest_year(COUNTY, 1999) == YEAR
+    with pytest.raises(InputError, match="got scenes from 2010, 2016 only"):
+        online.scenes(COUNTY, 1999)
+    with pytest.raises(InputError, match="FIPS code of five digits.*got '12345'"):
+        online.county("12345")
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "2.0.1"])
+def test_labels_of_a_wcs_count_as_those_of_the_file(online, sample, monkeypatch, version):
+    if version == "1.0.0":  # Formats have other names there, each server its own.
+        address = downloads.address("TUTORIAL_LABELS").replace("2.0.1", version)
+        monkeypatch.setenv("TUTORIAL_LABELS", address + "&format=GTiff")
+    place = online.county(COUNTY)
+    tiles, crs = grid.county_tiles(place.boundary)
+    labels = online.labels(COUNTY, YEAR)
+    assert f"version={version}" in online.asked[-1].lower() and labels.year == YEAR
+    with rasterio.open(labels.href) as got:
+        assert got.crs == rasterio.CRS.from_epsg(5070) and got.res == (30, 30)
+        assert got.bounds.left % 30 == got.bounds.top % 30 == 15
+    ours = preparation.label(tiles, labels, crs)
+    theirs = preparation.label(tiles, sample.labels(COUNTY, YEAR), crs)
+    pd.testing.assert_frame_equal(ours, theirs)
+    asked = len(online.asked)
+    assert online.labels(COUNTY, YEAR) == labels and len(online.asked) == asked
+
+
+@pytest.mark.parametrize("fault, said", [
+    (lambda request: servers.reply(request, 200, b'<?xml version="1.0"?><ServiceExceptionReport><ServiceException>'
+                                   b'no such year</ServiceException></ServiceExceptionReport>'), "no such year"),
+    (lambda request: servers.reply(request, 200, b"<html><body>We are moving</body></html>"), "We are moving"),
+    (lambda request: servers.reply(request, 502, b"bad gateway"), "status 502"),
+    ("cut", "breaks off")])
+def test_labels_that_are_none_end_in_one_sentence_and_are_not_kept(files, sample, tmp_path, monkeypatch, fault, said):
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
+    monkeypatch.setenv("TUTORIAL_LABELS", f"{files.url}/wcs?version=2.0.1&coverage=nlcd")
+    if fault == "cut":
+        whole = Path(sample.labels(COUNTY, YEAR).href).read_bytes()
+
+        def fault(request):
+            return servers.reply(request, 200, whole[:len(whole) // 2])
+    files.faults[:] = [fault] * 20
+    with pytest.raises(InputError, match=said) as error:
+        catalog.open("naip").labels(COUNTY, YEAR)
+    assert "\n" not in str(error.value)
+    assert not list((tmp_path / "home").rglob("*.tif"))
+
+
+def test_a_county_is_prepared_from_the_network_as_from_the_disk(spark, online, sample, files, tmp_path):
+    """And the bytes that are read are those of the windows' own blocks."""
+    place = online.county(COUNTY)
+    tiles, crs = grid.county_tiles(place.boundary)
+    plan = preparation.plan(online, [(COUNTY, YEAR, "map")], 2)
+    assert plan["download_mb"][0] > 0
+    files.bytes_sent = 0
+    facts = preparation.prepare(spark, online, COUNTY, YEAR, "map", str(tmp_path / "online"))
+    read = files.bytes_sent
+    theirs = preparation.prepare(spark, sample, COUNTY, YEAR, "map", str(tmp_path / "disk"))
+    assert facts["tiles"] == theirs["tiles"] and facts["label_source"].endswith("/wcs")
+    ours, theirs = tilestore.read(tmp_path / "online"), tilestore.read(tmp_path / "disk")
+    assert ours["tile_id"].tolist() == theirs["tile_id"].tolist()
+    assert ours["image"].tolist() == theirs["image"].tolist()
+    assert ours["label"].fillna(-1).tolist() == theirs["label"].fillna(-1).tolist()
+    own = own_blocks(sample, ours, crs)
+    print(f"{read / 1e6:.1f} MB read, {own / 1e6:.1f} MB in the windows' own blocks: {read / own:.2f}")
+    assert read <= 1.3 * own
+
+
+def own_blocks(sample, tiles, crs):
+    """Bytes of the blocks that the tiles' windows touch, each once."""
+    total = 0
+    for scene in sample.scenes(COUNTY, YEAR):
+        wanted = tiles[tiles["scene_id"] == scene.scene_id]
+        with rasterio.open(scene.href) as raster:
+            height, width = raster.block_shapes[0]
+            blocks = set()
+            for row, col in zip(wanted["row"], wanted["col"]):
+                left, bottom, right, top = grid.tile_bounds(row, col)
+                window = raster.window(left, bottom, right, top).round_offsets().round_lengths()
+                rows = range(int(window.row_off) // height, (int(window.row_off + window.height) - 1) // height + 1)
+                cols = range(int(window.col_off) // width, (int(window.col_off + window.width) - 1) // width + 1)
+                blocks |= {(i, j) for i in rows for j in cols}
+            bands = range(1, raster.count + 1) if raster.interleaving == rasterio.enums.Interleaving.band else [1]
+            total += sum(int(raster.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band) or 0)
+                         for i, j in blocks for band in bands)
+    return total
+
+
+def test_tokens_are_asked_for_when_read_and_anew_when_they_end(sample, tmp_path, monkeypatch):
+    issued = {}
+
+    class Tokens(servers.Files):
+        def answer(self, request):
+            self.asked.append(request.path)
+            name, ends = f"t{len(issued)}", time.time() + 3
+            issued[name] = ends
+            when = datetime.datetime.fromtimestamp(ends, datetime.timezone.utc)
+            servers.reply(request, 200, json.dumps(
+                {"token": f"sig={name}", "msft:expiry": when.isoformat().replace("+00:00", "Z")}).encode())
+
+    def valid(signature):
+        return issued.get(signature, 0) > time.time()
+
+    place = sample.county(COUNTY)
+    tiles, crs = grid.county_tiles(place.boundary)
+    with servers.Files(sample.folder, token=valid) as files, Tokens(tmp_path) as tokens:
+        monkeypatch.setenv("TUTORIAL_SIGNING", tokens.url + "/token")
+        scenes = [scene._replace(href=f"{files.url}/{scene.href.split(str(sample.folder))[1].lstrip('/')}")
+                  for scene in sample.scenes(COUNTY, YEAR)]
+        labelled = preparation.label(tiles, sample.labels(COUNTY, YEAR), crs).assign(split="map")
+        batches = [labelled.iloc[i:i + 3] for i in (0, 100, 200, 300)]
+
+        def slowly():
+            for batch in batches:
+                yield batch
+                time.sleep(1.2)
+        ours = pd.concat(preparation.cut(slowly(), scenes, crs))
+        assert 2 <= len(tokens.asked) <= 4
+        # Who has no token is turned away, in one sentence that shows no token.
+        monkeypatch.setenv("TUTORIAL_SIGNING", "")
+        with pytest.raises(InputError, match="expected a scene at") as error:
+            next(preparation.cut(batches[:1], scenes, crs))
+        assert "sig=" not in str(error.value)
+    theirs = pd.concat(preparation.cut(batches, sample.scenes(COUNTY, YEAR), crs))
+    assert len(ours) and ours["image"].tolist() == theirs["image"].tolist()
+
+
+def test_a_busy_server_of_scenes_is_asked_again(sample, files):
+    place = sample.county(COUNTY)
+    tiles, crs = grid.county_tiles(place.boundary)
+    scenes = [scene._replace(href=f"{files.url}/{scene.href.split(str(sample.folder))[1].lstrip('/')}")
+              for scene in sample.scenes(COUNTY, YEAR)]
+    labelled = preparation.label(tiles, sample.labels(COUNTY, YEAR), crs).assign(split="map").head(5)
+    expected = next(preparation.cut([labelled], sample.scenes(COUNTY, YEAR), crs))
+    files.faults[:] = [servers.busy(503), servers.busy(429)]
+    cut = next(preparation.cut([labelled], scenes, crs))
+    assert cut["image"].tolist() == expected["image"].tolist() and not files.faults
+
+
+def test_a_folder_of_geotiffs_is_a_catalogue(sample, tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for scene in sample.scenes(COUNTY, YEAR):
+        (folder / f"{scene.scene_id}.tif").symlink_to(scene.href)
+    (folder / "nlcd_2011.tif").symlink_to(sample.labels(COUNTY, YEAR).href)
+    boundary = tmp_path / "my_place.geojson"
+    boundary.write_text(json.dumps(shapely.geometry.mapping(sample.county(COUNTY).boundary)))
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(boundary))
+    source = catalog.open(str(folder))
+    place = source.county("my_place")
+    tiles, crs = grid.county_tiles(place.boundary)
+    assert source.labels("my_place", YEAR).year == 2011
+    scenes = source.scenes("my_place", YEAR)
+    assert [s.scene_id for s in scenes] == [s.scene_id for s in sample.scenes(COUNTY, YEAR)]
+    assert {s.resolution for s in scenes} == {1.0}
+    labelled = preparation.label(tiles, source.labels("my_place", YEAR), crs).assign(split="map").head(4)
+    ours = next(preparation.cut([labelled], scenes, crs))
+    assert ours["image"].tolist() == next(preparation.cut([labelled], sample.scenes(COUNTY, YEAR), crs))["image"].tolist()
+    (folder / "scene.tif").symlink_to(sample.scenes(COUNTY, YEAR)[0].href)
+    with pytest.raises(InputError, match="YYYYMMDD in the name of the scene scene.tif"):
+        source.scenes("my_place", YEAR)
+
+
+def test_labels_of_another_place_are_refused(sample, monkeypatch):
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
+    monkeypatch.setenv("TUTORIAL_LABELS", sample.labels("99007", YEAR).href)
+    with pytest.raises(InputError, match="NLCD raster over county 99001 .*, got 1 elsewhere"):
+        catalog.open("naip").labels(COUNTY, YEAR)
+
+
+def test_notebook_02_prepares_counties_of_the_network(online, sample, tmp_path, monkeypatch):
+    """All of it: a list of counties, some tiles to train on, and what the run says of itself."""
+    import papermill
+    monkeypatch.setenv("TUTORIAL_LABELS", str(sample.folder / "labels"))
+    chosen = {"catalog": "naip", "county": COUNTY, "years": [2010, 2016], "train_counties": ["99003", "99007"],
+              "train_years": [2012], "validation_county": "99005", "validation_years": [2016], "train_tiles": 12,
+              "run_name": "online", "leaf_off": "exclude"}
+    notebook = Path(__file__).resolve().parents[1] / "notebooks" / "02_data_preparation.ipynb"
+    papermill.execute_notebook(str(notebook), str(tmp_path / "02.ipynb"), parameters=chosen, cwd=str(notebook.parent),
+                               progress_bar=False)
+    table = tilestore.read(tmp_path / "home" / "runs" / "online" / "tiles", columns=["county", "year", "split", "label"])
+    assert set(map(tuple, table[["county", "year", "split"]].drop_duplicates().values)) == {
+        ("99003", 2010, "train"), ("99007", 2010, "train"), ("99005", 2010, "validation"),
+        (COUNTY, 2010, "map"), (COUNTY, 2016, "map")}
+    trained = table[table["split"] == "train"]
+    assert trained.groupby(["county", "label"]).size().max() == 12
+
+
+def test_a_real_county_on_the_command_line(sample, monkeypatch):
+    import importlib.util
+    path = Path(__file__).resolve().parents[1] / "setup_scripts" / "run_tutorial.py"
+    spec = importlib.util.spec_from_file_location("run_tutorial", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
+    name = f"{sample.county(COUNTY).name}, ZZ"
+    chosen = script.options(["--county", name, "--years", "2012,2018"])
+    assert chosen["county"] == COUNTY and chosen["catalog"] == "naip" and chosen["run_name"] == "county-99001"
+    assert chosen["years"] == chosen["train_years"] == [2012, 2018] and chosen["validation_years"] == [2018]
+    assert len(chosen["train_counties"]) == 11 and chosen["validation_county"] not in chosen["train_counties"]
+    assert "catalog" not in script.options(["--county", "99007"])
+    with pytest.raises(InputError, match="--county and --years beside --catalog naip"):
+        script.options(["--county", "25017"])
+
+
+def test_training_counties_are_twelve_and_split_by_county():
+    assert len(catalog.TRAINING) == 12 and all(len(code) == 5 for code in catalog.TRAINING)
+    assert np.unique([code[:2] for code in catalog.TRAINING]).size == 12
+    assert len(landcover.CLASSES) == 6
