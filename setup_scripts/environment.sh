@@ -38,20 +38,25 @@ find_python() {
         "Install one from python.org (on Debian and Ubuntu python3.11 and python3.11-venv), or set PYTHON to it."
 }
 
-# Shared libraries that wheels expect from the system: installed where that needs no question, else named.
+# Shared libraries and programs that a file lists: installed where that needs no question, else named.
 install_system_packages() {
-    local library package rest missing=""
+    local wanted package rest missing=""
     [ "$(uname -s)" = Linux ] || return 0
-    while read -r library package rest; do
-        case $library in ''|'#'*) continue ;; esac
-        "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$library" 2>/dev/null || missing="$missing $package"
-    done < "$repository/setup_scripts/system_packages.txt"
+    while read -r wanted package rest; do
+        case $wanted in
+            ''|'#'*) continue ;;
+            *.so*) "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$wanted" 2>/dev/null && continue ;;
+            # Debian keeps the programs of a web server apart from the path.
+            *) PATH=$PATH:/usr/lib/cgi-bin command -v "$wanted" >/dev/null && continue ;;
+        esac
+        missing="$missing $package"
+    done < "$1"
     [ -n "$missing" ] || return 0
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Installing system packages:$missing"
         # Split into words on purpose: one for each package.
         # shellcheck disable=SC2086
-        apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing \
+        apt-get update -qq && apt-get install -y -qq --no-install-recommends $missing >/dev/null \
             || echo "Could not install them. Run: apt-get install$missing" >&2
     else
         echo "Skipping system packages that are missing. Run: sudo apt-get install$missing" >&2
@@ -70,7 +75,7 @@ make_environment() {
     echo "Setting up Python $(usable_version "$interpreter") in .venv: about 4 GB, some minutes."
     rm -f "$stamp"
     "$interpreter" -m venv --clear "$environment"
-    install_system_packages
+    install_system_packages "$repository/setup_scripts/system_packages.txt"
     "$python" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt"
     "$python" -m pip install --quiet --disable-pip-version-check --no-deps --editable "$repository"
     echo "$wanted $(usable_version "$python")" > "$stamp"

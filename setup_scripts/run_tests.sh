@@ -6,6 +6,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # Where CNTK can't be had it says why, and everything else goes on.
 "$repository/setup_scripts/install_cntk.sh" || true
+install_system_packages "$repository/tests/system_packages.txt"
 cd "$repository"
 
 paths=(notebooks tests)
