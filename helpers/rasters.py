@@ -23,6 +23,8 @@ from helpers.landcover import NODATA_CODE, check_codes
 from helpers.runs import whole_file
 
 PIXEL_M = TILE_M / TILE_PX
+# NLCD's pixels.
+NLCD_M = 30
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
 _LABEL_MARGIN_M = 100.0
 # Blocks of scenes that GDAL keeps in a worker: a row of blocks of three scenes of 3,600 px is some 22 MB.
@@ -282,8 +284,8 @@ def footprint(href):
                        source=scene.crs), round(resolution, 2)
 
 
-def check_labels(content, what):
-    """Refuse a downloaded raster that isn't whole, or isn't NLCD.
+def check_labels(content, what, bounds):
+    """Refuse a downloaded raster that isn't whole, isn't NLCD, or isn't of the place that was asked for.
 
     Parameters
     ----------
@@ -291,6 +293,8 @@ def check_labels(content, what):
         Of a GeoTIFF.
     what : str
         How it is called in an error.
+    bounds : tuple of float
+        ``(left, bottom, right, top)`` in EPSG:5070, as asked for.
 
     Raises
     ------
@@ -298,13 +302,55 @@ def check_labels(content, what):
     """
     try:
         with rasterio.MemoryFile(content) as memory, memory.open() as raster:
-            codes, nodata, crs = raster.read(1), raster.nodata, raster.crs
+            codes, nodata, crs, got, size = raster.read(1), raster.nodata, raster.crs, raster.bounds, raster.res
     except rasterio.errors.RasterioIOError as error:
         raise InputError(f"expected {what} as a whole GeoTIFF, got one that breaks off ({error}). "
                          f"{downloads.OFFLINE}") from error
     if crs is None:
         raise InputError(f"expected {what} with a CRS, got a GeoTIFF without one. {downloads.OFFLINE}")
+    if not (_is_local(crs) or crs.to_dict().get("proj") == "aea" or crs.to_epsg() == 5070):
+        raise InputError(f"expected {what} in EPSG:5070, got {crs.to_string()[:60]!r}. {downloads.OFFLINE}")
+    if not (np.allclose(got, bounds, rtol=0, atol=0.1) and np.allclose(size, NLCD_M, rtol=0, atol=1e-3)):
+        raise InputError(f"expected {what} with pixels of {NLCD_M} m within {tuple(map(int, bounds))}, got {size[0]:g} m "
+                         f"within {tuple(round(b, 1) for b in got)}. {downloads.OFFLINE}")
     check_codes(codes[(codes != (NODATA_CODE if nodata is None else nodata)) & (codes != NODATA_CODE) & (codes != 0)], what)
+
+
+def _is_local(crs):
+    """A CRS that only has a name, as GDAL reads what a server wrote of EPSG:5070 in its own words."""
+    return crs.wkt.startswith(("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS"))
+
+
+def join_labels(paths):
+    """Rasters of ``check_labels`` that lie side by side as one.
+
+    Parameters
+    ----------
+    paths : list of pathlib.Path
+
+    Returns
+    -------
+    bytes
+        A GeoTIFF in EPSG:5070, with ``landcover.NODATA_CODE`` for nodata.
+    """
+    with contextlib.ExitStack() as stack:
+        pieces = [stack.enter_context(rasterio.open(path)) for path in paths]
+        left, top = min(p.bounds.left for p in pieces), max(p.bounds.top for p in pieces)
+        width = round((max(p.bounds.right for p in pieces) - left) / NLCD_M)
+        height = round((top - min(p.bounds.bottom for p in pieces)) / NLCD_M)
+        codes = np.full((height, width), NODATA_CODE, np.uint8)
+        for piece in pieces:
+            row, col = round((top - piece.bounds.top) / NLCD_M), round((piece.bounds.left - left) / NLCD_M)
+            part = piece.read(1)
+            if piece.nodata is not None:
+                part = np.where(part == piece.nodata, NODATA_CODE, part)
+            codes[row:row + piece.height, col:col + piece.width] = part
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs="EPSG:5070", tiled=True,
+                         nodata=NODATA_CODE, compress="DEFLATE", transform=rasterio.transform.from_origin(
+                             round(left), round(top), NLCD_M, NLCD_M)) as file:
+            file.write(codes, 1)
+        return bytes(memory.getbuffer())
 
 
 def label_counts(href, tiles, crs):

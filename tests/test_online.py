@@ -4,6 +4,7 @@ import datetime
 import json
 import time
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,7 @@ COUNTY, YEAR = "99001", 2010
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(downloads, "BACKOFF_S", 0.02)
     monkeypatch.setattr(downloads, "_tokens", {})
 
 
@@ -49,8 +51,7 @@ def online(sample, files, tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORIAL_SIGNING", "")
     with servers.stac(items, tmp_path) as url:
         monkeypatch.setenv("TUTORIAL_SCENES", url)
-        labels = sample.labels(COUNTY, YEAR)
-        with servers.wcs(labels.href, tmp_path) as (address, asked):
+        with servers.wcs({YEAR: sample.labels(COUNTY, YEAR).href}, tmp_path) as (address, asked):
             monkeypatch.setenv("TUTORIAL_LABELS", f"{address}?version=2.0.1&coverage=nlcd_{{year}}")
             source = catalog.open("naip")
             source.asked = asked
@@ -67,8 +68,37 @@ def test_the_same_scenes_and_boundary_as_in_the_sample(online, sample):
     assert online.nearest_year(COUNTY, 1999) == YEAR
     with pytest.raises(InputError, match="got scenes from 2010, 2016 only"):
         online.scenes(COUNTY, 1999)
+    with pytest.raises(InputError, match="FIPS code of five digits.*got 'Nowhere, ZZ'"):
+        online.county("Nowhere, ZZ")
+
+
+def test_what_a_file_of_ones_own_lacks_the_census_has(sample, files, tmp_path, monkeypatch):
+    own = tmp_path / "my_place.geojson"
+    own.write_text(json.dumps(shapely.geometry.mapping(sample.county(COUNTY).boundary)))
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(own))
+    monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/counties.geojson")
+    source = catalog.open("naip")
+    assert source.county("my_place").county == "my_place" and not files.asked
+    assert shapely.equals(source.county("99003").boundary, sample.county("99003").boundary) and len(files.asked) == 1
     with pytest.raises(InputError, match="FIPS code of five digits.*got '12345'"):
-        online.county("12345")
+        source.county("12345")
+    with pytest.raises(InputError, match="got 'Middlesex, MA'. Choose one of my_place"):
+        source.county("Middlesex, MA")
+    monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/gone.geojson")
+    with pytest.raises(InputError, match="county 99005 in my_place.geojson or among all counties.*status 404") as error:
+        source.county("99005")
+    assert "\n" not in str(error.value)
+
+
+def test_a_name_that_two_counties_have_is_asked_for_by_code(tmp_path, monkeypatch):
+    place = shapely.geometry.mapping(shapely.box(-90.5, 38.5, -90.4, 38.6))
+    features = [{"type": "Feature", "properties": {"GEOID": code, "NAME": "St. Louis", "STUSPS": state}, "geometry": place}
+                for code, state in (("29189", "MO"), ("29510", "MO"), ("27137", "MN"))]
+    (tmp_path / "counties.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(tmp_path / "counties.geojson"))
+    with pytest.raises(InputError, match=r"Choose one of St. Louis, MO \(29189\), St. Louis, MO \(29510\)\.$"):
+        catalog.open("naip").county("St. Louis, MO")
+    assert catalog.open("naip").county("St. Louis, MN").county == "27137"
 
 
 @pytest.mark.parametrize("version", ["1.0.0", "2.0.1"])
@@ -88,6 +118,90 @@ def test_labels_of_a_wcs_count_as_those_of_the_file(online, sample, monkeypatch,
     pd.testing.assert_frame_equal(ours, theirs)
     asked = len(online.asked)
     assert online.labels(COUNTY, YEAR) == labels and len(online.asked) == asked
+
+
+def test_the_default_address_asks_what_the_live_server_answers(sample, files, monkeypatch):
+    """Word by word, from the untouched address; only the host is another."""
+    default = downloads.ADDRESSES["TUTORIAL_LABELS"]
+    host = "https://dmsdata.cr.usgs.gov"
+    assert default.startswith(host)
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
+    monkeypatch.setenv("TUTORIAL_LABELS", default.replace(host, files.url))
+    with pytest.raises(InputError, match="status 404"):
+        catalog.open("naip").labels(COUNTY, 2018)
+    path, _, query = files.asked[-1].partition("?")
+    assert path == "/geoserver/mrlc_Land-Cover-Native_conus_year_data/wcs"
+    asked = dict(parse_qsl(query))
+    left, bottom, right, top = map(int, asked.pop("bbox").split(","))
+    assert asked == {
+        "service": "WCS", "version": "1.0.0", "request": "GetCoverage", "crs": "EPSG:5070", "resx": "30", "resy": "30",
+        "coverage": "mrlc_Land-Cover-Native_conus_year_data:Land-Cover-Native_conus_year_data", "format": "GeoTIFF",
+        "time": "2018-01-01T00:00:00.000Z"}
+    county = grid.project(sample.county(COUNTY).boundary, "EPSG:5070").bounds
+    assert {left % 30, bottom % 30, right % 30, top % 30} == {15}
+    assert 500 <= county[0] - left < 530 and 500 <= county[1] - bottom < 530
+    assert 500 <= right - county[2] < 530 and 500 <= top - county[3] < 530
+
+
+def test_a_coverage_with_a_time_answers_for_each_year(sample, tmp_path, monkeypatch):
+    default = downloads.ADDRESSES["TUTORIAL_LABELS"]
+    rasters_of = {year: sample.labels(COUNTY, year).href for year in (2011, 2016)}
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
+    with servers.wcs(rasters_of, tmp_path, timed=dict(parse_qsl(urlsplit(default).query))["coverage"]) as (url, asked):
+        monkeypatch.setenv("TUTORIAL_LABELS", f"{url}?{urlsplit(default).query}")
+        source = catalog.open("naip")
+        tiles, crs = grid.county_tiles(source.county(COUNTY).boundary)
+        for year, href in rasters_of.items():
+            ours = preparation.label(tiles, source.labels(COUNTY, year), crs)
+            pd.testing.assert_frame_equal(ours, preparation.label(tiles, catalog.Labels(href, year), crs))
+        assert len(asked) == 2
+        with pytest.raises(InputError, match="NullPointerException"):
+            source.labels(COUNTY, 2013)
+
+
+def test_a_large_place_is_asked_for_in_pieces_and_joined(online, sample, monkeypatch):
+    monkeypatch.setattr(catalog, "PIECE_PX", 90)
+    tiles, crs = grid.county_tiles(online.county(COUNTY).boundary)
+    ours = preparation.label(tiles, online.labels(COUNTY, YEAR), crs)
+    pd.testing.assert_frame_equal(ours, preparation.label(tiles, sample.labels(COUNTY, YEAR), crs))
+    assert len(online.asked) >= 9
+    asked = len(online.asked)
+    online.labels(COUNTY, YEAR)
+    assert len(online.asked) == asked
+
+
+def label_content(bounds, crs="EPSG:5070", code=41):
+    """A label raster of one code, as a server sends it."""
+    left, bottom, right, top = bounds
+    shape = int((top - bottom) / 30), int((right - left) / 30)
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=shape[1], height=shape[0], count=1, dtype="uint8", crs=crs,
+                         transform=rasterio.transform.from_origin(left, top, 30, 30)) as file:
+            file.write(np.full(shape, code, np.uint8), 1)
+        return bytes(memory.getbuffer())
+
+
+BOUNDS = (1950015, 2300415, 1953015, 2303415)
+
+
+@pytest.mark.parametrize("content, said", [
+    (label_content(np.add(BOUNDS, (0, 15, 0, 15))), "got 30 m within"),
+    (label_content(np.add(BOUNDS, (0, 0, -300, 0))), "got 30 m within"),
+    (label_content(BOUNDS, "EPSG:32619"), "in EPSG:5070, got 'EPSG:32619'"),
+    (label_content(BOUNDS, code=77), "got 77"),
+])
+def test_labels_of_another_place_grid_or_kind_are_turned_away(content, said):
+    with pytest.raises(InputError, match=said):
+        rasters.check_labels(content, "NLCD of 2018", BOUNDS)
+
+
+def test_a_crs_that_has_only_a_name_is_taken_for_what_was_asked(tmp_path):
+    """As GDAL reads a projection that a server wrote in its own words."""
+    content = label_content(np.add(BOUNDS, 0.04), 'LOCAL_CS["NAD83 / Conus Albers",UNIT["metre",1]]')
+    rasters.check_labels(content, "NLCD of 2018", BOUNDS)
+    (tmp_path / "local.tif").write_bytes(content)
+    with rasterio.MemoryFile(rasters.join_labels([tmp_path / "local.tif"])) as memory, memory.open() as joined:
+        assert joined.crs.to_epsg() == 5070 and tuple(joined.bounds) == BOUNDS and (joined.read(1) == 41).all()
 
 
 @pytest.mark.parametrize("fault, said", [
