@@ -38,7 +38,8 @@ BLANK = 0.01
 
 # How GDAL reads over the network: no listing of folders, a slow server given up. It asks a busy one again once, and not
 # when that wants to be asked: our own tries do that.
-_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_HTTP_MAX_RETRY": 1, "GDAL_HTTP_RETRY_DELAY": 1,
+_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_INGESTED_BYTES_AT_OPEN": 1 << 16,
+           "GDAL_HTTP_MAX_RETRY": 1, "GDAL_HTTP_RETRY_DELAY": 1,
            "GDAL_HTTP_RETRY_CODES": ",".join(map(str, downloads.BUSY)), "GDAL_HTTP_CONNECTTIMEOUT": downloads.CONNECT_S,
            "GDAL_HTTP_LOW_SPEED_TIME": downloads.PIECE_S, "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
            "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES"}
@@ -67,6 +68,11 @@ def _open(href, kind):
             time.sleep(downloads.BACKOFF_S * 2 ** attempt)
     # Without the cause: GDAL's own error shows the address with its token.
     raise InputError(f"expected a {kind} at {href}, got what can't be read ({came}). {downloads.OFFLINE}")
+
+
+def _network(href):
+    """GDAL's settings for a file, of a server or of this machine."""
+    return rasterio.Env(**_REMOTE) if downloads.is_remote(href) else contextlib.nullcontext()
 
 
 def _fresh():
@@ -124,9 +130,11 @@ def open_scene(href, crs):
         resolution = np.sqrt((right - left) * (top - bottom) / (scene.width * scene.height))
         level = overview_level(resolution, scene.overviews(1))
         if level is not None:
-            scene = stack.enter_context(rasterio.open(scene.name, OVERVIEW_LEVEL=level))
+            with _network(href):
+                scene = stack.enter_context(rasterio.open(scene.name, OVERVIEW_LEVEL=level))
         if scene.nodata is None and ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
-            scene = stack.enter_context(_with_infrared(scene))
+            with _network(href):
+                scene = stack.enter_context(_with_infrared(scene))
         to_metres = scene.transform
         on_grid = (scene.crs == rasterio.CRS.from_string(crs) and to_metres.is_rectilinear
                    and (to_metres.a, to_metres.e) == (PIXEL_M, -PIXEL_M)
@@ -414,7 +422,7 @@ def block_facts(href, crs):
     block_bytes : float
         Of a block with all its bands: the mean of some.
     """
-    with _open(href, "scene") as scene:
+    with _network(href), _open(href, "scene") as scene:
         left, bottom, right, top = transform_bounds(scene.crs, crs, *scene.bounds, densify_pts=21)
         pixel_m = float(np.sqrt((right - left) * (top - bottom) / (scene.width * scene.height)))
         level = overview_level(pixel_m, scene.overviews(1))
@@ -633,7 +641,7 @@ def read_overview(href, crs, pixel_m=20.0):
     bounds : tuple of float
         ``(left, bottom, right, top)`` in metres.
     """
-    with open_scene(href, crs) as scene:
+    with _network(href), open_scene(href, crs) as scene:
         shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
         try:
             rgb = scene.read((1, 2, 3), out_shape=(3, *shape), resampling=Resampling.average)

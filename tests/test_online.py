@@ -229,8 +229,7 @@ def test_a_county_is_prepared_from_the_network_as_from_the_disk(spark, online, s
     """And the bytes that are read are those of the windows' own blocks."""
     place = online.county(COUNTY)
     tiles, crs = grid.county_tiles(place.boundary)
-    plan = preparation.plan(online, [(COUNTY, YEAR, "map")], 2)
-    assert plan["download_mb"][0] > 0
+    plan = preparation.plan({"map": online}, [(COUNTY, YEAR, "map")], 2)
     files.bytes_sent = 0
     facts = preparation.prepare(spark, online, COUNTY, YEAR, "map", str(tmp_path / "online"))
     read = files.bytes_sent
@@ -240,29 +239,64 @@ def test_a_county_is_prepared_from_the_network_as_from_the_disk(spark, online, s
     assert ours["tile_id"].tolist() == theirs["tile_id"].tolist()
     assert ours["image"].tolist() == theirs["image"].tolist()
     assert ours["label"].fillna(-1).tolist() == theirs["label"].fillna(-1).tolist()
-    own = own_blocks(sample, ours, crs)
+    own = own_blocks(sample.scenes(COUNTY, YEAR), ours)
     print(f"{read / 1e6:.1f} MB read, {own / 1e6:.1f} MB in the windows' own blocks: {read / own:.2f}")
     assert read <= 1.3 * own
+    assert 1 / 1.5 <= plan["download_mb"][0] * 1e6 / read <= 1.5
 
 
-def own_blocks(sample, tiles, crs):
-    """Bytes of the blocks that the tiles' windows touch, each once."""
+def own_blocks(scenes, tiles):
+    """Bytes of the blocks that the tiles' windows touch, each once; of an overview where one is fine enough."""
     total = 0
-    for scene in sample.scenes(COUNTY, YEAR):
+    for scene in scenes:
         wanted = tiles[tiles["scene_id"] == scene.scene_id]
         with rasterio.open(scene.href) as raster:
-            height, width = raster.block_shapes[0]
-            blocks = set()
-            for row, col in zip(wanted["row"], wanted["col"]):
-                left, bottom, right, top = grid.tile_bounds(row, col)
-                window = raster.window(left, bottom, right, top).round_offsets().round_lengths()
-                rows = range(int(window.row_off) // height, (int(window.row_off + window.height) - 1) // height + 1)
-                cols = range(int(window.col_off) // width, (int(window.col_off + window.width) - 1) // width + 1)
-                blocks |= {(i, j) for i in rows for j in cols}
-            bands = range(1, raster.count + 1) if raster.interleaving == rasterio.enums.Interleaving.band else [1]
-            total += sum(int(raster.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band) or 0)
-                         for i, j in blocks for band in bands)
+            level = rasters.overview_level(scene.resolution, raster.overviews(1))
+            with rasterio.open(scene.href, **({} if level is None else {"OVERVIEW_LEVEL": level})) as used:
+                height, width = used.block_shapes[0]
+                blocks = set()
+                for row, col in zip(wanted["row"], wanted["col"]):
+                    top, left = used.index(col * grid.TILE_M + 0.01, (row + 1) * grid.TILE_M - 0.01)
+                    bottom, right = used.index((col + 1) * grid.TILE_M - 0.01, row * grid.TILE_M + 0.01)
+                    blocks |= {(i, j) for i in range(top // height, bottom // height + 1)
+                               for j in range(left // width, right // width + 1)}
+                bands = range(1, raster.count + 1) if raster.interleaving == rasterio.enums.Interleaving.band else [1]
+                total += sum(int(raster.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band, ovr=level) or 0)
+                             for i, j in blocks for band in bands)
     return total
+
+
+@pytest.mark.parametrize("resolution", [0.6, 0.3])
+@pytest.mark.parametrize("infrared_as_alpha", [False, True])
+def test_of_a_fine_scene_only_the_windows_own_blocks_are_read(tmp_path, resolution, infrared_as_alpha):
+    """And the plan said so before."""
+    import scenes as drawn
+    width_m, height_m = (2400, 1200) if resolution == 0.6 else (1200, 1000)
+    drawn.write_cog(tmp_path / "one.tif", drawn.LEFT - 90, drawn.TOP + 70, width_m, height_m, resolution,
+                    infrared_as_alpha=infrared_as_alpha)
+    with servers.Files(tmp_path) as files:
+        local = catalog.Scene("one", str(tmp_path / "one.tif"), "2018-07-01", 2018,
+                              rasters.footprint(str(tmp_path / "one.tif"))[0], resolution)
+        scene = local._replace(href=f"{files.url}/one.tif")
+        rows, cols = map(np.ravel, np.indices((int(height_m - 70) // 224, int(width_m - 90) // 224)))
+        tiles = pd.DataFrame({"row": drawn.ROW - rows, "col": drawn.COL + cols})
+        files.bytes_sent = 0
+        found = preparation.Sources(None, tiles, drawn.CRS, [scene], None, {}, len(tiles), {})
+        planned, header = preparation._download_bytes(found), files.bytes_sent
+        assert header < 100_000
+        files.bytes_sent = 0
+        images = []
+        with rasters.open_scenes(drawn.CRS) as get:
+            for start in range(0, len(tiles), 16):
+                images += rasters.cut_tiles(tiles.iloc[start:start + 16], [scene], drawn.CRS, get)[0]
+        read, own = files.bytes_sent, own_blocks([local], tiles.assign(scene_id="one"))
+        print(f"{resolution} m: {read / 1e6:.2f} MB read, {own / 1e6:.2f} MB in own blocks: {read / own:.2f}, "
+              f"planned {planned / 1e6:.2f} MB")
+        assert all(image is not None for image in images)
+        assert own <= read <= 1.3 * own
+        assert 1 / 1.5 <= planned / read <= 1.5
+        # Nothing is looked for beside the picture.
+        assert {path.partition("?")[0] for path in files.asked} == {"/one.tif"}
 
 
 def test_tokens_are_asked_for_when_read_and_anew_when_they_end(sample, tmp_path, monkeypatch):
