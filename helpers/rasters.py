@@ -1,6 +1,7 @@
 """Rasters in and out: scenes, NLCD labels, maps. The only module that opens a raster."""
 
 import contextlib
+import logging
 import os
 import re
 import time
@@ -56,6 +57,9 @@ def _open(href, kind):
             came = "a broken file" if os.path.exists(href) else "no such file"
             raise InputError(f"expected a {kind} at {href}, got {came} ({_said(error)}). Bring the file again, or take it "
                              "out of the catalogue.") from None
+    logger = logging.getLogger("rasterio._env")
+    if _without_queries not in logger.filters:
+        logger.addFilter(_without_queries)
     for attempt in range(downloads.TRIES):
         try:
             with _fresh() if attempt else rasterio.Env(**_REMOTE):
@@ -63,7 +67,8 @@ def _open(href, kind):
         except rasterio.errors.RasterioIOError as error:
             came = _said(error)
             downloads.ready(href, f"a {kind}")
-            if "not recognized" in came:  # All there, but no picture.
+            # All there, but no picture; or its beginning didn't come.
+            if "not recognized" in came and attempt == 2:
                 break
             time.sleep(downloads.BACKOFF_S * 2 ** attempt)
     # Without the cause: GDAL's own error shows the address with its token.
@@ -83,6 +88,12 @@ def _fresh():
 def _broken(href, error):
     advice = downloads.OFFLINE if downloads.is_remote(href) else "Bring the file again, or take it out of the catalogue."
     return InputError(f"expected a whole scene at {href}, got one that breaks off ({_said(error)}). {advice}")
+
+
+def _without_queries(record):
+    """For logging: GDAL tells of its tries with the whole address."""
+    record.msg, record.args = re.sub(r"\?[^\s']*", "", record.getMessage()), ()
+    return True
 
 
 def _said(error):

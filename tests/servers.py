@@ -48,7 +48,7 @@ class Files:
             def do_GET(self):
                 outer.answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
 
             def log_message(self, *arguments):
                 pass
@@ -119,8 +119,29 @@ def cut_off(request):
     return True
 
 
-def moved_to(url):
-    return lambda request: reply(request, 302, b"", {"Location": url})
+def moved_to(url, status=302):
+    return lambda request: reply(request, status, b"", {"Location": url})
+
+
+class Proxy(Files):
+    """Another server behind this one, for its faults; its answers' links lead back here."""
+
+    def __init__(self, behind):
+        super().__init__(".")
+        self.behind = behind
+
+    def answer(self, request):
+        self.asked.append(request.path)
+        for fault in list(self.faults):
+            if fault(request):
+                self.faults.remove(fault)
+                return
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        passed = urllib.request.Request(self.behind + request.path, data=body or None, method=request.command, headers={
+            "Content-Type": request.headers.get("Content-Type") or "application/json"})
+        with urllib.request.urlopen(passed, timeout=30) as answer:
+            content = answer.read().replace(self.behind.encode(), self.url.encode())
+            reply(request, answer.status, content, {"Content-Type": answer.headers["Content-Type"]})
 
 
 def silent(seconds):

@@ -338,16 +338,148 @@ def test_tokens_are_asked_for_when_read_and_anew_when_they_end(sample, tmp_path,
     assert len(ours) and ours["image"].tolist() == theirs["image"].tolist()
 
 
-def test_a_busy_server_of_scenes_is_asked_again(sample, files):
-    place = sample.county(COUNTY)
-    tiles, crs = grid.county_tiles(place.boundary)
+@pytest.fixture
+def remote(sample, files):
+    """Five tiles, their scenes behind the server, and what should come out."""
+    tiles, crs = grid.county_tiles(sample.county(COUNTY).boundary)
     scenes = [scene._replace(href=f"{files.url}/{scene.href.split(str(sample.folder))[1].lstrip('/')}")
               for scene in sample.scenes(COUNTY, YEAR)]
     labelled = preparation.label(tiles, sample.labels(COUNTY, YEAR), crs).assign(split="map").head(5)
-    expected = next(preparation.cut([labelled], sample.scenes(COUNTY, YEAR), crs))
-    files.faults[:] = [servers.busy(503), servers.busy(429)]
-    cut = next(preparation.cut([labelled], scenes, crs))
-    assert cut["image"].tolist() == expected["image"].tolist() and not files.faults
+    return labelled, scenes, crs, next(preparation.cut([labelled], sample.scenes(COUNTY, YEAR), crs))["image"].tolist()
+
+
+def in_the_middle(files, fault, times):
+    """A fault once the header has been read, so many times."""
+    left, headers = [times], set()
+
+    def check(request):
+        files.faults.append(check)  # the server takes each out as it answers
+        path = request.path.partition("?")[0]
+        if request.command == "HEAD" or path not in headers or not left[0]:
+            if request.command == "GET":
+                headers.add(path)
+            files.faults.remove(check)
+            return False
+        left[0] -= 1
+        return fault(request)
+    files.faults[:] = [check]
+    return left
+
+
+@pytest.mark.parametrize("fault", [servers.busy(503), servers.busy(429), servers.cut_off,
+                                   lambda request: servers.reply(request, 403, b"expired")])
+def test_what_fails_in_the_middle_is_read_again(remote, files, fault):
+    labelled, scenes, crs, expected = remote
+    left = in_the_middle(files, fault, 2)
+    assert next(preparation.cut([labelled], scenes, crs))["image"].tolist() == expected and left[0] == 0
+
+
+def test_a_busy_server_of_scenes_is_left_alone_for_as_long_as_it_wants(remote, files):
+    """GDAL's own tries don't heed Retry-After; ours do."""
+    labelled, scenes, crs, expected = remote
+    until, early = time.monotonic() + 4, []
+
+    def busy(request):
+        if time.monotonic() >= until:
+            return False
+        files.faults.append(busy)
+        early.append(request.path)
+        return servers.reply(request, 503, b"", {"Retry-After": "3"})
+    files.faults[:] = [busy]
+    assert next(preparation.cut([labelled], scenes, crs))["image"].tolist() == expected
+    assert 3 <= len(early) <= 8, early
+
+
+@pytest.mark.parametrize("infrared_as_alpha", [False, True])
+def test_what_never_mends_ends_in_one_sentence_without_a_token(tmp_path, monkeypatch, caplog, infrared_as_alpha):
+    import traceback
+
+    import scenes as drawn
+    monkeypatch.setattr(downloads, "TRIES", 2)
+    path = drawn.write_cog(tmp_path / "one.tif", drawn.LEFT - 90, drawn.TOP + 70, 600, 600, 0.6,
+                           infrared_as_alpha=infrared_as_alpha)
+    tiles = pd.DataFrame({"row": [drawn.ROW], "col": [drawn.COL]})
+    with servers.Files(tmp_path) as files, servers.Files(tmp_path) as tokens:
+        monkeypatch.setenv("TUTORIAL_SIGNING", tokens.url + "/token")
+        tokens.faults[:] = [lambda request: servers.reply(request, 200, json.dumps(
+            {"token": "st=1&sig=secret", "msft:expiry": "2099-01-01T00:00:00Z"}).encode())] * 9
+        scene = catalog.Scene("one", files.url + "/one.tif", "2018-07-01", 2018, rasters.footprint(path)[0], 0.6)
+        # The header, which is asked for anew each time it is opened, comes; no picture does.
+        size = Path(path).stat().st_size
+
+        def cut(request):
+            files.faults.append(cut)
+            first = int((request.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0])
+            if first >= min(16384, size // 4) or "Range" not in request.headers:
+                return servers.cut_off(request)
+            files.faults.remove(cut)
+            files.faults.append(cut)
+            return False
+        files.faults[:] = [cut]
+        with pytest.raises(InputError, match=r"at http://127.0.0.1:\d+/one.tif, got .*Try again later") as error:
+            rasters.cut_tiles(tiles, [scene], drawn.CRS)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 500 and "VRT" not in str(error.value)
+        shown = "".join(traceback.format_exception(error.value))
+        assert "sig" not in shown and "secret" not in shown and "sig" not in caplog.text
+        assert any("sig=secret" in path for path in files.asked)
+
+
+@pytest.mark.parametrize("fault", [servers.busy(503), servers.busy(429), servers.moved_to("/again?x=1")])
+def test_a_token_is_asked_for_again(tmp_path, monkeypatch, fault):
+    with servers.Files(tmp_path) as tokens:
+        answer = lambda request: servers.reply(request, 200, json.dumps(
+            {"token": "sig=t", "msft:expiry": "2099-01-01T00:00:00Z"}).encode())
+        monkeypatch.setenv("TUTORIAL_SIGNING", tokens.url + "/token")
+        tokens.faults[:] = [fault, answer]
+        assert downloads.signed("http://host/one.tif")[0] == "http://host/one.tif?sig=t" and len(tokens.asked) == 2
+        monkeypatch.setattr(downloads, "PIECE_S", 0.2)
+        monkeypatch.setattr(downloads, "TRIES", 1)
+        tokens.faults[:] = [servers.silent(0.6)] * 9
+        with pytest.raises(InputError, match="expected a token to read scenes with from .*, got no"):
+            downloads.signed("http://host/one.tif", anew=True)
+
+
+@pytest.mark.parametrize("faults", [[servers.busy(503)], [servers.busy(429)], "moved"])
+def test_a_stac_server_in_trouble_is_asked_again_and_its_answer_kept(online, sample, tmp_path, monkeypatch, faults):
+    with servers.Proxy(downloads.address("TUTORIAL_SCENES")) as proxy:
+        monkeypatch.setenv("TUTORIAL_SCENES", proxy.url)
+        proxy.faults[:] = [servers.moved_to("/?again=1", 307)] if faults == "moved" else faults
+        expected = [scene.scene_id for scene in sample.scenes(COUNTY, YEAR)]
+        assert [scene.scene_id for scene in catalog.open("naip").scenes(COUNTY, YEAR)] == expected and not proxy.faults
+        asked = len(proxy.asked)
+        # In another process too: what a search found is kept, and serves on where the server is gone.
+        assert [scene.scene_id for scene in catalog.open("naip").scenes(COUNTY, YEAR)] == expected
+        assert len(proxy.asked) == asked
+        monkeypatch.setattr(catalog, "KEPT_S", 0)
+        proxy.faults[:] = [servers.busy(503, "0")] * 50
+        assert [scene.scene_id for scene in catalog.open("naip").scenes(COUNTY, YEAR)] == expected
+        assert len(proxy.asked) > asked
+
+
+def test_a_slow_stac_server_is_given_up_in_one_sentence(online, monkeypatch):
+    with servers.Proxy(downloads.address("TUTORIAL_SCENES")) as proxy:
+        monkeypatch.setenv("TUTORIAL_SCENES", proxy.url)
+        monkeypatch.setattr(downloads, "PIECE_S", 0.2)
+        monkeypatch.setattr(downloads, "TRIES", 1)
+        proxy.faults[:] = [servers.silent(0.6)] * 9
+        with pytest.raises(InputError, match="expected NAIP scenes from 127.0.0.1:.*catalog='sample'") as error:
+            catalog.open("naip").scenes(COUNTY, YEAR)
+        assert "\n" not in str(error.value)
+
+
+def test_another_collection_of_another_api(sample, files, tmp_path, monkeypatch):
+    """Without naip:year the item's date tells the year."""
+    item = next(sample._root.get_child("naip").get_items(recursive=True)).to_dict(
+        include_self_link=False, transform_hrefs=False)
+    item["assets"], item["links"], item["collection"] = {"rgb": item["assets"]["image"]}, [], "ortho"
+    item["assets"]["rgb"]["href"] = f"{files.url}/one.tif"
+    item["properties"].pop("naip:year")
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
+    with servers.stac([item], tmp_path) as url:
+        monkeypatch.setenv("TUTORIAL_SCENES", f"{url}?collection=ortho&asset=rgb")
+        source = catalog.open("naip")
+        scene, = source.scenes(COUNTY, int(item["properties"]["datetime"][:4]))
+        assert scene.href == f"{files.url}/one.tif"
 
 
 def test_a_folder_of_geotiffs_is_a_catalogue(sample, tmp_path, monkeypatch):
