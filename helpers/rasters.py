@@ -126,8 +126,8 @@ def open_scene(href, crs):
     Notes
     -----
     Of a scene of 0.5 m or finer, the overview is read whose pixels are still no larger than ``PIXEL_M``: a quarter of the
-    bytes. Overviews of NAIP are made by averaging, so that what comes out is the same but for rounding; one made by taking
-    every second pixel would look grainier.
+    bytes. Made by averaging, as it should be, it gives the same picture but for some rounding; made by taking every second
+    pixel, it would give a grainier one.
     """
     with contextlib.ExitStack() as stack:
         scene = stack.enter_context(_open(href, "scene"))

@@ -1,8 +1,10 @@
 """Any county's pictures, labels and boundary from real servers: STAC, range requests, WCS."""
 
 import datetime
+import io
 import json
 import time
+import zipfile
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -371,7 +373,10 @@ def in_the_middle(files, fault, times):
 def test_what_fails_in_the_middle_is_read_again(remote, files, fault):
     labelled, scenes, crs, expected = remote
     left = in_the_middle(files, fault, 2)
-    assert next(preparation.cut([labelled], scenes, crs))["image"].tolist() == expected and left[0] == 0
+    cut = next(preparation.cut([labelled], scenes, crs))
+    assert cut["image"].tolist() == expected and left[0] == 0
+    # Of all scenes around only those were opened that tiles came from.
+    assert {Path(path).stem for path in files.asked} == set(cut["scene_id"]) and len(scenes) > cut["scene_id"].nunique()
 
 
 def test_a_busy_server_of_scenes_is_left_alone_for_as_long_as_it_wants(remote, files):
@@ -513,42 +518,116 @@ def test_labels_of_another_place_are_refused(sample, monkeypatch):
         catalog.open("naip").labels(COUNTY, YEAR)
 
 
-def test_notebook_02_prepares_counties_of_the_network(online, sample, tmp_path, monkeypatch):
-    """All of it: a list of counties, some tiles to train on, and what the run says of itself."""
+def notebook_02(parameters, folder):
+    """Execute it; its tiles."""
     import papermill
-    monkeypatch.setenv("TUTORIAL_LABELS", str(sample.folder / "labels"))
-    chosen = {"catalog": "naip", "county": COUNTY, "years": [2010, 2016], "train_counties": ["99003", "99007"],
-              "train_years": [2012], "validation_county": "99005", "validation_years": [2016], "train_tiles": 12,
-              "run_name": "online", "leaf_off": "exclude"}
     notebook = Path(__file__).resolve().parents[1] / "notebooks" / "02_data_preparation.ipynb"
-    papermill.execute_notebook(str(notebook), str(tmp_path / "02.ipynb"), parameters=chosen, cwd=str(notebook.parent),
-                               progress_bar=False)
-    table = tilestore.read(tmp_path / "home" / "runs" / "online" / "tiles", columns=["county", "year", "split", "label"])
-    assert set(map(tuple, table[["county", "year", "split"]].drop_duplicates().values)) == {
-        ("99003", 2010, "train"), ("99007", 2010, "train"), ("99005", 2010, "validation"),
-        (COUNTY, 2010, "map"), (COUNTY, 2016, "map")}
-    trained = table[table["split"] == "train"]
-    assert trained.groupby(["county", "label"]).size().max() == 12
+    takes = papermill.inspect_notebook(str(notebook))
+    papermill.execute_notebook(str(notebook), str(folder / "02.ipynb"), cwd=str(notebook.parent), progress_bar=False,
+                               parameters={name: value for name, value in parameters.items() if name in takes})
+    return tilestore.read(folder / "home" / "runs" / parameters["run_name"] / "tiles",
+                          columns=["county", "year", "split", "label", "purity", "tile_id"])
 
 
-def test_a_real_county_on_the_command_line(sample, monkeypatch):
+@pytest.fixture
+def script():
     import importlib.util
     path = Path(__file__).resolve().parents[1] / "setup_scripts" / "run_tutorial.py"
     spec = importlib.util.spec_from_file_location("run_tutorial", path)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_a_county_of_the_network_from_the_command_line_to_its_tiles(online, sample, tmp_path, monkeypatch, script, capsys):
+    """All of it: a place of one's own, other counties to train on, some of their tiles, and what is said before."""
+    own = tmp_path / "my_place.geojson"
+    own.write_text(json.dumps(shapely.geometry.mapping(sample.county("99001").boundary.centroid.buffer(0.01))))
+    # The Census's file, as if it had been downloaded before: the kernel has its address.
+    census, zipped = downloads.ADDRESSES["TUTORIAL_COUNTIES"], io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as file:
+        file.write(sample.folder / "counties.geojson", "counties.geojson")
+    downloads.keep([census, None], "county boundaries", ".zip", zipped.getvalue, census)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TUTORIAL_COUNTIES", "my_place.geojson")
+    monkeypatch.setenv("TUTORIAL_LABELS", str(sample.folder / "labels"))
+    monkeypatch.setattr(catalog, "TRAINING", {"99003": "", "99005": ""})
+    monkeypatch.setattr(catalog, "VALIDATION", ("99005",))
+    monkeypatch.setattr(script, "TRAIN_TILES", 3)
+    script.whole_paths()
+    chosen = script.options(["--county", "my_place", "--years", "2010,2016", "--leaf-off", "exclude", "--master",
+                             "local[2]"])
+    assert chosen["train_counties"] == ["99003"] and chosen["validation_county"] == "99005"
+    script.announce(chosen)
+    said = capsys.readouterr().out
+    assert "MB to download" in said and "my_place" in said and "download_mb" in said and "covered" in said
+    table = notebook_02(chosen, tmp_path)
+    assert set(map(tuple, table[["county", "year", "split"]].drop_duplicates().values)) == {
+        ("99003", 2010, "train"), ("99003", 2016, "train"), ("99005", 2010, "validation"), ("my_place", 2010, "map"),
+        ("my_place", 2016, "map")}
+    trained = table[table["split"] == "train"]
+    before, after = (set(part["tile_id"]) for _, part in trained.groupby("year"))
+    assert before == after and (trained["purity"] < tilestore.PURE).any()
+    pure = trained[(trained["purity"] >= tilestore.PURE) & (trained["year"] == 2010)]["label"].value_counts()
+    assert len(pure) == 6 and pure.min() >= 3
+
+
+def test_a_folder_on_the_command_line(online, sample, tmp_path, monkeypatch, script):
+    """The folder is mapped; where to train, another catalogue says, or the folder itself."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for year in (2010, 2016):
+        for scene in sample.scenes(COUNTY, year):
+            (folder / f"{scene.scene_id}.tif").symlink_to(scene.href)
+    monkeypatch.setenv("TUTORIAL_LABELS", str(sample.folder / "labels"))
+    monkeypatch.setattr(catalog, "TRAINING", {"99003": "", "99007": "", "99005": ""})
+    monkeypatch.setattr(catalog, "VALIDATION", ("99005",))
+    monkeypatch.setattr(script, "TRAIN_TILES", 12)
+    options = ["--catalog", str(folder), "--county", COUNTY, "--years", "2010,2016"]
+    chosen = script.options(options)
+    assert (chosen["catalog"], chosen["train_catalog"]) == (str(folder), "naip")
+    own = script.options(options + ["--train-counties", "99003, 99007", "--validation-county", "99005"])
+    assert own["train_counties"] == ["99003", "99007"] and "train_catalog" not in own
+    source, teaching = catalog.open(chosen["catalog"]), catalog.open(chosen["train_catalog"])
+    jobs = preparation.jobs_of({"map": source, "train": teaching, "validation": teaching}, *(chosen[name] for name in (
+        "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
+    plan = preparation.plan({"map": source, "train": teaching, "validation": teaching}, jobs, 2, per_class=12)
+    assert (plan["download_mb"] > 0).tolist() == [split != "map" for split in plan["split"]]
+    with pytest.raises(InputError, match="--train-counties and --validation-county together"):
+        script.options(options + ["--train-counties", "99003"])
+    with pytest.raises(InputError, match="--county and --years beside --catalog"):
+        script.options(["--catalog", str(folder)])
+
+
+def test_a_real_county_on_the_command_line(sample, monkeypatch, script):
     monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
     name = f"{sample.county(COUNTY).name}, ZZ"
     chosen = script.options(["--county", name, "--years", "2012,2018"])
     assert chosen["county"] == COUNTY and chosen["catalog"] == "naip" and chosen["run_name"] == "county-99001"
     assert chosen["years"] == chosen["train_years"] == [2012, 2018] and chosen["validation_years"] == [2018]
     assert len(chosen["train_counties"]) == 11 and chosen["validation_county"] not in chosen["train_counties"]
+    # What is cut to train on is also trained on.
+    assert 0.5 <= chosen["per_class"] / (chosen["train_tiles"] * 11) <= 1
     assert "catalog" not in script.options(["--county", "99007"])
     with pytest.raises(InputError, match="--county and --years beside --catalog naip"):
         script.options(["--county", "25017"])
 
 
+def test_another_address_is_another_run(monkeypatch, tmp_path, script):
+    from helpers.runs import Run
+    monkeypatch.setenv("TUTORIAL_LABELS", str(tmp_path / "nlcd_2011.tif"))
+    (tmp_path / "nlcd_2011.tif").write_bytes(b"1")
+    step = script.Step(script.REPOSITORY / "notebooks" / "02_data_preparation.ipynb", Run("one"), {})
+    before = step.fingerprint(None, "")
+    assert step.fingerprint(None, "") == before
+    (tmp_path / "nlcd_2011.tif").write_bytes(b"22")
+    changed = step.fingerprint(None, "")
+    monkeypatch.setenv("TUTORIAL_SCENES", "http://127.0.0.1/")
+    assert len({before, changed, step.fingerprint(None, "")}) == 3
+
+
 def test_training_counties_are_twelve_and_split_by_county():
     assert len(catalog.TRAINING) == 12 and all(len(code) == 5 for code in catalog.TRAINING)
     assert np.unique([code[:2] for code in catalog.TRAINING]).size == 12
+    assert set(catalog.VALIDATION) < set(catalog.TRAINING) and len(catalog.VALIDATION) == 2
     assert len(landcover.CLASSES) == 6
