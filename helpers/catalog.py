@@ -15,7 +15,7 @@ import warnings
 from collections import namedtuple
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import numpy as np
 import pystac
@@ -25,17 +25,26 @@ from helpers import InputError, downloads, grid, rasters
 from helpers.runs import home
 
 # Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields,
-# pastures, forests of both kinds, and towns in each. The last one validates; no county does both.
+# pastures, forests of both kinds, and towns in each.
 TRAINING = {
     "06065": "Riverside, CA", "08069": "Larimer, CO", "12105": "Polk, FL", "13121": "Fulton, GA", "19153": "Polk, IA",
     "25027": "Worcester, MA", "27137": "St. Louis, MN", "32003": "Clark, NV", "36001": "Albany, NY", "41039": "Lane, OR",
     "48029": "Bexar, TX", "55025": "Dane, WI"}
+# Those of them that validate, the second where the first is mapped: from mountains to fields, they have all six classes.
+VALIDATION = ("08069", "06065")
+# A year's scenes have to cover this share of a county, or it counts as not flown: the border scenes of a neighbouring
+# state's year touch it too.
+COVERED = 0.9
+# How long the list of a county's scenes is kept before it is asked for anew.
+KEPT_S = 7 * 24 * 3600
 # Years of Annual NLCD.
 LABEL_YEARS = range(1985, 2025)
 # In these months broad-leaved trees of the northern US stand bare, and fields lie brown.
 LEAF_OFF = (11, 12, 1, 2, 3)
-# The grid of NLCD's pixels in EPSG:5070, in metres, and ground around a county that comes along.
-_NLCD_M, _NLCD_OFFSET_M, _MARGIN_M = 30, 15, 500
+# Where the grid of NLCD's pixels lies in EPSG:5070, in metres, and ground around a county that comes along.
+_NLCD_OFFSET_M, _MARGIN_M = 15, 500
+# Pixels along a side that a WCS is asked for at once; larger requests are turned away or run out of time.
+PIECE_PX = 4096
 
 Scene = namedtuple("Scene", "scene_id href acquired year footprint resolution", defaults=(1.0,))
 Scene.__doc__ = """A catalogued scene.
@@ -122,17 +131,42 @@ class _Source:
         InputError
             If there is none; the message lists the years that have some.
         """
-        scenes = self._all_scenes(county)
-        chosen = [scene for scene in scenes if scene.year == year]
+        chosen = [scene for scene in self._all_scenes(county) if scene.year == year]
         if not chosen:
+            shares = self.covered(county)
             raise InputError(f"expected scenes of county {county} from {year}, got scenes from "
-                             f"{', '.join(str(y) for y in sorted({s.year for s in scenes}))} only. "
-                             "Choose one of these years.")
+                             + ", ".join(f"{y}" if share >= COVERED else f"{y} (of {share:.0%} of it)"
+                                         for y, share in shares.items()) + " only. Choose one of these years.")
         return chosen
 
+    def covered(self, county):
+        """The share of a county that each year's scenes cover.
+
+        Parameters
+        ----------
+        county : str
+
+        Returns
+        -------
+        dict of int to float
+            In order of the years.
+        """
+        boundary, by_year = self.county(county).boundary, {}
+        for scene in self._all_scenes(county):
+            by_year.setdefault(scene.year, []).append(scene.footprint)
+        return {year: round(shapely.union_all(by_year[year]).intersection(boundary).area / boundary.area, 3)
+                for year in sorted(by_year)}
+
     def nearest_year(self, county, year):
-        """The year with scenes of a county that is nearest to another (of two, the later)."""
-        return min({scene.year for scene in self._all_scenes(county)}, key=lambda y: (abs(y - year), -y))
+        """The year that is nearest to another (of two, the later) among those whose scenes cover a county.
+
+        Where no year's cover ``COVERED`` of it, the year whose scenes cover most.
+        """
+        shares = self.covered(county)
+        whole = [y for y, share in shares.items() if share >= COVERED]
+        if not whole:
+            return max(shares, key=lambda y: (shares[y], -abs(y - year)))
+        return min(whole, key=lambda y: (abs(y - year), -y))
 
     def labels(self, county, year):
         """The NLCD raster over a county whose year is nearest to an imagery year (of two, the later).
@@ -236,12 +270,13 @@ class Catalog(_Source):
 
 
 def _scene(item, href):
-    """The scene of a STAC item."""
+    """The scene of a STAC item; its year is that of its date where it has no ``naip:year``."""
     try:
-        return Scene(item.id, href, item.datetime.date().isoformat(), int(item.properties["naip:year"]),
+        date = (item.datetime or item.common_metadata.start_datetime).date()
+        return Scene(item.id, href, date.isoformat(), int(item.properties.get("naip:year") or date.year),
                      shapely.geometry.shape(item.geometry), float(item.properties.get("gsd") or 1.0))
-    except (KeyError, ValueError, AttributeError) as error:
-        raise InputError(f"expected a datetime and a naip:year in the STAC item {item.id}, got {type(error).__name__}: "
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"expected a date and a footprint in the STAC item {item.id}, got {type(error).__name__}: "
                          f"{error}. Add them, or take the item out of the catalogue.") from error
 
 
@@ -270,25 +305,8 @@ class Online(_Source):
 
     def _scenes(self, place):
         if place.county not in self._found:
-            self._found[place.county] = self._search(place)
+            self._found[place.county] = search(downloads.address("TUTORIAL_SCENES"), place)
         return self._found[place.county]
-
-    def _search(self, place):
-        """All years' scenes over a county: one search, so that an error can list the years there are."""
-        from pystac_client import Client
-        from pystac_client.exceptions import APIError
-        from pystac_client.stac_api_io import StacApiIO
-        url = downloads.address("TUTORIAL_SCENES")
-        try:
-            io = StacApiIO(max_retries=downloads.retries(), timeout=(downloads.CONNECT_S, downloads.PIECE_S))
-            search = Client.open(url, stac_io=io).search(collections=["naip"], bbox=list(place.boundary.bounds),
-                                                         limit=250)
-            items = sorted(search.items(), key=lambda item: item.id)
-        except (APIError, OSError, ValueError, KeyError, pystac.STACError) as error:
-            raise InputError(f"expected NAIP scenes from {urlsplit(url).netloc}, got {type(error).__name__}: "
-                             f"{_first_line(error)}. {downloads.OFFLINE}") from error
-        scenes = [_scene(item, item.assets["image"].href) for item in items if "image" in item.assets]
-        return [scene for scene in scenes if shapely.intersects(scene.footprint, place.boundary)]
 
     def _labels(self, place, year):
         where = downloads.address("TUTORIAL_LABELS")
@@ -297,6 +315,54 @@ class Online(_Source):
         year = min(max(year, LABEL_YEARS[0]), LABEL_YEARS[-1])
         path = coverage(where, place.boundary, year)
         return Labels(str(path), year, urlunsplit(urlsplit(where)[:3] + ("", "")))
+
+
+def search(address, place):
+    """All years' scenes over a county from a STAC API: one search, so that an error can list the years there are.
+
+    What it finds is kept like every download: a county that is finished needs no network.
+
+    Parameters
+    ----------
+    address : str
+        The API; ``collection`` and ``asset`` in its query take the place of ``naip`` and ``image``.
+    place : County
+
+    Returns
+    -------
+    list of Scene
+        In order of their ids.
+
+    Raises
+    ------
+    InputError
+        If there is no answer.
+    """
+    parts = urlsplit(address)
+    given = dict(parse_qsl(parts.query))
+    collection, asset = given.pop("collection", "naip"), given.pop("asset", "image")
+    url, bounds = urlunsplit(parts[:3] + (urlencode(given), "")), list(place.boundary.bounds)
+
+    def found():
+        from pystac_client import Client
+        from pystac_client.exceptions import APIError
+        from pystac_client.stac_api_io import StacApiIO
+        try:
+            io = StacApiIO(max_retries=downloads.retries(), timeout=(downloads.CONNECT_S, downloads.PIECE_S))
+            items = Client.open(url, stac_io=io).search(collections=[collection], bbox=bounds, limit=250).items()
+            scenes = [_scene(item, item.assets[asset].href) for item in sorted(items, key=lambda item: item.id)
+                      if asset in item.assets]
+        except InputError:
+            raise
+        except (APIError, OSError, ValueError, KeyError, pystac.STACError) as error:
+            raise InputError(f"expected NAIP scenes from {parts.netloc}, got {type(error).__name__}: "
+                             f"{_first_line(error)}. {downloads.OFFLINE}") from None
+        return json.dumps([scene._replace(footprint=shapely.geometry.mapping(scene.footprint))
+                           for scene in scenes]).encode()
+    path = downloads.keep([url, collection, asset, bounds], f"scenes over {place.name}", ".scenes", found, url, KEPT_S)
+    scenes = [Scene(*values) for values in json.loads(path.read_text())]
+    scenes = [scene._replace(footprint=shapely.geometry.shape(scene.footprint)) for scene in scenes]
+    return [scene for scene in scenes if shapely.intersects(scene.footprint, place.boundary)]
 
 
 def _first_line(error):
@@ -321,12 +387,35 @@ def boundary_of(county):
     ------
     InputError
     """
+    where = downloads.address("TUTORIAL_COUNTIES")
+    shapes, names = _boundaries(where)
+    found = shapes[(shapes["GEOID"] == str(county)) | (names.str.lower() == str(county).lower())]
+    if not len(found) and re.fullmatch(r"\d{5}", str(county)) and where != downloads.ADDRESSES["TUTORIAL_COUNTIES"]:
+        # A file of one's own holds the place to map, and the counties to train on are the Census's.
+        try:
+            shapes, names = _boundaries(downloads.ADDRESSES["TUTORIAL_COUNTIES"])
+        except InputError as error:
+            raise InputError(f"expected county {county} in {Path(where).name} or among all counties, got none in the "
+                             f"file, and of the others: {error}") from None
+        found = shapes[shapes["GEOID"] == str(county)]
+    if len(found) != 1:
+        wanted = str(county).split(",")[0].strip().lower()
+        alike = found if len(found) else shapes[shapes["NAME"].str.lower() == wanted]
+        like = sorted(f"{names[i]} ({shapes['GEOID'][i]})" for i in alike.index)
+        raise InputError(f"expected a FIPS code of five digits, or a county and its state such as 'Middlesex, MA', got "
+                         f"{county!r}. Choose one of {', '.join(like or sorted(names)[:5])}{'' if like else ', …'}.")
+    row = found.iloc[0]
+    return County(str(row["GEOID"]), row["NAME"], shapely.make_valid(row.geometry))
+
+
+def _boundaries(where):
+    """The shapes of a file of boundaries in longitude and latitude, and their names with the state."""
     import geopandas
     import pyogrio
-    where = downloads.address("TUTORIAL_COUNTIES")
     if downloads.is_remote(where):
+        address = where
         where = downloads.fetch(where, "county boundaries", ".zip" if where.endswith(".zip") else ".geojson",
-                                check=lambda content: _check_boundaries(content, where))
+                                check=lambda content: _check_boundaries(content, address))
     if not Path(where).exists():
         raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to a file that "
                          "geopandas reads.")
@@ -341,14 +430,7 @@ def boundary_of(county):
     if "GEOID" not in shapes:
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
-    name = shapes["NAME"] + ", " + shapes["STUSPS"] if "STUSPS" in shapes else shapes["NAME"]
-    found = shapes[(shapes["GEOID"] == str(county)) | (name.str.lower() == str(county).lower())]
-    if len(found) != 1:
-        like = sorted(name[shapes["NAME"].str.lower() == str(county).split(",")[0].strip().lower()])
-        raise InputError(f"expected a FIPS code of five digits, or a county and its state such as 'Middlesex, MA', got "
-                         f"{county!r}. Choose one of {', '.join(like or sorted(name)[:5])}{'' if like else ', …'}.")
-    row = found.iloc[0]
-    return County(str(row["GEOID"]), row["NAME"], shapely.make_valid(row.geometry))
+    return shapes, shapes["NAME"] + ", " + shapes["STUSPS"] if "STUSPS" in shapes else shapes["NAME"]
 
 
 def _check_boundaries(content, where):
@@ -389,29 +471,45 @@ def coverage(address, boundary, year):
         raise InputError(f"expected version=1.0.0 or 2.0.1 and coverage=NAME in TUTORIAL_LABELS, got {sorted(given)}. "
                          "Give both in the query of the address.")
     left, bottom, right, top = grid.project(boundary, "EPSG:5070").buffer(_MARGIN_M).bounds
-    low = np.floor((np.array([left, bottom]) - _NLCD_OFFSET_M) / _NLCD_M).astype(int) * _NLCD_M + _NLCD_OFFSET_M
-    high = np.ceil((np.array([right, top]) - _NLCD_OFFSET_M) / _NLCD_M).astype(int) * _NLCD_M + _NLCD_OFFSET_M
+    low, high = (round_to(np.subtract(corner, _NLCD_OFFSET_M) / rasters.NLCD_M).astype(int) * rasters.NLCD_M
+                 + _NLCD_OFFSET_M for round_to, corner in ((np.floor, (left, bottom)), (np.ceil, (right, top))))
+    what, url = f"NLCD of {year}", urlunsplit(parts[:3] + ("", ""))
+    step = PIECE_PX * rasters.NLCD_M
+    pieces = [(x, y, min(x + step, high[0]), min(y + step, high[1]))
+              for y in range(low[1], high[1], step) for x in range(low[0], high[0], step)]
+    queries = [_coverage_query(given, bounds, year) for bounds in pieces]
+
+    def checked(bounds):
+        def check(content):
+            if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+                # Servers tell of their errors in XML, with status 200.
+                said = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
+                raise InputError(f"expected {what} as a GeoTIFF from {parts.netloc}, got {said[:200]!r}. "
+                                 f"{downloads.OFFLINE}")
+            rasters.check_labels(content, f"{what} from {parts.netloc}", bounds)
+        return check
+
+    def joined():
+        # Each piece is kept by itself, so that a run that was interrupted goes on with the next.
+        files = [downloads.fetch(url, what, ".tif", query, checked(bounds), downloads.COMPUTE_S)
+                 for query, bounds in zip(queries, pieces)]
+        return rasters.join_labels(files)
+    return downloads.keep([url, queries, "joined"], what, ".tif", joined, url)
+
+
+def _coverage_query(given, bounds, year):
+    """What a WCS is asked: a list of names and values."""
     when, name = f"{year}-01-01T00:00:00.000Z", given["coverage"].replace("{year}", str(year))
+    left, bottom, right, top = map(int, bounds)
     asked = dict({k: v for k, v in given.items() if k not in ("version", "coverage")}, service="WCS",
                  version=given["version"], request="GetCoverage")
     if given["version"].startswith("1."):
-        asked.update(coverage=name, crs="EPSG:5070", bbox=",".join(map(str, [*low, *high])), resx=_NLCD_M, resy=_NLCD_M,
-                     format=given.get("format", "GeoTIFF"))
-        query = list(asked.items()) + ([("time", when)] if name == given["coverage"] else [])
-    else:
-        asked.update(coverageId=name, format=given.get("format", "image/tiff"))
-        query = list(asked.items()) + [("subset", f"X({low[0]},{high[0]})"), ("subset", f"Y({low[1]},{high[1]})")]
-        query += [("subset", f'time("{when}")')] if name == given["coverage"] else []
-    what = f"NLCD of {year}"
-
-    def check(content):
-        if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            # Servers tell of their errors in XML, with status 200.
-            said = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
-            raise InputError(f"expected {what} as a GeoTIFF from {parts.netloc}, got {said[:200]!r}. {downloads.OFFLINE}")
-        rasters.check_labels(content, f"{what} from {parts.netloc}")
-
-    return downloads.fetch(urlunsplit(parts[:3] + ("", "")), what, ".tif", query, check)
+        asked.update(coverage=name, crs="EPSG:5070", bbox=f"{left},{bottom},{right},{top}", resx=rasters.NLCD_M,
+                     resy=rasters.NLCD_M, format=given.get("format", "GeoTIFF"))
+        return list(asked.items()) + ([("time", when)] if name == given["coverage"] else [])
+    asked.update(coverageId=name, format=given.get("format", "image/tiff"))
+    query = list(asked.items()) + [("subset", f"X({left},{right})"), ("subset", f"Y({bottom},{top})")]
+    return query + ([("subset", f'time("{when}")')] if name == given["coverage"] else [])
 
 
 def label_files(where, place):

@@ -1,10 +1,12 @@
 """Rasters in and out: scenes, NLCD labels, maps. The only module that opens a raster."""
 
 import contextlib
+import logging
 import os
 import re
 import time
 
+import geopandas
 import numpy as np
 import rasterio
 import rasterio.shutil
@@ -23,14 +25,22 @@ from helpers.landcover import NODATA_CODE, check_codes
 from helpers.runs import whole_file
 
 PIXEL_M = TILE_M / TILE_PX
+# NLCD's pixels.
+NLCD_M = 30
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
 _LABEL_MARGIN_M = 100.0
-# Blocks of scenes that GDAL keeps in a worker: a row of blocks of three scenes of 3,600 px is some 22 MB.
-CACHE_MB = 64
+# Label pixels that are counted at a time.
+_PIXELS_AT_ONCE = 1 << 20
+# What GDAL keeps in a worker: a row of blocks of a scene of 12,500 px is 26 MB, and as much again of warped pixels.
+CACHE_MB = 128
+# A tile is dropped if a larger share of its pixels shows nothing.
+BLANK = 0.01
 
 
-# How GDAL reads over the network: no listing of folders, a busy server is asked again, a slow one given up.
-_REMOTE = {"GDAL_HTTP_MAX_RETRY": downloads.TRIES, "GDAL_HTTP_RETRY_DELAY": 1,
+# How GDAL reads over the network: no listing of folders, a slow server given up. It asks a busy one again once, and not
+# when that wants to be asked: our own tries do that.
+_REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_INGESTED_BYTES_AT_OPEN": 1 << 16,
+           "GDAL_HTTP_MAX_RETRY": 1, "GDAL_HTTP_RETRY_DELAY": 1,
            "GDAL_HTTP_RETRY_CODES": ",".join(map(str, downloads.BUSY)), "GDAL_HTTP_CONNECTTIMEOUT": downloads.CONNECT_S,
            "GDAL_HTTP_LOW_SPEED_TIME": downloads.PIECE_S, "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
            "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES"}
@@ -38,26 +48,57 @@ _REMOTE = {"GDAL_HTTP_MAX_RETRY": downloads.TRIES, "GDAL_HTTP_RETRY_DELAY": 1,
 
 def _open(href, kind):
     """Open a raster, or say in one sentence why it can't be used."""
-    remote = downloads.is_remote(href)
-    try:
-        if not remote:
-            return rasterio.open(href)
-        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="EMPTY_DIR", **_REMOTE):
-            return rasterio.open(downloads.signed(href)[0])
-    except rasterio.errors.RasterioIOError as error:
-        came = "a broken file" if remote or os.path.exists(href) else "no such file"
-        raise InputError(f"expected a {kind} at {href}, got {came} ({_said(error)}). "
-                         "Bring the file again, or take it out of the catalogue.") from error
+    if not downloads.is_remote(href):
+        try:
+            # A file of one's own may have its overviews or its colours in a file beside it.
+            with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
+                return rasterio.open(href)
+        except rasterio.errors.RasterioIOError as error:
+            came = "a broken file" if os.path.exists(href) else "no such file"
+            raise InputError(f"expected a {kind} at {href}, got {came} ({_said(error)}). Bring the file again, or take it "
+                             "out of the catalogue.") from None
+    logger = logging.getLogger("rasterio._env")
+    if _without_queries not in logger.filters:
+        logger.addFilter(_without_queries)
+    for attempt in range(downloads.TRIES):
+        try:
+            with _fresh() if attempt else rasterio.Env(**_REMOTE):
+                return rasterio.open(downloads.signed(href)[0])
+        except rasterio.errors.RasterioIOError as error:
+            came = _said(error)
+            downloads.ready(href, f"a {kind}")
+            # All there, but no picture; or its beginning didn't come.
+            if "not recognized" in came and attempt == 2:
+                break
+            time.sleep(downloads.BACKOFF_S * 2 ** attempt)
+    # Without the cause: GDAL's own error shows the address with its token.
+    raise InputError(f"expected a {kind} at {href}, got what can't be read ({came}). {downloads.OFFLINE}")
 
 
-def _broken(scene, error):
-    return InputError(f"expected a whole scene at {_said(scene.name)}, got one that breaks off ({_said(error)}). "
-                      "Bring the file again, or take it out of the catalogue.")
+def _network(href):
+    """GDAL's settings for a file, of a server or of this machine."""
+    return rasterio.Env(**_REMOTE) if downloads.is_remote(href) else contextlib.nullcontext()
+
+
+def _fresh():
+    """GDAL's way to the network without what it has found there before: it takes a failure for final."""
+    return rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsicurl/http://:/vsicurl/https://", **_REMOTE)
+
+
+def _broken(href, error):
+    advice = downloads.OFFLINE if downloads.is_remote(href) else "Bring the file again, or take it out of the catalogue."
+    return InputError(f"expected a whole scene at {href}, got one that breaks off ({_said(error)}). {advice}")
+
+
+def _without_queries(record):
+    """For logging: GDAL tells of its tries with the whole address."""
+    record.msg, record.args = re.sub(r"\?[^\s']*", "", record.getMessage()), ()
+    return True
 
 
 def _said(error):
     """What GDAL says, without queries: a signed address has its signature there."""
-    return re.sub(r"\?[^\s']*", "", str(error))
+    return re.sub(r"\?[^\s']*", "", str(error)).partition("\n")[0][:300].rstrip(".")
 
 
 @contextlib.contextmanager
@@ -81,6 +122,12 @@ def open_scene(href, crs):
     ------
     InputError
         If the scene can't be opened, has fewer than three bands, is not uint8, or has no CRS.
+
+    Notes
+    -----
+    Of a scene of 0.5 m or finer, the overview is read whose pixels are still no larger than ``PIXEL_M``: a quarter of the
+    bytes. Made by averaging, as it should be, it gives the same picture but for some rounding; made by taking every second
+    pixel, it would give a grainier one.
     """
     with contextlib.ExitStack() as stack:
         scene = stack.enter_context(_open(href, "scene"))
@@ -89,8 +136,16 @@ def open_scene(href, crs):
                 f"expected a scene with at least 3 bands of uint8 (red, green, blue) and a CRS, got {scene.count} "
                 f"band(s) of {scene.dtypes[0]} {'without a CRS' if scene.crs is None else 'in ' + str(scene.crs)} "
                 f"in {href}. Convert it, for example with gdal_translate -ot Byte -a_srs.")
-        if scene.nodata is None and ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene):
-            scene = stack.enter_context(_with_infrared(scene))
+        left, bottom, right, top = transform_bounds(scene.crs, crs, *scene.bounds, densify_pts=21)
+        # The footprint tells the scene's ground resolution whatever the units of its CRS.
+        resolution = np.sqrt((right - left) * (top - bottom) / (scene.width * scene.height))
+        level = overview_level(resolution, scene.overviews(1))
+        if level is not None:
+            with _network(href):
+                scene = stack.enter_context(rasterio.open(scene.name, OVERVIEW_LEVEL=level))
+        if scene.nodata is None and ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
+            with _network(href):
+                scene = stack.enter_context(_with_infrared(scene))
         to_metres = scene.transform
         on_grid = (scene.crs == rasterio.CRS.from_string(crs) and to_metres.is_rectilinear
                    and (to_metres.a, to_metres.e) == (PIXEL_M, -PIXEL_M)
@@ -98,32 +153,55 @@ def open_scene(href, crs):
         if on_grid:
             yield scene
             return
-        left, bottom, right, top = transform_bounds(scene.crs, crs, *scene.bounds, densify_pts=21)
         left, top = np.floor(left / PIXEL_M) * PIXEL_M, np.ceil(top / PIXEL_M) * PIXEL_M
         width, height = int(np.ceil((right - left) / PIXEL_M)), int(np.ceil((top - bottom) / PIXEL_M))
-        # The footprint tells the scene's ground resolution whatever the units of its CRS.
-        finer = (right - left) * (top - bottom) / (scene.width * scene.height) < PIXEL_M ** 2
         with WarpedVRT(scene, crs=crs, width=width, height=height,
                        transform=rasterio.Affine(PIXEL_M, 0, left, 0, -PIXEL_M, top),
-                       resampling=Resampling.average if finer else Resampling.bilinear,
+                       resampling=Resampling.average if resolution < PIXEL_M else Resampling.bilinear,
                        # A dark pixel may be 0 in one band: only 0 in every band is nodata.
                        UNIFIED_SRC_NODATA="YES",
                        add_alpha=scene.nodata is None and ColorInterp.alpha not in scene.colorinterp) as warped:
             yield warped
 
 
-def _is_alpha(scene):
+def overview_level(resolution, factors):
+    """Which overview of a scene to read instead of its pixels: the coarsest that isn't coarser than ``PIXEL_M``.
+
+    Parameters
+    ----------
+    resolution : float
+        Metres per pixel of the scene.
+    factors : list of int
+        Of its overviews, from fine to coarse.
+
+    Returns
+    -------
+    int or None
+        Its number; None where the scene itself is read.
+    """
+    # A hundredth more is what a scene's width in degrees or another zone makes of 0.5 m.
+    fine = [level for level, factor in enumerate(factors) if resolution * factor <= 1.01 * PIXEL_M]
+    return fine[-1] if fine else None
+
+
+def _is_alpha(scene, href):
     """Does the band that is declared as alpha say where there is a picture? Then it holds 0 and 255, and little between."""
     band = scene.colorinterp.index(ColorInterp.alpha) + 1
+    # A few blocks: without overviews, a look at the whole band would be a download of all of it.
+    height, width = scene.block_shapes[band - 1]
+    windows = [scene.block_window(band, int(part * ((scene.height - 1) // height)), int(part * ((scene.width - 1) // width)))
+               for part in (0.3, 0.5, 0.7)]
     try:
-        look = scene.read(band, out_shape=(min(64, scene.height), min(64, scene.width)))
+        look = np.concatenate([scene.read(band, window=window).ravel() for window in windows])
     except rasterio.errors.RasterioIOError as error:
-        raise _broken(scene, error) from error
+        if downloads.is_remote(href):
+            raise  # It may come when asked again.
+        raise _broken(href, error) from None
     return ((look == 0) | (look == 255)).mean() > 0.9
 
 
 def _with_infrared(scene):
-    """A scene whose near infrared is declared as alpha, as many NAIP files are: a band like others, nodata where all are 0.
+    """A scene whose near infrared is declared as alpha, as many NAIP files are: a band like others.
 
     GDAL takes a band for alpha by what the file declares, so it reads a description of the file that declares otherwise.
     """
@@ -135,12 +213,57 @@ def _with_infrared(scene):
 
 
 def _read_strip(scene, window):
-    """RGB (3, h, w) uint8 and validity (h, w) bool of a window that lies inside the scene."""
-    rgb = scene.read((1, 2, 3), window=window)
-    if scene.nodata is not None:
-        bands = scene.read(window=window) if scene.count > 3 else rgb
-        return rgb, (bands != scene.nodata).any(axis=0)
-    return rgb, scene.dataset_mask(window=window) > 0
+    """RGB (3, h, w) uint8 and validity (h, w) bool of a window that lies inside the scene.
+
+    One rule for all kinds: what is masked, or 0 in every band, shows nothing, whether it is declared or not.
+    """
+    bands = scene.read(window=window)
+    alpha = scene.colorinterp.index(ColorInterp.alpha) if ColorInterp.alpha in scene.colorinterp else None
+    colours = bands if alpha is None else np.delete(bands, alpha, axis=0)
+    valid = colours.any(axis=0)
+    if alpha is not None:
+        valid &= bands[alpha] > 0
+    if scene.nodata:
+        valid &= (colours != scene.nodata).any(axis=0)
+    return bands[:3], valid
+
+
+class _Scenes:
+    """Opened scenes: call it with a scene to get its dataset, or ``again`` to open it anew."""
+
+    def __init__(self, crs, stack):
+        self.crs, self._stack, self._opened, self._outlines = crs, stack, {}, {}
+
+    def __call__(self, scene):
+        if scene.scene_id in self._opened:
+            dataset, until, _ = self._opened[scene.scene_id]
+            if time.time() < until:
+                return dataset
+            # Its token ends soon: opened anew, it gets another one.
+            self._close(scene)
+        own = self._stack.enter_context(contextlib.ExitStack())
+        _, until = downloads.signed(scene.href)
+        self._opened[scene.scene_id] = own.enter_context(open_scene(scene.href, self.crs)), until, own
+        return self._opened[scene.scene_id][0]
+
+    def _close(self, scene):
+        self._opened.pop(scene.scene_id)[2].close()
+
+    def again(self, scene):
+        """Open a scene of a server anew, when that gives it out again, and with another token where it wants one."""
+        if scene.scene_id in self._opened:
+            self._close(scene)
+        time.sleep(downloads.BACKOFF_S)
+        downloads.ready(scene.href, "a scene")
+        return self(scene)
+
+    def outlines(self, scenes):
+        """Footprints of scenes in the county's CRS, as an array."""
+        new = [scene for scene in scenes if scene.scene_id not in self._outlines]
+        if new:
+            shapes = geopandas.GeoSeries([scene.footprint for scene in new], crs="EPSG:4326").to_crs(self.crs)
+            self._outlines.update(zip((scene.scene_id for scene in new), shapes))
+        return np.array([self._outlines[scene.scene_id] for scene in scenes])
 
 
 @contextlib.contextmanager
@@ -157,27 +280,42 @@ def open_scenes(crs):
     """
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **_REMOTE), contextlib.ExitStack() as stack:
-        opened = {}
+        yield _Scenes(crs, stack)
 
-        def get(scene):
-            if scene.scene_id in opened:
-                dataset, until, own = opened[scene.scene_id]
-                if time.time() < until:
-                    return dataset
-                # Its token ends soon: opened anew, it gets another one.
-                own.close()
-            own = stack.enter_context(contextlib.ExitStack())
-            _, until = downloads.signed(scene.href)
-            opened[scene.scene_id] = own.enter_context(open_scene(scene.href, crs)), until, own
-            return opened[scene.scene_id][0]
-        yield get
+
+def scene_order(tiles, outlines):
+    """For each tile, scenes in the order in which to try them: the nearest centre first.
+
+    Parameters
+    ----------
+    tiles : pandas.DataFrame
+        ``row`` and ``col``.
+    outlines : numpy.ndarray of shapely.Geometry
+        Footprints of the scenes in the CRS of the grid.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (scenes, N): positions in ``outlines``, -1 where there is none left that touches the tile. Of two as near,
+        the first comes first.
+    """
+    row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
+    centres = shapely.centroid(outlines)
+    distance = np.hypot(shapely.get_x(centres)[:, None] - (col + 0.5) * TILE_M,
+                        shapely.get_y(centres)[:, None] - (row + 0.5) * TILE_M)
+    squares = shapely.box(col * TILE_M, row * TILE_M, (col + 1) * TILE_M, (row + 1) * TILE_M)
+    shapely.prepare(outlines)
+    distance[~shapely.intersects(outlines[:, None], squares)] = np.inf
+    order = np.argsort(distance, axis=0, kind="stable")
+    return np.where(np.isfinite(np.take_along_axis(distance, order, axis=0)), order, -1)
 
 
 def cut_tiles(tiles, scenes, crs, get=None):
     """Cut tiles from the scenes that cover them.
 
     Where scenes overlap, a tile comes from the one whose centre is nearest among those that show all of it
-    (of two as near, the lower ``scene_id``): the same choice every time.
+    (of two as near, the lower ``scene_id``): the same choice every time. A scene shows all of a tile if no more than
+    ``BLANK`` of its pixels are masked, or 0 in every band.
 
     Parameters
     ----------
@@ -197,36 +335,21 @@ def cut_tiles(tiles, scenes, crs, get=None):
 
     Notes
     -----
-    A scene is read a strip of tiles at a time.
+    A scene is opened when a tile is to come from it, and read a run of neighbouring tiles at a time.
     """
     if get is None:
         with open_scenes(crs) as get:
             return cut_tiles(tiles, scenes, crs, get)
-    row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
-    x, y = (col + 0.5) * TILE_M, (row + 0.5) * TILE_M
-    ground = project(shapely.box(x.min() - TILE_M, y.min() - TILE_M, x.max() + TILE_M, y.max() + TILE_M),
-                     "EPSG:4326", source=crs)
-    scenes = sorted((scene for scene in scenes if shapely.intersects(scene.footprint, ground)),
-                    key=lambda scene: scene.scene_id)
-    if not scenes:
-        return [None] * len(tiles), [None] * len(tiles)
-    opened = [get(scene) for scene in scenes]
-    extents = np.array([scene.bounds for scene in opened])
-    distance = np.hypot(extents[:, [0, 2]].mean(axis=1)[:, None] - x, extents[:, [1, 3]].mean(axis=1)[:, None] - y)
-    covers = ((extents[:, 0, None] <= x - TILE_M / 2) & (extents[:, 2, None] >= x + TILE_M / 2)
-              & (extents[:, 1, None] <= y - TILE_M / 2) & (extents[:, 3, None] >= y + TILE_M / 2))
-    distance[~covers] = np.inf
-    order = np.argsort(distance, axis=0, kind="stable")
     images, scene_ids = [None] * len(tiles), [None] * len(tiles)
+    if not len(tiles) or not scenes:
+        return images, scene_ids
+    scenes = sorted(scenes, key=lambda scene: scene.scene_id)
+    row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
     open_tiles = np.arange(len(tiles))
-    for rank in range(len(scenes)):
-        choice = order[rank, open_tiles]
-        reachable = np.isfinite(distance[choice, open_tiles])
-        for s in np.unique(choice[reachable]):
-            wanted = open_tiles[reachable & (choice == s)]
-            for strip_row in np.unique(row[wanted]):
-                strip = wanted[row[wanted] == strip_row]
-                for i, image in _cut_strip(opened[s], strip_row, col, strip):
+    for choice in scene_order(tiles, get.outlines(scenes)):
+        for s in np.unique(choice[open_tiles]):
+            for run in _runs(row, col, open_tiles[choice[open_tiles] == s]) if s >= 0 else ():
+                for i, image in _cut_run(get, scenes[s], row, col, run):
                     images[i], scene_ids[i] = image, scenes[s].scene_id
         open_tiles = np.array([i for i in open_tiles if images[i] is None], dtype=int)
         if not len(open_tiles):
@@ -234,21 +357,97 @@ def cut_tiles(tiles, scenes, crs, get=None):
     return images, scene_ids
 
 
-def _cut_strip(scene, strip_row, col, strip):
-    """Yield ``(i, image)`` for the tiles ``strip`` of one grid row that a scene shows whole."""
-    first, last = col[strip].min(), col[strip].max()
-    left, top = scene.bounds.left, scene.bounds.top
+def _runs(row, col, wanted):
+    """Neighbours in a row of the grid, row by row."""
+    wanted = wanted[np.lexsort((col[wanted], -row[wanted]))]
+    ends = np.flatnonzero((np.diff(row[wanted]) != 0) | (np.diff(col[wanted]) != 1)) + 1
+    return np.split(wanted, ends) if len(wanted) else []
+
+
+def _cut_run(get, scene, row, col, run):
+    """Yield ``(i, image)`` for those of a run of tiles that a scene shows whole."""
+    yield from with_tries(get, scene, lambda dataset: list(_read_run(dataset, row, col, run)))
+
+
+def with_tries(get, scene, read):
+    """Read from a scene; where a server breaks off, open it anew and read again.
+
+    Parameters
+    ----------
+    get : callable
+        From ``open_scenes``.
+    scene : helpers.catalog.Scene
+    read : callable
+        Gets the opened dataset.
+
+    Returns
+    -------
+    What ``read`` returns.
+
+    Raises
+    ------
+    InputError
+        If it can't be read after ``downloads.TRIES`` tries; a file of this machine after one.
+    """
+    for attempt in range(downloads.TRIES if downloads.is_remote(scene.href) else 1):
+        try:
+            return read(get.again(scene) if attempt else get(scene))
+        except rasterio.errors.RasterioIOError as failure:
+            error = failure
+    # Without the cause: GDAL's own error shows the address with its token.
+    raise _broken(scene.href, error) from None
+
+
+def _read_run(dataset, row, col, run):
+    left, bottom, right, top = dataset.bounds
+    # The footprint is a polygon in degrees: whether the pixels reach as far, the scene itself says.
+    run = [i for i in run if col[i] * TILE_M >= left and (col[i] + 1) * TILE_M <= right
+           and row[i] * TILE_M >= bottom and (row[i] + 1) * TILE_M <= top]
+    if not run:
+        return
+    first, last = col[run].min(), col[run].max()
     window = Window(col_off=round((first * TILE_M - left) / PIXEL_M),
-                    row_off=round((top - (strip_row + 1) * TILE_M) / PIXEL_M),
+                    row_off=round((top - (row[run[0]] + 1) * TILE_M) / PIXEL_M),
                     width=(last - first + 1) * TILE_PX, height=TILE_PX)
-    try:
-        rgb, valid = _read_strip(scene, window)
-    except rasterio.errors.RasterioIOError as error:
-        raise _broken(scene, error) from error
-    for i in strip:
+    rgb, valid = _read_strip(dataset, window)
+    for i in run:
         columns = slice((col[i] - first) * TILE_PX, (col[i] - first + 1) * TILE_PX)
-        if valid[:, columns].all():
+        if (~valid[:, columns]).mean() <= BLANK:
             yield i, np.ascontiguousarray(rgb[:, :, columns].transpose(1, 2, 0))
+
+
+def block_facts(href, crs):
+    """What reading a scene costs, from its header.
+
+    Parameters
+    ----------
+    href, crs
+        As for ``open_scene``.
+
+    Returns
+    -------
+    pixel_m : float
+        Of the pixels that are read: the scene's, or those of an overview.
+    block_px : tuple of int
+        ``(height, width)``.
+    block_bytes : float
+        Of a block with all its bands: the mean of some.
+    """
+    with _network(href), _open(href, "scene") as scene:
+        left, bottom, right, top = transform_bounds(scene.crs, crs, *scene.bounds, densify_pts=21)
+        pixel_m = float(np.sqrt((right - left) * (top - bottom) / (scene.width * scene.height)))
+        level = overview_level(pixel_m, scene.overviews(1))
+        with contextlib.ExitStack() as stack:
+            used = scene if level is None else stack.enter_context(rasterio.open(scene.name, OVERVIEW_LEVEL=level))
+            height, width = used.block_shapes[0]
+            bands = range(1, used.count + 1) if used.interleaving == rasterio.enums.Interleaving.band else [1]
+            down, across = -(-used.height // height), -(-used.width // width)
+            # Blocks at the scene's edge are the cheaper ones for being blank in part.
+            chosen = {(int(down * a), int(across * b)) for a in (0.25, 0.4, 0.6, 0.75) for b in (0.25, 0.4, 0.6, 0.75)}
+            ns = {} if level is None else {"ovr": level}
+            sizes = [sum(int(scene.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band, **ns) or 0) for band in bands)
+                     for i, j in chosen]
+            return pixel_m * scene.width / used.width, (height, width), float(np.mean(sizes))
 
 
 def footprint(href):
@@ -282,8 +481,8 @@ def footprint(href):
                        source=scene.crs), round(resolution, 2)
 
 
-def check_labels(content, what):
-    """Refuse a downloaded raster that isn't whole, or isn't NLCD.
+def check_labels(content, what, bounds):
+    """Refuse a downloaded raster that isn't whole, isn't NLCD, or isn't of the place that was asked for.
 
     Parameters
     ----------
@@ -291,6 +490,8 @@ def check_labels(content, what):
         Of a GeoTIFF.
     what : str
         How it is called in an error.
+    bounds : tuple of float
+        ``(left, bottom, right, top)`` in EPSG:5070, as asked for.
 
     Raises
     ------
@@ -298,13 +499,55 @@ def check_labels(content, what):
     """
     try:
         with rasterio.MemoryFile(content) as memory, memory.open() as raster:
-            codes, nodata, crs = raster.read(1), raster.nodata, raster.crs
+            codes, nodata, crs, got, size = raster.read(1), raster.nodata, raster.crs, raster.bounds, raster.res
     except rasterio.errors.RasterioIOError as error:
         raise InputError(f"expected {what} as a whole GeoTIFF, got one that breaks off ({error}). "
                          f"{downloads.OFFLINE}") from error
     if crs is None:
         raise InputError(f"expected {what} with a CRS, got a GeoTIFF without one. {downloads.OFFLINE}")
+    if not (_is_local(crs) or crs.to_dict().get("proj") == "aea" or crs.to_epsg() == 5070):
+        raise InputError(f"expected {what} in EPSG:5070, got {crs.to_string()[:60]!r}. {downloads.OFFLINE}")
+    if not (np.allclose(got, bounds, rtol=0, atol=0.1) and np.allclose(size, NLCD_M, rtol=0, atol=1e-3)):
+        raise InputError(f"expected {what} with pixels of {NLCD_M} m within {tuple(map(int, bounds))}, got {size[0]:g} m "
+                         f"within {tuple(round(b, 1) for b in got)}. {downloads.OFFLINE}")
     check_codes(codes[(codes != (NODATA_CODE if nodata is None else nodata)) & (codes != NODATA_CODE) & (codes != 0)], what)
+
+
+def _is_local(crs):
+    """A CRS that only has a name, as GDAL reads what a server wrote of EPSG:5070 in its own words."""
+    return crs.wkt.startswith(("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS"))
+
+
+def join_labels(paths):
+    """Rasters of ``check_labels`` that lie side by side as one.
+
+    Parameters
+    ----------
+    paths : list of pathlib.Path
+
+    Returns
+    -------
+    bytes
+        A GeoTIFF in EPSG:5070, with ``landcover.NODATA_CODE`` for nodata.
+    """
+    with contextlib.ExitStack() as stack:
+        pieces = [stack.enter_context(rasterio.open(path)) for path in paths]
+        left, top = min(p.bounds.left for p in pieces), max(p.bounds.top for p in pieces)
+        width = round((max(p.bounds.right for p in pieces) - left) / NLCD_M)
+        height = round((top - min(p.bounds.bottom for p in pieces)) / NLCD_M)
+        codes = np.full((height, width), NODATA_CODE, np.uint8)
+        for piece in pieces:
+            row, col = round((top - piece.bounds.top) / NLCD_M), round((piece.bounds.left - left) / NLCD_M)
+            part = piece.read(1)
+            if piece.nodata is not None:
+                part = np.where(part == piece.nodata, NODATA_CODE, part)
+            codes[row:row + piece.height, col:col + piece.width] = part
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs="EPSG:5070", tiled=True,
+                         nodata=NODATA_CODE, compress="DEFLATE", transform=rasterio.transform.from_origin(
+                             round(left), round(top), NLCD_M, NLCD_M)) as file:
+            file.write(codes, 1)
+        return bytes(memory.getbuffer())
 
 
 def label_counts(href, tiles, crs):
@@ -350,8 +593,8 @@ def label_counts(href, tiles, crs):
         try:
             codes = raster.read(1, window=Window(col_off=c0, row_off=r0, width=c1 - c0, height=r1 - r0))
         except rasterio.errors.RasterioIOError as error:
-            raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({error}). "
-                             "Bring the file again.") from error
+            raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({_said(error)}). "
+                             "Bring the file again.") from None
         nodata = NODATA_CODE if raster.nodata is None else int(raster.nodata)
         to_map = raster.transform * rasterio.Affine.translation(c0, r0)
         raster_crs = raster.crs
@@ -360,19 +603,24 @@ def label_counts(href, tiles, crs):
     check_codes(codes[known], href)
     codes = np.where(known, codes, NODATA_CODE).astype(np.uint8)
 
-    pixel_row, pixel_col = np.indices(codes.shape)
-    mx, my = rasterio.transform.xy(to_map, pixel_row.ravel(), pixel_col.ravel())
-    x, y = map(np.asarray, transform_points(raster_crs, crs, mx, my))
-    in_row, in_col = tile_of(x, y)
     # Tile of each pixel through a dense lookup over the tiles' bounding box.
     height, width = row.max() - row.min() + 1, col.max() - col.min() + 1
     index = np.full((height, width), -1)
     index[row - row.min(), col - col.min()] = np.arange(len(tiles))
-    inside = ((in_row >= row.min()) & (in_row <= row.max()) & (in_col >= col.min()) & (in_col <= col.max())
-              & known.ravel())
-    tile = index[in_row[inside] - row.min(), in_col[inside] - col.min()]
     counts = np.zeros((len(tiles), 256), dtype=np.int32)
-    np.add.at(counts, (tile[tile >= 0], codes.ravel()[inside][tile >= 0]), 1)
+    # Some rows of pixels at a time: the largest counties' rectangles have tens of millions.
+    step = max(1, _PIXELS_AT_ONCE // codes.shape[1])
+    for start in range(0, len(codes), step):
+        part = codes[start:start + step]
+        pixel_row, pixel_col = np.nonzero(part != NODATA_CODE)
+        if not len(pixel_row):
+            continue
+        mx, my = rasterio.transform.xy(to_map, pixel_row + start, pixel_col)
+        x, y = map(np.asarray, transform_points(raster_crs, crs, mx, my))
+        in_row, in_col = tile_of(x, y)
+        inside = (in_row >= row.min()) & (in_row <= row.max()) & (in_col >= col.min()) & (in_col <= col.max())
+        tile = index[in_row[inside] - row.min(), in_col[inside] - col.min()]
+        np.add.at(counts, (tile[tile >= 0], part[pixel_row, pixel_col][inside][tile >= 0]), 1)
 
     px, py = nine_points(row, col)
     nx, ny = map(np.asarray, transform_points(crs, raster_crs, px.ravel(), py.ravel()))
@@ -404,10 +652,13 @@ def read_overview(href, crs, pixel_m=20.0):
     bounds : tuple of float
         ``(left, bottom, right, top)`` in metres.
     """
-    with open_scene(href, crs) as scene:
+    with _network(href), open_scene(href, crs) as scene:
         shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
-        rgb = scene.read((1, 2, 3), out_shape=(3, *shape), resampling=Resampling.average)
-        valid = scene.dataset_mask(out_shape=shape) > 0 if scene.nodata is None else (rgb != scene.nodata).any(axis=0)
+        try:
+            rgb = scene.read((1, 2, 3), out_shape=(3, *shape), resampling=Resampling.average)
+            valid = scene.dataset_mask(out_shape=shape) > 0 if scene.nodata is None else (rgb != scene.nodata).any(axis=0)
+        except rasterio.errors.RasterioIOError as error:
+            raise _broken(href, error) from None
         rgb[:, ~valid] = 0
         return rgb.transpose(1, 2, 0), tuple(scene.bounds)
 

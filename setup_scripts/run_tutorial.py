@@ -53,6 +53,9 @@ def options(arguments):
     add("--county", metavar="COUNTY", help="county to map: 99007 of the sample, 25017, or 'Middlesex, MA'")
     add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a folder "
         "with a static STAC catalogue or GeoTIFFs")
+    add("--train-counties", type=codes, metavar="CODE,CODE", help="counties to train on, of that catalogue, in place of "
+        "those of notebooks/README.md")
+    add("--validation-county", metavar="CODE", help="county to validate on; never trained on")
     add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
     add("--backbone", type=backbone, metavar="NAME",
@@ -73,11 +76,14 @@ def options(arguments):
         raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
     if "images" in chosen and "tiles_uri" in chosen:
         raise InputError("expected either --images or --tiles, got both. Leave one out.")
+    if ("train_counties" in chosen) != ("validation_county" in chosen):
+        raise InputError("expected --train-counties and --validation-county together, got one of them. Name the other too.")
     return real_county(chosen)
 
 
-# Pure tiles of each class, county and year to train on, where whole counties would have to be downloaded.
-TRAIN_TILES = 200
+# Pure tiles of each class and county to train on, where whole counties would have to be downloaded; and those of each class
+# that a network is trained on, of all counties: changed copies of 3,000 tiles take some 2 GB of memory.
+TRAIN_TILES, PER_CLASS = 50, 500
 
 
 def real_county(chosen):
@@ -87,17 +93,22 @@ def real_county(chosen):
         chosen.setdefault("catalog", "naip")
     name = chosen.get("catalog", "sample")
     if name not in ("sample", "naip"):
-        chosen["catalog"] = str(Path(name).expanduser().resolve())
-    if name != "naip":
+        name = chosen["catalog"] = str(Path(name).expanduser().resolve())
+    if name == "sample" or "tiles_uri" in chosen or "images" in chosen:
         return chosen
     if not county or "years" not in chosen:
-        raise InputError("expected --county and --years beside --catalog naip, got one of them or none. Name the county, "
+        raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the county, "
                          "and two years in which it was flown.")
     from helpers import catalog
     chosen["county"] = catalog.open(name).county(county).county
-    others = [code for code in catalog.TRAINING if code != chosen["county"]]
-    chosen.update(train_counties=others[:-1], validation_county=others[-1], train_years=chosen["years"],
-                  validation_years=chosen["years"][-1:], train_tiles=TRAIN_TILES)
+    if "train_counties" not in chosen:
+        validation = next(code for code in catalog.VALIDATION if code != chosen["county"])
+        chosen.update(validation_county=validation, train_counties=[
+            code for code in catalog.TRAINING if code not in (chosen["county"], validation)])
+        # A folder of one's own seldom has twelve counties.
+        chosen["train_catalog"] = "naip"
+    chosen.update(train_years=chosen["years"], validation_years=chosen["years"][-1:], train_tiles=TRAIN_TILES,
+                  per_class=PER_CLASS)
     chosen.setdefault("run_name", f"county-{chosen['county']}")
     return chosen
 
@@ -107,6 +118,10 @@ def years(text):
     if not re.fullmatch(r"\d{4},\d{4}", text) or not text[:4] < text[5:]:
         raise argparse.ArgumentTypeError(f"expected two years, the earlier first, such as 2010,2016, got {text!r}")
     return [int(year) for year in text.split(",")]
+
+
+def codes(text):
+    return [code.strip() for code in text.split(",") if code.strip()]
 
 
 def step(text):
@@ -176,6 +191,9 @@ class Step:
     def fingerprint(self, before, helpers):
         """Changes with the notebook's code, what it is given, the helpers, and the step before."""
         given = {name: [value, contents(value)] for name, value in self.parameters.items()}
+        if "catalog" in self.takes:
+            from helpers.downloads import ADDRESSES
+            given.update({name: [os.environ.get(name), contents(os.environ.get(name))] for name in ADDRESSES})
         return digest(json.dumps([self.code, given, helpers, before], sort_keys=True).encode())
 
     def outputs(self):
@@ -238,6 +256,40 @@ def kernels_write_to(path):
     sys.stderr = os.fdopen(terminal, "w", buffering=1)
 
 
+def whole_paths():
+    """Files in the settings of addresses by their absolute paths: the notebooks run in a folder of their own."""
+    from helpers.downloads import ADDRESSES, is_remote
+    for name in ADDRESSES:
+        value = os.environ.get(name)
+        if value and not is_remote(value):
+            os.environ[name] = str(Path(value).expanduser().resolve())
+
+
+def slots(master):
+    """Tasks at a time, as far as a master's name says: of another machine's, as many as this one has cores."""
+    named = re.fullmatch(r"local\[(\d+)\]", master or "")
+    return int(named[1]) if named else os.cpu_count()
+
+
+def announce(chosen):
+    """Print what preparing a real county will take before it begins: while a notebook runs, nothing shows."""
+    from helpers import catalog, preparation
+    print("Asking for scenes and labels, to see what it will take:", flush=True)
+    source = catalog.open(chosen["catalog"])
+    teaching = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
+    sources = {"map": source, "train": teaching, "validation": teaching}
+    jobs = preparation.jobs_of(sources, *(chosen[name] for name in (
+        "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
+    drawn = chosen["train_tiles"], chosen.get("seed", 0)
+    preparation.check_classes(sources, jobs, *drawn)
+    table = preparation.plan(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
+    print(*preparation.plan_in_words(sources, jobs, table), sep="\n")
+    if "model_uri" in chosen:
+        print("The counties to train on are prepared for the score of what is newly developed, which learns from their two "
+              "years.")
+    print(flush=True)
+
+
 def execute(step):
     """Execute a notebook; its result takes its place in the run only when every cell has passed."""
     import papermill
@@ -294,6 +346,7 @@ def shorten(path):
 
 
 def main(arguments):
+    whole_paths()
     chosen = options(arguments)
     run = Run(chosen.get("run_name", "sample"))
     notebooks = sorted(p for p in (REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb") if p.name[:2] in STEPS)
@@ -332,6 +385,8 @@ def main(arguments):
         stale = [s for s in steps if s.path >= step.path] if step.writes else [step]
         records = {stem: r for stem, r in records.items() if stem not in [s.path.stem for s in stale]}
         write_json(records_path, records)
+        if step.name == "prepare" and "train_years" in chosen:
+            announce(chosen)
         execute(step)
         records[step.path.stem] = {"fingerprint": fingerprint, "outputs": step.outputs()}
         write_json(records_path, records)

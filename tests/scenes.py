@@ -38,6 +38,27 @@ def write_scene(path, left, top, width_m, height_m, resolution=1.0, blank_m=0, c
     return str(path)
 
 
+def write_cog(path, left, top, width_m, height_m, resolution=1.0, overviews=True, infrared_as_alpha=False, seed=0):
+    """A scene of the ground with a seeded grain, as NAIP's are: blocks of 512 px, overviews by averaging; its path."""
+    import rasterio.shutil
+    width, height = round(width_m / resolution), round(height_m / resolution)
+    x, y = left + (np.arange(width) + 0.5) * resolution, top - (np.arange(height) + 0.5) * resolution
+    rng = np.random.default_rng(seed)
+    declared = dict(photometric="RGB", alpha="YES") if infrared_as_alpha else {}
+    with rasterio.MemoryFile() as memory:
+        with memory.open(driver="GTiff", width=width, height=height, count=4, dtype="uint8", crs=CRS, tiled=True, **declared,
+                         transform=from_origin(left, top, resolution, resolution)) as file:
+            for start in range(0, height, 1024):  # strips, for a large scene
+                rgb = ground(*np.meshgrid(x, y[start:start + 1024])).transpose(2, 0, 1).astype(int)
+                rgb += rng.integers(-6, 7, rgb.shape[1:])
+                pixels = np.concatenate([rgb, rgb[:1] // 2 + 80]).clip(1, 255).astype(np.uint8)
+                file.write(pixels, window=rasterio.windows.Window(0, start, width, pixels.shape[1]))
+        with memory.open() as plain:
+            rasterio.shutil.copy(plain, str(path), driver="COG", compress="DEFLATE", blocksize=512,
+                                 overview_resampling="AVERAGE", overviews="AUTO" if overviews else "NONE")
+    return str(path)
+
+
 def write_labels(path, codes_of, margin_m=300, nodata=250):
     """An NLCD raster in EPSG:5070 over the test county; ``codes_of(x, y)`` gives codes at UTM positions."""
     from rasterio.warp import transform, transform_bounds

@@ -11,8 +11,9 @@ import time
 import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 
+import numpy as np
 import pytest
 
 
@@ -47,7 +48,7 @@ class Files:
             def do_GET(self):
                 outer.answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_GET
 
             def log_message(self, *arguments):
                 pass
@@ -118,8 +119,29 @@ def cut_off(request):
     return True
 
 
-def moved_to(url):
-    return lambda request: reply(request, 302, b"", {"Location": url})
+def moved_to(url, status=302):
+    return lambda request: reply(request, status, b"", {"Location": url})
+
+
+class Proxy(Files):
+    """Another server behind this one, for its faults; its answers' links lead back here."""
+
+    def __init__(self, behind):
+        super().__init__(".")
+        self.behind = behind
+
+    def answer(self, request):
+        self.asked.append(request.path)
+        for fault in list(self.faults):
+            if fault(request):
+                self.faults.remove(fault)
+                return
+        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        passed = urllib.request.Request(self.behind + request.path, data=body or None, method=request.command, headers={
+            "Content-Type": request.headers.get("Content-Type") or "application/json"})
+        with urllib.request.urlopen(passed, timeout=30) as answer:
+            content = answer.read().replace(self.behind.encode(), self.url.encode())
+            reply(request, answer.status, content, {"Content-Type": answer.headers["Content-Type"]})
 
 
 def silent(seconds):
@@ -171,11 +193,16 @@ MAP
   NAME "landcover"
   EXTENT {extent}
   SIZE 100 100
+  MAXSIZE 8192
   PROJECTION "init=epsg:5070" END
   OUTPUTFORMAT NAME "GTiff" DRIVER "GDAL/GTiff" MIMETYPE "image/tiff" IMAGEMODE BYTE EXTENSION "tif" END
   WEB METADATA "ows_title" "labels" "ows_onlineresource" "{url}" "ows_srs" "EPSG:5070" "ows_enable_request" "*" END END
+{layers}
+END
+"""
+LAYER = """
   LAYER
-    NAME "nlcd_2010"
+    NAME "{name}"
     TYPE RASTER
     STATUS ON
     DATA "{raster}"
@@ -186,30 +213,62 @@ MAP
       "wcs_bandcount" "1"
     END
   END
-END
 """
 
 
 @contextlib.contextmanager
-def wcs(raster, folder):
-    """MapServer over a label raster; yields its address."""
+def wcs(years, folder, timed=None):
+    """MapServer over label rasters; yields its address and what it was asked.
+
+    Parameters
+    ----------
+    years : dict of int to str
+        Rasters; each is a coverage ``nlcd_<year>``.
+    folder : pathlib.Path
+        For its files.
+    timed : str, optional
+        The name of a coverage with a time, as MRLC's GeoServer has one: this server turns a request for it and a time
+        into one for the year's coverage, and GeoServer's name of the format into MapServer's. Without a time, or for a
+        year that it lacks, it answers as GeoServer does, an exception with status 200.
+    """
     import rasterio
     program = shutil.which("mapserv", path=os.environ["PATH"] + os.pathsep + "/usr/lib/cgi-bin")
     if program is None:
         pytest.skip("no MapServer on this machine: install it (on Debian: apt-get install cgi-mapserver)")
-    with rasterio.open(raster) as opened:
-        extent = " ".join(map(str, opened.bounds))
+    layers = []
+    for year, raster in years.items():
+        # The live coverage is the whole country: with an edge around it, a county's rectangle lies inside here too.
+        with rasterio.open(raster) as opened:
+            edge, path = 60, Path(folder) / f"wcs_{year}.tif"
+            profile = dict(opened.profile, width=opened.width + 2 * edge, height=opened.height + 2 * edge, tiled=False,
+                           transform=opened.transform * rasterio.Affine.translation(-edge, -edge))
+            with rasterio.open(path, "w", **profile) as wider:
+                wider.write(np.pad(opened.read(1), edge, constant_values=250), 1)
+                extent = " ".join(map(str, wider.bounds))
+        layers.append(LAYER.format(name=f"nlcd_{year}", raster=path, extent=extent))
     mapfile, config = Path(folder) / "labels.map", Path(folder) / "mapserver.conf"
     config.write_text('CONFIG ENV MS_MAP_PATTERN "." END END')
 
+    def at_its_time(query):
+        asked = dict(parse_qsl(query))
+        if timed is None or asked.get("coverage") != timed:
+            return query
+        time = re.fullmatch(r"(\d{4})-01-01T00:00:00\.000Z", asked.pop("time", ""))
+        if not time or int(time[1]) not in years or asked["version"] != "1.0.0" or asked["format"] != "GeoTIFF":
+            return None
+        return urlencode(dict(asked, coverage=f"nlcd_{time[1]}", format="GTiff"))
+
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            query = urlsplit(self.path).query
+            self.server.asked.append(urlsplit(self.path).query)
+            query = at_its_time(urlsplit(self.path).query)
+            if query is None:
+                return reply(self, 200, b"<ServiceExceptionReport><ServiceException>java.lang.NullPointerException"
+                             b"</ServiceException></ServiceExceptionReport>", {"Content-Type": "text/xml"})
             done = subprocess.run([program], capture_output=True, timeout=60, env={
                 "QUERY_STRING": f"map={mapfile}&{query}", "REQUEST_METHOD": "GET", "MAPSERVER_CONFIG_FILE": str(config)})
             head, _, body = done.stdout.partition(b"\r\n\r\n")
             kind = re.search(rb"(?i)content-type: *([^\r\n]+)", head)
-            self.server.asked.append(query)
             reply(self, 200, body, {"Content-Type": kind[1].decode() if kind else "text/plain"})
 
         def log_message(self, *arguments):
@@ -217,11 +276,11 @@ def wcs(raster, folder):
 
     server = Server(("127.0.0.1", 0), Handler)
     server.asked = []
-    url = f"http://127.0.0.1:{server.server_port}/wcs"
-    mapfile.write_text(MAPFILE.format(extent=extent, raster=raster, url=url))
+    url = f"http://127.0.0.1:{server.server_port}"
+    mapfile.write_text(MAPFILE.format(extent=extent, url=f"{url}/wcs", layers="".join(layers)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield url, server.asked
+        yield f"{url}/wcs", server.asked
     finally:
         server.shutdown()
         server.server_close()

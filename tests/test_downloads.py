@@ -11,6 +11,7 @@ from helpers import InputError, downloads
 @pytest.fixture(autouse=True)
 def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(downloads, "BACKOFF_S", 0.02)
 
 
 @pytest.fixture

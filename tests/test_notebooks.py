@@ -9,7 +9,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATHS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
-PARAMETERS = {"run_name", "catalog", "county", "years", "train_counties", "validation_county", "train_tiles", "leaf_off",
+PARAMETERS = {"run_name", "catalog", "county", "years", "train_catalog", "train_counties", "train_years",
+              "validation_county", "validation_years", "train_tiles", "per_class", "leaf_off",
               "backbone", "cntk_backbone", "master", "tiles_uri", "model_uri", "images", "held_out_images", "seed"}
 
 

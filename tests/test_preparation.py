@@ -6,7 +6,9 @@ import sys
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
+import shapely
 
 import scenes
 from helpers import InputError, catalog, grid, landcover, preparation, rasters, tilestore
@@ -78,33 +80,6 @@ def test_tiles_without_a_manifest_are_not_taken_for_finished(spark, county, tmp_
     assert len(tilestore.read(store)) == 24
 
 
-def test_a_killed_preparation_is_done_again(county, tmp_path):
-    store = tmp_path / "store"
-    program = (
-        "from helpers import catalog, preparation, session, tilestore\n"
-        "real = tilestore.encode\n"
-        "def slow(tile):\n"
-        "    import time; time.sleep(0.5); return real(tile)\n"
-        "tilestore.encode = slow\n"
-        f"source = catalog.Catalog({str(county)!r})\n"
-        f"print('go', flush=True)\n"
-        "spark = session.start('local[1]')\n"
-        "import helpers.preparation as p\n"
-        f"p.prepare(spark, source, '99001', 2010, 'map', {str(store)!r})\n")
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 240
-        while not list(store.rglob("_temporary")) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert list(store.rglob("_temporary")), "the job never began to write"
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    with pytest.raises(InputError, match="no finished county"):
-        tilestore.read(store)
-
-
 def test_a_killed_preparation_goes_on_with_its_chunks(spark, county, tmp_path, monkeypatch):
     store = tmp_path / "store"
     program = (
@@ -126,9 +101,11 @@ def test_a_killed_preparation_goes_on_with_its_chunks(spark, county, tmp_path, m
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+    with pytest.raises(InputError, match="no finished county"):
+        tilestore.read(store)
     done = {path.name for path in store.rglob("0000/*.parquet")}
     assert done and list(store.rglob("0000/_SUCCESS"))
-    monkeypatch.setattr(preparation, "CHUNK_TILES", 8)
+    monkeypatch.setattr(preparation, "CHUNK_TILES", 4)  # on two slots, and 8 above on one
     folder = store / "county=99001" / "year=2010"
     # As if it had been killed again while files were moved.
     first = sorted(folder.rglob("0000/*.parquet"))[0]
@@ -155,19 +132,114 @@ def test_leaf_off_scenes_are_named_and_can_be_left_out(spark, county, tmp_path, 
     monkeypatch.setattr(source, "_scenes", lambda place: [s._replace(acquired="2010-01-02") for s in real(place)])
     with pytest.raises(InputError, match="with leaves on, got none"):
         preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "none"), leaf_off="exclude")
+    # Florida is flown in winter: its months are no reason to train without it.
+    trained = preparation.prepare(spark, source, "99001", 2010, "train", str(tmp_path / "none"), leaf_off="exclude")
+    assert trained["tiles"] == kept["tiles"] and set(trained["leaf_off"]) == {"west", "east"}
     with pytest.raises(InputError, match="'keep' or 'exclude'"):
-        preparation.plan(source, [("99001", 2010, "map")], 2, leaf_off="drop")
+        preparation.plan({"map": source}, [("99001", 2010, "map")], 2, leaf_off="drop")
 
 
-def test_the_plan_and_a_county_of_which_only_some_tiles_are_cut(spark, county, tmp_path):
+def test_the_plan_of_a_county(county):
     source = catalog.Catalog(county)
-    plan = preparation.plan(source, [("99001", 2010, "map"), ("99001", 2010, "train")], 2, per_class=1)
-    assert plan["tiles"].tolist() == [30, 6] and plan["download_mb"].tolist() == [0, 0]
+    plan = preparation.plan({"map": source, "train": source}, [("99001", 2010, "map"), ("99001", 2010, "train")], 2,
+                            per_class=1)
+    assert plan["tiles"][0] == 30 > plan["tiles"][1] and plan["download_mb"].tolist() == [0, 0]
     assert (plan["label_year"] == 2011).all() and (plan["minutes"] >= 0).all()
-    facts = preparation.prepare(spark, source, "99001", 2010, "train", str(tmp_path / "store"), per_class=2, seed=1)
-    table = tilestore.read(tmp_path / "store")
-    assert facts["tiles"] == len(table) and table["label"].value_counts().max() <= 2
-    assert (table["purity"] >= tilestore.PURE).all()
+    assert plan["covered"].between(0.7, 0.9).all()  # the last column has no scene
+
+
+def drawn_county(side=48, seed=0):
+    """A labelled county of tiles: forest, a town in one corner, pure barren in a single block, shrub here and there."""
+    row, col = map(np.ravel, np.indices((side, side)))
+    label = np.where((row < 16) & (col < 16), 5, 1)
+    label[(row // 8 == 4) & (col // 8 == 4)] = 0
+    rng = np.random.default_rng(seed)
+    label[rng.choice(len(label), 60, replace=False)] = 2
+    purity = np.where(rng.random(len(label)) < 0.7, 1.0, 0.6)
+    return pd.DataFrame({"row": row + 8 * 1000, "col": col + 8 * 500, "label": pd.array(label, "Int8"), "purity": purity})
+
+
+def test_blocks_are_compact_whole_balanced_and_the_same_every_time():
+    labelled = drawn_county()
+    blocks = preparation.draw_blocks(labelled, 20, seed=1)
+    assert blocks == preparation.draw_blocks(labelled.sample(frac=1, random_state=5), 20, seed=1)
+    assert blocks != preparation.draw_blocks(labelled, 20, seed=2)
+    chosen = preparation.in_blocks(labelled, blocks)
+    assert len(chosen) == 64 * len(blocks) and (chosen["purity"] < tilestore.PURE).any()
+    pure = chosen[chosen["purity"] >= tilestore.PURE]["label"].value_counts()
+    whole = labelled[labelled["purity"] >= tilestore.PURE]["label"].value_counts()
+    assert all(pure[c] >= min(20, whole[c]) for c in (0, 1, 5))
+    assert len(blocks) <= 12 and (1004, 504) in blocks
+    # A neighbour of nearly every tile is there too: what is new is judged by its surroundings.
+    have = set(zip(chosen["row"], chosen["col"]))
+    assert np.mean([(r, c + 1) in have for r, c in have]) >= 0.85
+
+
+def test_a_county_is_drawn_once_for_all_its_years(spark, county, tmp_path, monkeypatch):
+    """The same tiles in both years; the seed is part of what they are made from."""
+    monkeypatch.setattr(preparation, "BLOCK", 2)
+    monkeypatch.setattr(preparation, "draw_blocks", lambda labelled, per_class, seed: sorted(
+        set(zip(labelled["row"] // 2, labelled["col"] // 2)))[seed:seed + 4])
+    preparation._drawn.cache_clear()
+    source, store = catalog.Catalog(county), str(tmp_path / "store")
+    real = source._scenes
+    monkeypatch.setattr(source, "_scenes", lambda place: real(place) + [
+        scene._replace(scene_id=scene.scene_id + "_later", year=2016) for scene in real(place)])
+    jobs = [("99001", 2010, "train"), ("99001", 2016, "train")]
+    first = preparation.first_years(jobs)
+    assert first == {"99001": 2010}
+    for job_county, year, split in jobs:
+        facts = preparation.prepare(spark, source, job_county, year, split, store, "keep", 5, 0, first[job_county])
+        assert facts["wanted"] == facts["tiles"] + facts["not_drawn"] + facts["no_label"] + facts["no_scene"] == 30
+        assert facts["not_drawn"] > 0
+    ours = tilestore.read(store)
+    by_year = [set(part["tile_id"]) for _, part in ours.groupby("year")]
+    assert by_year[0] == by_year[1] and 4 <= len(by_year[0]) <= 16
+    assert preparation.prepare(spark, source, "99001", 2016, "train", store, "keep", 5, 0, 2010)["reused"]
+    assert not preparation.prepare(spark, source, "99001", 2016, "train", store, "keep", 5, 1, 2010)["reused"]
+    preparation._drawn.cache_clear()
+
+
+def test_a_class_without_pure_tiles_is_told_from_the_labels_alone(county, monkeypatch):
+    source = catalog.Catalog(county)
+    monkeypatch.setattr(source, "scenes", None)  # no scene is asked for
+    jobs = [("99001", 2010, "validation")]
+    with pytest.raises(InputError, match=r"in the validation counties \(99001\), got none of Barren, Shrub, Cultivated, "
+                       "Herbaceous"):
+        preparation.check_classes({"validation": source}, jobs, 5)
+
+
+def test_a_year_counts_where_its_scenes_cover_the_county(county, monkeypatch):
+    """The border scenes of a neighbouring state's flight touch the county too."""
+    source = catalog.Catalog(county)
+    one = source.scenes("99001", 2010)[0]
+    whole = source.county("99001").boundary.buffer(0.001)
+    left, bottom, right, top = whole.bounds
+    strip = shapely.box(left, bottom, left + (right - left) / 10, top)
+    scenes_of = {2011: strip, 2014: whole, 2016: strip}
+    monkeypatch.setattr(source, "_scenes", lambda place: [
+        one._replace(year=year, footprint=shape) for year, shape in scenes_of.items()])
+    assert source.covered("99001")[2014] == 1 and source.covered("99001")[2011] < 0.2
+    assert source.nearest_year("99001", 2011) == source.nearest_year("99001", 2016) == 2014
+    with pytest.raises(InputError, match=r"got scenes from 2011 \(of \d+% of it\), 2014, 2016 \(of \d+% of it\) only"):
+        source.scenes("99001", 2012)
+    scenes_of[2014] = shapely.box(left, bottom, (left + right) / 2, top)
+    assert source.nearest_year("99001", 2016) == 2014  # the best there is
+    lines = preparation.plan_in_words({"map": source}, [("99001", 2014, "map")], preparation.plan(
+        {"map": source}, [("99001", 2014, "map")], 2))
+    assert any("scenes of 2014 cover only" in line for line in lines)
+
+
+def test_scenes_with_bare_trees_are_printed_by_name(county, monkeypatch):
+    source = catalog.Catalog(county)
+    real = source._scenes
+    monkeypatch.setattr(source, "_scenes", lambda place: [
+        scene._replace(acquired="2010-11-20") if scene.scene_id == "west" else scene for scene in real(place)])
+    jobs = [("99001", 2010, "map")]
+    lines = preparation.plan_in_words({"map": source}, jobs, preparation.plan({"map": source}, jobs, 2))
+    named = [line for line in lines if line.startswith("Scene ")]
+    assert len(named) == 1 and "west, taken on 2010-11-20, shows" in named[0] and "%" in named[0]
+    assert any(line.startswith("In all 30 tiles, 0 MB to download, 2 MB on the disk") for line in lines)
 
 
 def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, county, tmp_path):
@@ -200,7 +272,7 @@ def test_a_county_outside_the_scenes(county, tmp_path):
 
 @pytest.mark.parametrize("ask, words", [
     (lambda c: c.county("12345"), r"got '12345'\. Choose one that it has: 99001 \(Test\)"),
-    (lambda c: c.scenes("99001", 1999), "scenes from 2010 only"),
+    (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(of 86% of it\) only"),
 ])
 def test_what_the_catalogue_does_not_have(county, ask, words):
     with pytest.raises(InputError, match=words):

@@ -12,7 +12,15 @@ TILES = grid.county_tiles(scenes.county_boundary())[0]
 
 
 def scene(path, footprint=None):
-    return Scene(path.stem, str(path), "2010-07-01", 2010, footprint or scenes.county_boundary().buffer(0.01))
+    return Scene(path.stem, str(path), "2010-07-01", 2010, footprint or outline(path))
+
+
+def outline(path):
+    """Of a scene, or where none can be read the county's."""
+    try:
+        return rasters.footprint(str(path))[0]
+    except InputError:
+        return scenes.county_boundary().buffer(0.01)
 
 
 def truth(row, col):
@@ -80,6 +88,69 @@ def test_overlapping_scenes_the_nearest_centre_that_shows_the_whole_tile(tmp_pat
         # The third column lies nearer to the east scene, whose nodata edge cuts it.
         assert scene_id == "west" or tile.col != scenes.COL + 2
     assert set(scene_ids) == {"west", "east", None}
+
+
+@pytest.mark.parametrize("kind", ["declared", "undeclared", "alpha"])
+def test_one_rule_for_what_shows_nothing(tmp_path, whole, kind):
+    """A tile is dropped if more than a hundredth of it is blank, however a scene says so."""
+    with rasterio.open(whole.href) as file:
+        pixels, profile = file.read(), file.profile
+    profile.pop("nodata")
+    if kind == "declared":
+        profile["nodata"] = 0
+    if kind == "alpha":
+        pixels[3] = 255
+        profile.update(photometric="RGB", alpha="YES")
+    west = 37
+    for tile_row, width in ((0, 2), (1, 3), (2, 224)):  # 2 of 224 columns are 0.9 %, 3 are 1.3 %
+        top = 51 + tile_row * 224
+        pixels[:, top:top + 224, west:west + width] = 0
+    with rasterio.open(tmp_path / f"{kind}.tif", "w", **profile) as file:
+        file.write(pixels)
+    images, _ = rasters.cut_tiles(TILES, [scene(tmp_path / f"{kind}.tif")], scenes.CRS)
+    dropped = {(tile.row, tile.col) for tile, image in zip(TILES.itertuples(), images) if image is None}
+    assert dropped == {(scenes.ROW - 1, scenes.COL), (scenes.ROW - 2, scenes.COL)}
+
+
+@pytest.mark.parametrize("resolution, level", [(0.6, None), (0.5, 0), (0.3, 0), (0.25, 1)])
+def test_an_overview_serves_where_it_is_fine_enough(tmp_path, resolution, level):
+    """What comes out is what averaging the scene's own pixels gives, within rounding."""
+    path = scenes.write_cog(tmp_path / "fine.tif", scenes.LEFT - 36, scenes.TOP + 48, 800, 700, resolution)
+    with rasterio.open(path) as raster:
+        assert rasters.overview_level(resolution, raster.overviews(1)) == level
+        expected = np.zeros((3, 448, 448), np.uint8)
+        reproject(raster.read((1, 2, 3)), expected, src_transform=raster.transform, src_crs=raster.crs,
+                  dst_transform=rasterio.transform.from_origin(scenes.LEFT, scenes.TOP, 1, 1), dst_crs=raster.crs,
+                  resampling=Resampling.average)
+    four = TILES[(TILES.col < scenes.COL + 2) & (TILES.row > scenes.ROW - 2)]
+    images, _ = rasters.cut_tiles(four, [scene(tmp_path / "fine.tif")], scenes.CRS)
+    ours = np.zeros_like(expected)
+    for tile, image in zip(four.itertuples(), images):
+        top, left = (scenes.ROW - tile.row) * 224, (tile.col - scenes.COL) * 224
+        ours[:, top:top + 224, left:left + 224] = image.transpose(2, 0, 1)
+    difference = np.abs(ours.astype(int) - expected)
+    # At 0.3 m an overview's pixels of 0.6 m straddle those of 1 m otherwise than the scene's own.
+    allowed = 1 if level is None or resolution in (0.5, 0.25) else 4
+    assert difference.mean() < (0.6 if allowed == 1 else 2) and np.quantile(difference, 0.99) <= allowed + 1, (
+        difference.mean(), np.quantile(difference, [0.9, 0.99, 1]))
+
+
+def test_near_infrared_for_alpha_is_told_from_a_few_blocks(tmp_path, monkeypatch):
+    path = scenes.write_cog(tmp_path / "plain.tif", scenes.LEFT - 36, scenes.TOP + 48, 2400, 2400, overviews=False,
+                            infrared_as_alpha=True)
+    with rasterio.open(path) as file:
+        assert not file.overviews(1) and file.colorinterp[3].name == "alpha"
+        read, blocks = file.read, []
+
+        class Counting:
+            def __getattr__(self, name):
+                return getattr(file, name)
+
+            def read(self, band, window):
+                blocks.append(window)
+                return read(band, window=window)
+        assert not rasters._is_alpha(Counting(), path)
+        assert sum(w.width * w.height for w in blocks) <= 3 * 512 ** 2
 
 
 def test_a_dark_pixel_is_not_nodata(tmp_path, whole):

@@ -122,17 +122,32 @@ def test_a_clip_of_real_imagery_is_cut_and_labelled(real_data, tmp_path, monkeyp
             assert np.abs(image.mean(axis=(0, 1)) - mean).max() < 2
 
 
+# Around Narragansett Bay, from the state's map: water, the towns' middles, and woods.
+WATER = {"West Passage": (-71.40, 41.55), "bay north of Prudence Island": (-71.345, 41.70),
+         "Rhode Island Sound": (-71.40, 41.40), "Block Island Sound": (-71.55, 41.35), "Mount Hope Bay": (-71.22, 41.68)}
+LAND = {"Providence": (-71.412, 41.824), "Pawtucket": (-71.383, 41.878), "Newport": (-71.3128, 41.490),
+        "Exeter's woods": (-71.70, 41.58), "Foster's woods": (-71.75, 41.80)}
+
+
 def test_the_grid_lies_on_rhode_islands_coast(real_data):
-    """Water where the bay is: the tiles with only water form the bay and the ocean, in the south and the middle."""
+    """Water where the bay and the ocean are, towns and woods where they are; a tile aside would tell along the shore."""
     path = real_data / "geo" / "nlcd" / "rhode_island_nlcd.tif"
-    with rasterio.open(path) as raster:
-        longitude, latitude = [-71.40, -71.412], [41.55, 41.824]  # in Narragansett Bay; Providence's middle
-        x, y = transform("EPSG:4326", raster.crs, longitude, latitude)
     crs = grid.utm_crs(-71.4, 41.6)
-    x, y = transform("EPSG:4326", crs, longitude, latitude)
-    row, col = grid.tile_of(np.array(x), np.array(y))
-    tiles = pd.DataFrame({"row": row, "col": col})
-    frame = preparation.label(tiles, catalog.Labels(str(path), 2011), crs)
-    counts, _ = rasters.label_counts(str(path), tiles, crs)
-    assert counts[0, 11] / counts[0].sum() > 0.9
-    assert counts[1, 21:25].sum() / counts[1].sum() > 0.9 and frame["group"].iloc[-1] == 0
+    places = {**WATER, **LAND}
+    x, y = map(np.array, transform("EPSG:4326", crs, *zip(*places.values())))
+    row, col = grid.tile_of(x, y)
+    counts, _ = rasters.label_counts(str(path), pd.DataFrame({"row": row, "col": col}), crs)
+    share = dict(zip(places, counts[:, 11] / counts.sum(axis=1)))
+    built = dict(zip(places, counts[:, 21:25].sum(axis=1) / counts.sum(axis=1)))
+    wooded = dict(zip(places, counts[:, [41, 42, 43, 90]].sum(axis=1) / counts.sum(axis=1)))
+    assert all(share[name] > 0.9 for name in WATER), share
+    assert all(share[name] < 0.1 for name in LAND), share
+    assert all(built[name] > 0.8 for name in ("Providence", "Pawtucket", "Newport")), built
+    assert all(wooded[name] > 0.5 for name in ("Exeter's woods", "Foster's woods")), wooded
+    # Point Judith, where the lighthouse stands: a tile to the south is the ocean.
+    line = pd.DataFrame({"row": np.arange(-6, 7), "col": 0})
+    x, y = map(np.array, transform("EPSG:4326", crs, [-71.4814], [41.3610]))
+    row, col = grid.tile_of(x, y)
+    counts, _ = rasters.label_counts(str(path), line + [int(row[0]), int(col[0])], crs)
+    water = counts[:, 11] / counts.sum(axis=1)
+    assert (water[:6] > 0.9).all() and (water[6:8] < 0.5).all(), water.round(2)
