@@ -550,9 +550,11 @@ def reason(tile, terms, label_year):
              else "few of its places look newly built",
              "network": "Developed goes from {:.0%} to {:.0%}".format(tile.probability_before, tile.probability_after),
              "label": "labelled {} in {}".format(label, label_year),
-             "neighbours": "{} neighbour{} changed so too".format(n or "no", "" if n == 1 else "s"),
+             "neighbours": "{} neighbour{} changed too".format(n, "s" * (n > 1)) if n else "no neighbour changed",
              "pictures": "the two pictures differ {:.1f} times as much as is usual here".format(tile.distance)}
-    if np.isnan(tile.probability_before) or np.isnan(tile.probability_after):
+    # What rises from a thousandth to a hundredth can weigh; "from 0% to 1%" says it, "from 0% to 0%" would puzzle.
+    shown = ["{:.0%}".format(p) for p in (tile.probability_before, tile.probability_after)]
+    if "nan%" in shown or shown[0] == shown[1]:
         del words["network"]
     largest = sorted(words, key=lambda term: -abs(terms[term]))[:3]
     if abs(terms[largest[2]]) < abs(terms[largest[0]]) / 4:
@@ -605,6 +607,26 @@ def by_rule(candidates, tiles):
     table["plain"] = table["line"] = table["score"]
     table = table.sort_values(["score", "tile_id"], ascending=[False, True])
     return table[SCORES].reset_index(drop=True)
+
+
+def to_show(candidates, first=6, spread=6):
+    """A few candidates to look at: the first, and some spread evenly over the rest.
+
+    Parameters
+    ----------
+    candidates : pandas.DataFrame
+        Ranked.
+    first, spread : int
+
+    Returns
+    -------
+    pandas.DataFrame
+        With ``rank``, from 1.
+    """
+    ranked = candidates.assign(rank=np.arange(1, len(candidates) + 1))
+    rest = np.linspace(first, len(ranked) - 1, spread).round().astype(int) if len(ranked) > first + spread else \
+        np.arange(first, len(ranked))
+    return ranked.iloc[np.concatenate([np.arange(min(first, len(ranked))), rest])]
 
 
 # ---- how good it is
@@ -689,5 +711,5 @@ def recall_by_size(scores, baseline, truth):
              "50 % and more": larger & (real["share"] >= 0.5)}
     return pd.DataFrame({name: {"tiles": int(which.sum()), "recall": real.loc[which, "ours"].mean(),
                                 "baseline_recall": real.loc[which, "theirs"].mean(),
-                                "area_error": real.loc[which, "off"].median()}
+                                "area_error": real.loc[which, "off"].dropna().median()}
                          for name, which in sizes.items()}).T.astype({"tiles": int})

@@ -266,3 +266,29 @@ def pictures_of(page):
     if not folder.is_dir():
         return None, 0
     return folder, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def source_line(before, after, drawn=False):
+    """Where a map's pictures and labels come from, its years and its datum, in a line.
+
+    Parameters
+    ----------
+    before, after : dict
+        Manifests of a county's two years, from ``tilestore.manifest``.
+    drawn : bool
+        Are they the sample's?
+
+    Returns
+    -------
+    str
+    """
+    zone = str(before["crs"]).split(":")[-1]
+    datum = "{} (NAD83 / UTM zone {}N)".format(before["crs"], int(zone) - 26900) if zone.startswith("269") else before["crs"]
+    years = "pictures of {} and {}, labels of {} and {}".format(before["year"], after["year"], before["label_year"],
+                                                              after["label_year"])
+    if drawn:
+        return "Drawn for this tutorial, not real land: {}. {}.".format(years, datum)
+    scenes = [str(scene) for manifest in (before, after) for scene in manifest.get("scenes", [])]
+    whose = "NAIP (USDA)" if scenes and all("://" in scene and "naip" in scene for scene in scenes) else "own scenes"
+    names = sorted({str(m.get("label_source", "labels")).split("?")[0].rsplit("/", 1)[-1] for m in (before, after)})
+    return "{}: {} ({}). {}.".format(whose[0].upper() + whose[1:], years, ", ".join(names), datum)
