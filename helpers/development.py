@@ -278,8 +278,8 @@ def _fit_heads(views, labels, seed):
 
 
 def _judge(views, heads):
-    """What heads say of each place of a county: a ``Judgement`` of three (N, side, side) arrays, 0 to 1, and how far the
-    two pictures of each tile differ, (N,), 1 for what is usual in the county.
+    """What heads say of each place of a county: a ``Judgement`` of three (N, side, side) arrays, 0 to 1, and how far
+    the two pictures of each tile differ, (N,), 1 for what is usual in the county.
 
     Several sets of heads are averaged. All that needs the network's features is done in this one passage.
     """
@@ -651,8 +651,8 @@ def performance(scores, baseline, truth):
         reach the baseline's recall (NaN where it has none); ``calibration_error`` of all scores, and of those above
         0.02, ``calibration_error_above``, each with ``_plain`` and ``_line`` too, the scores before and after Platt's
         line; ``candidates``, ``baseline_candidates`` and ``truth``, counts; areas in km²: ``new_km2``,
-        ``estimated_km2`` (the sum of the tiles' areas) and ``baseline_km2`` (each of its candidates counted whole), and what the
-        two are off by, ``area_error`` and ``baseline_area_error``, as a share of ``new_km2``.
+        ``estimated_km2`` (the sum of the tiles' areas) and ``baseline_km2`` (each of its candidates counted whole), and
+        what the two are off by, ``area_error`` and ``baseline_area_error``, as a share of ``new_km2``.
     """
     from helpers.evaluation import calibration_error
     share = scores[["row", "col"]].merge(truth[["row", "col", "share"]], how="left")["share"].fillna(0).to_numpy()

@@ -809,8 +809,8 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
                     fontweight="bold" if when else "normal")
         words = [candidate["tile_id"]] if "tile_id" in candidates else []
         words += textwrap.wrap(candidate["reason"], 21) if "reason" in candidates else []
-        ax.text(x, y + line + 2 * (tile_px + line) + 4, "\n".join(words[:7]), fontsize=6.5, va="top", ha="left", color=INK,
-                linespacing=1.15)
+        ax.text(x, y + line + 2 * (tile_px + line) + 4, "\n".join(words[:7]), fontsize=6.5, va="top", ha="left",
+                color=INK, linespacing=1.15)
     show_sheet(ax, sheet)
     ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
             "blue: rank{}.".format(" and score" if "score" in candidates else ""), fontsize=8, va="baseline", ha="left",
@@ -905,8 +905,8 @@ def error_map(ax, tiles, labels, predicted, title, boundary=None, crs=None):
                 continue
             style = dict(facecolor=taken.colour, edgecolor=INK, hatch=hatches[truth.group_id], linewidth=0.5)
             ax.add_collection(PolyCollection(squares[which], zorder=3, **style))
-            handles.append(swatch(taken.colour, "{}, taken for {} ({})".format(truth.name, taken.name, int(which.sum())),
-                                  **dict(style, facecolor=taken.colour)))
+            words = "{}, taken for {} ({})".format(truth.name, taken.name, int(which.sum()))
+            handles.append(swatch(taken.colour, words, **style))
     if boundary is not None:
         _draw_boundary(ax, boundary)
         handles.append(_BOUNDARY)

@@ -329,7 +329,7 @@ def test_an_error_map_counts_each_kind(ax):
     taken = {to_hex(c.get_facecolor()[0]): c for c in ax.collections if c.get_hatch()}
     # Filled by what it was taken for, hatched by what it is.
     assert set(taken) == {landcover.GROUPS[0].colour, landcover.GROUPS[2].colour}
-    assert len(taken[landcover.GROUPS[0].colour].get_paths()) == 4 and len(taken[landcover.GROUPS[2].colour].get_paths()) == 2
+    assert [len(taken[landcover.GROUPS[k].colour].get_paths()) for k in (0, 2)] == [4, 2]
     assert len({c.get_hatch() for c in taken.values()}) == 2
 
 
@@ -343,7 +343,8 @@ def test_reliability_draws_what_it_is_given(ax):
 
 def test_a_candidate_sheet_tells_score_and_reason(ax):
     candidates = pd.DataFrame({"probability_before": [0.1], "probability_after": [0.9], "score": [0.83], "rank": [27],
-                               "tile_id": ["utm11-19480-01602"], "reason": ["About 2 ha; Developed goes up; labelled Forest."]})
+                               "tile_id": ["utm11-19480-01602"],
+                               "reason": ["About 2 ha; Developed goes up; labelled Forest."]})
     figures.candidate_sheet(ax, candidates, [picture(40)], [picture(40)], "New", columns=2, tile_px=40)
     words = " ".join(" ".join(texts_of(ax)).split())
     assert "#27 · 83 %" in words and "utm11-19480-01602" in words

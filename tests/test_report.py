@@ -229,7 +229,8 @@ def test_a_chosen_tile_is_not_cut_by_the_swipe(visit, county, swipe):
     page.locator("h1").click()
     page.keyboard.press("n")
     i = data["listed"][0]["tile"]
-    left, right = (page.evaluate(f"map.getPixelFromCoordinate([{(data['tiles']['col'][i] + k) * 224}, 0])[0]") for k in (0, 1))
+    sides = [(data["tiles"]["col"][i] + k) * 224 for k in (0, 1)]
+    left, right = (page.evaluate(f"map.getPixelFromCoordinate([{side}, 0])[0]") for side in sides)
     width = page.evaluate("map.getSize()[0]")
     line = width * int(swipe) / 100
     assert 0 <= left < right <= width and (right <= line or left >= line)
@@ -243,7 +244,8 @@ def test_all_that_is_needed_to_review_is_seen_in_a_small_window(visit, county):
         for box in [one.bounding_box() for one in page.locator(what).all()]:
             assert box["y"] + box["height"] <= 650, what
     before, after = (img.bounding_box() for img in page.locator(".pictures img").all())
-    assert before["y"] == after["y"] and before["x"] + before["width"] <= after["x"] and after["y"] + after["height"] < 650
+    assert before["y"] == after["y"] and after["y"] + after["height"] < 650
+    assert before["x"] + before["width"] <= after["x"]
     assert page.locator("#save").bounding_box()["y"] == page.locator("#load").bounding_box()["y"]
 
 
@@ -315,7 +317,8 @@ def test_a_file_of_something_else_is_refused_in_words(visit, county, tmp_path):
     wrong.write_text("place,verdict\n1,2\n")
     page.locator("#file").set_input_files(wrong)
     told(page, "tile_id and mark")
-    wrong.write_text("tile_id,mark\nutm99-00000-00000,true\n" + page.evaluate("nameOf(D.listed[0].tile)") + ",perhaps\n")
+    first = page.evaluate("nameOf(D.listed[0].tile)")
+    wrong.write_text(f"tile_id,mark\nutm99-00000-00000,true\n{first},perhaps\n")
     page.locator("#file").set_input_files(wrong)
     told(page, "2 lines")
     assert " 0 marked" in page.locator("#progress").inner_text()
@@ -401,21 +404,21 @@ def test_ramps_grow_darker_without_red_and_green(eye):
 
 @pytest.mark.parametrize("rows, cols", [(6, 24), (120, 480)])
 def test_drawn_classes_can_be_told_apart_without_red_and_green(visit, tmp_path, monkeypatch, rows, cols):
-    """Six stripes of the classes, as the map draws them, in a small and in a large county: of two that a colour-blind eye
-    gives one colour, the patterns differ."""
+    """Six stripes of the classes, as the map draws them, in a small and in a large county: of two that a colour-blind
+    eye gives one colour, the patterns differ."""
     monkeypatch.setattr(report, "_pyramid", _two_pictures)
     tiles, scores, boundary = tables(rows, cols)
     tiles["class_after"] = (tiles["col"] - COL) * 6 // cols
-    path = report.write(tmp_path / "stripes.html", "nowhere", "99007", (2010, 2016), tiles, scores, "EPSG:26911", boundary,
-                        2011, "Stripes", "made up")
+    path = report.write(tmp_path / "stripes.html", "nowhere", "99007", (2010, 2016), tiles, scores, "EPSG:26911",
+                        boundary, 2011, "Stripes", "made up")
     page = visit_quietly(visit, path)
     for name in ("Candidates", "County boundary", "Predicted 2016"):
         layer(page, name).click()
     page.get_by_label("Opacity of Predicted 2016").fill("100")
     page.locator("h1").click()
     picture = shown(page)
-    box = page.evaluate("[map.getPixelFromCoordinate([extent[0], extent[3]]), map.getPixelFromCoordinate([extent[2], extent[1]])]")
-    (left, top), (right, bottom) = box
+    (left, top), (right, bottom) = (page.evaluate(f"map.getPixelFromCoordinate([extent[{x}], extent[{y}]])")
+                                    for x, y in ((0, 3), (2, 1)))
     width, middle = (right - left) / 6, int((top + bottom) / 2)
     # Not beside the swipe's line, which is in the middle of the map.
     patches = [picture[middle - 24:middle + 24, int(left + (k + 0.3) * width):int(left + (k + 0.3) * width) + 48]
@@ -433,7 +436,8 @@ def look(patch, eye):
     colours, counts = np.unique(patch.reshape(-1, 3), axis=0, return_counts=True)
     lightness = patch.mean(axis=2) / 2.55
     i, j = np.indices(lightness.shape)
-    along = [np.std([lightness[of == k].mean() for k in range(12)]) for of in (i % 12, j % 12, (i + j) % 12, (i - j) % 12)]
+    along = [np.std([lightness[of == k].mean() for k in range(12)])
+             for of in (i % 12, j % 12, (i + j) % 12, (i - j) % 12)]
     ground = "#%02x%02x%02x" % tuple(int(v) for v in colours[counts.argmax()])
     return seen(ground, eye), np.array(along + [lightness.std()])
 
@@ -449,8 +453,8 @@ def test_the_legend_names_what_is_drawn(visit, county):
 
 def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
     tiles, scores, boundary = tables(4, 4)
-    path = report.write(tmp_path / "rule.html", store_of(tmp_path / "store", 4, 4), "99007", (2010, 2016), tiles, scores,
-                        "EPSG:26911", boundary, 2011, "By the rule", "made up", calibrated=False)
+    path = report.write(tmp_path / "rule.html", store_of(tmp_path / "store", 4, 4), "99007", (2010, 2016), tiles,
+                        scores, "EPSG:26911", boundary, 2011, "By the rule", "made up", calibrated=False)
     page = visit(path)
     page.keyboard.press("n")
     page.get_by_text("Legend", exact=True).click()
@@ -485,7 +489,7 @@ def store_of(folder, rows, cols, years=(2010, 2016)):
 
 
 def places(rows, cols):
-    """Rows and columns of a county that is no rectangle: a third of a small one's corner in the north-west is missing."""
+    """Rows and columns of a county that is no rectangle: of a small one the corner in the north-west is missing."""
     row, col = (a.ravel() for a in np.mgrid[0:rows, 0:cols])
     inside = (row >= rows / 3) | (col >= cols / 3) | (rows * cols > 1000)
     return row[inside], col[inside]

@@ -233,8 +233,8 @@ def write_style(path, column, calibrated=True):
             '<Option name="color" type="QString" value="{},255"/><Option name="style" type="QString" value="solid"/>'
             '<Option name="outline_color" type="QString" value="125,136,144,255"/>'
             '<Option name="outline_width" type="QString" value="0.1"/></Option></layer></symbol>'.format(k, rgb))
-    _write_qml(path, '<renderer-v2 type="graduatedSymbol" attr="{}" graduatedMethod="GraduatedColor"><ranges>{}</ranges>'
-               '<symbols>{}</symbols></renderer-v2>'.format(column, "".join(ranges), "".join(symbols)))
+    _write_qml(path, '<renderer-v2 type="graduatedSymbol" attr="{}" graduatedMethod="GraduatedColor">'
+               '<ranges>{}</ranges><symbols>{}</symbols></renderer-v2>'.format(column, "".join(ranges), "".join(symbols)))
 
 
 def write_raster_style(path, legend):
@@ -247,7 +247,8 @@ def write_raster_style(path, legend):
     legend : dict
         Value to ``(name, "#rrggbb")``, as for ``rasters.write_map``.
     """
-    entries = "".join('<paletteEntry value="{}" color="{}" label="{}" alpha="255"/>'.format(value, colour, html.escape(name))
+    entries = "".join('<paletteEntry value="{}" color="{}" label="{}" alpha="255"/>'.format(
+                          value, colour, html.escape(name))
                       for value, (name, colour) in legend.items())
     _write_qml(path, '<pipe><rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1"><colorPalette>{}'
                '</colorPalette></rasterrenderer></pipe>'.format(entries))
@@ -283,7 +284,9 @@ def source_line(before, after, drawn=False):
     str
     """
     zone = str(before["crs"]).split(":")[-1]
-    datum = "{} (NAD83 / UTM zone {}N)".format(before["crs"], int(zone) - 26900) if zone.startswith("269") else before["crs"]
+    datum = str(before["crs"])
+    if zone.startswith("269"):
+        datum += " (NAD83 / UTM zone {}N)".format(int(zone) - 26900)
     years = "pictures of {} and {}, labels of {} and {}".format(before["year"], after["year"], before["label_year"],
                                                               after["label_year"])
     if drawn:

@@ -63,11 +63,13 @@ function pattern(kind) {
   const canvas = element("canvas", {width: SIZE, height: SIZE}), context = canvas.getContext("2d"), s = SIZE;
   context.strokeStyle = context.fillStyle = "rgba(20, 26, 32, 0.8)";
   context.lineWidth = 1.6;
-  const line = (...ends) => { context.beginPath(); context.moveTo(ends[0], ends[1]); context.lineTo(ends[2], ends[3]); context.stroke(); };
-  const falling = () => { line(-s / 2, -s / 2, s * 1.5, s * 1.5); line(-s / 2, s / 2, s / 2, s * 1.5); line(s / 2, -s / 2, s * 1.5, s / 2); };
-  const rising = () => { line(-s / 2, s * 1.5, s * 1.5, -s / 2); line(-s / 2, s / 2, s / 2, -s / 2); line(s / 2, s * 1.5, s * 1.5, s / 2); };
-  if (kind === "lines" || kind === "cross") rising();
-  if (kind === "cross") falling();
+  const line = (x, y, to_x, to_y) => {
+    context.beginPath(); context.moveTo(x, y); context.lineTo(to_x, to_y); context.stroke();
+  };
+  for (const by of [-s, 0, s]) {   // beyond the corners too, so that a line goes on in the next square
+    if (kind === "lines" || kind === "cross") line(by - s, s * 2, by + s * 2, -s);
+    if (kind === "cross") line(by - s, -s, by + s * 2, s * 2);
+  }
   if (kind === "dot") { context.fillRect(1, 1, 3, 3); context.fillRect(1 + s / 2, 1 + s / 2, 3, 3); }
   if (kind === "bar") line(0, s / 2, s, s / 2);
   if (kind === "post") line(s / 2, 0, s / 2, s);
@@ -76,7 +78,7 @@ function pattern(kind) {
 const patterns = {};
 const patternOf = kind => patterns[kind] = patterns[kind] || pattern(kind);
 
-// What is in sight is drawn at the scale at which it is seen, so patterns are as fine in a large county as in a small one.
+// What is in sight is drawn at the scale at which it is seen: patterns are as fine in a large county as in a small one.
 function area(look) {
   const looks = new Map();   // look -> its tiles
   for (let i = 0; i < N; i++) {
@@ -123,7 +125,8 @@ function ramp(stops, value) {
   return "rgb(" + mix(stops[k], stops[k + 1], at - k).join(",") + ")";
 }
 // In fiftieths: no eye tells more apart, and each is filled at once.
-const rampLook = (values, stops) => i => ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
+const rampLook = (values, stops) => i =>
+  ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
 
 // ---- layers
 
@@ -142,9 +145,11 @@ const boundary = vector(D.boundary.map(ring => new ol.Feature(new ol.geom.LineSt
 const CANDIDATE_COLOUR = "#ffd23f";
 function outlined(feature, resolution) {
   const size = TILE / resolution;
-  if (size < 10) return new ol.style.Style({fill: new ol.style.Fill({color: CANDIDATE_COLOUR}), stroke: new ol.style.Stroke({color: "#1f2a33", width: 0.5})});
-  return [new ol.style.Style({stroke: new ol.style.Stroke({color: "#1f2a33", width: Math.min(4, size / 8)})}),
-          new ol.style.Style({stroke: new ol.style.Stroke({color: CANDIDATE_COLOUR, width: Math.min(2, size / 14)})})];
+  const stroke = (color, width) => new ol.style.Stroke({color: color, width: width});
+  if (size < 10)
+    return new ol.style.Style({fill: new ol.style.Fill({color: CANDIDATE_COLOUR}), stroke: stroke("#1f2a33", 0.5)});
+  return [new ol.style.Style({stroke: stroke("#1f2a33", Math.min(4, size / 8))}),
+          new ol.style.Style({stroke: stroke(CANDIDATE_COLOUR, Math.min(2, size / 14))})];
 }
 const candidateLayer = vector(D.listed.slice(0, D.candidates).map(c => new ol.Feature(square(c.tile))), outlined);
 const chosen = vector([], [new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffffff", width: 7})}),
@@ -242,8 +247,10 @@ function scale(stops, low, high, title) {
           element("div", {class: "ends"}, element("span", {}, low), element("span", {}, high))];
 }
 $("legend").append(
-  element("p", {}, "Outlines"), frame([["#1f2a33", 4], [CANDIDATE_COLOUR, 2]], D.calibrated ? "Candidate: " + percent(D.candidate) + " or more" : "Candidate of the rule of 2017"),
-  frame([["#ffffff", 7], ["#1f4e72", 4, [10, 6]]], "Chosen tile"), frame([["#ffffff", 4], ["#1f2a33", 2]], "County boundary"),
+  element("p", {}, "Outlines"), frame([["#1f2a33", 4], [CANDIDATE_COLOUR, 2]],
+    D.calibrated ? "Candidate: " + percent(D.candidate) + " or more" : "Candidate of the rule of 2017"),
+  frame([["#ffffff", 7], ["#1f4e72", 4, [10, 6]]], "Chosen tile"),
+  frame([["#ffffff", 4], ["#1f2a33", 2]], "County boundary"),
   element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
   element("p", {}, "Predictions"), ...D.classes.map(c => key(c, c.name)), key(NOTHING, "No prediction"),
   element("p", {}, "Patterns can be told apart where tiles of a kind lie together, and close up in each."),
@@ -283,8 +290,10 @@ function choose(i, move) {
   body.replaceChildren(element("div", {class: "pictures"}, figure(first, i), figure(second, i)));
   // The button that was pressed is gone, and the reader's place with it.
   if (focused) $("tile-name").focus();
-  const said = k === null ? "Not on the list." : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
-  const scored = D.calibrated && D.tiles.score[i] >= 0 ? ["Change score ", element("strong", {}, percent(D.tiles.score[i] / 1000)), ". "] : [];
+  const said = k === null ? "Not on the list."
+    : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
+  const scored = D.calibrated && D.tiles.score[i] >= 0
+    ? ["Change score ", element("strong", {}, percent(D.tiles.score[i] / 1000)), ". "] : [];
   body.append(element("p", {}, ...scored, said + " " + (k === null ? "" : D.listed[k].reason)),
               element("p", {}, x + " m E, " + y + " m N"));
   $("said").textContent = nameOf(i) + ". " + body.querySelector("p").textContent;
@@ -322,8 +331,8 @@ function clicked([x, y]) {
 // ---- candidates and marks
 
 const MARKS = [["T", "true"], ["F", "false"], ["U", "unsure"]];
-$("marks").append(...MARKS.map(([letter, mark]) => element("button", {type: "button", "data-mark": mark, onclick: () => toggle(mark)},
-  mark + " ", element("kbd", {}, letter))));
+$("marks").append(...MARKS.map(([letter, mark]) => element("button",
+  {type: "button", "data-mark": mark, onclick: () => toggle(mark)}, mark + " ", element("kbd", {}, letter))));
 const KEPT = "marks of " + D.run;
 const marks = new Map();   // place in the list -> mark
 let shownUpTo = 0;
@@ -341,9 +350,9 @@ $("list").addEventListener("scroll", () => {
 });
 function told() {
   const less = D.listed.length - D.candidates;
-  $("progress").textContent = (D.calibrated ? D.candidates + " candidates, of " + percent(D.candidate) + " or more" +
-    (less ? "; then " + less + " less likely tiles, of " + percent(D.least) + " or more" : "") : D.candidates + " candidates, " + D.meaning) +
-    ". " + marks.size + " marked. " + (told.message || "");
+  let words = D.candidates + " candidates, " + (D.calibrated ? "of " + percent(D.candidate) + " or more" : D.meaning);
+  if (less && D.calibrated) words += "; then " + less + " less likely tiles, of " + percent(D.least) + " or more";
+  $("progress").textContent = words + ". " + marks.size + " marked. " + (told.message || "");
   told.message = "";
 }
 function marked() {
@@ -363,7 +372,8 @@ function toggle(mark) {   // A second press undoes the first.
   told();
 }
 function csv() {
-  const rows = D.listed.map((c, k) => [nameOf(c.tile), D.tiles.row[c.tile], D.tiles.col[c.tile], c.score, marks.get(k) || ""]);
+  const rows = D.listed.map((c, k) =>
+    [nameOf(c.tile), D.tiles.row[c.tile], D.tiles.col[c.tile], c.score, marks.get(k) || ""]);
   return ["tile_id,row,col,score,mark", ...rows.map(r => r.join(","))].join("\n") + "\n";
 }
 function keep() {   // So that closing the page loses nothing; a browser may refuse it for a file, and Save remains.
