@@ -589,3 +589,36 @@ def test_the_library_is_whole_and_its_licence_beside_it():
 
 
 LIBRARY_SHA256 = "1f368b331c84442335873a40cf40a3a1bb8a2be8f765c40c1402ed339d7b12ca"
+
+
+def test_a_source_line_claims_no_more_than_is_known():
+    def told(scene, labels, crs="EPSG:26911", **options):
+        before, after = ({"crs": crs, "year": year, "label_year": year + 1, "label_source": labels, "scenes": [scene]}
+                         for year in (2010, 2016))
+        return report.source_line(before, after, **options)
+    assert told("/somewhere/m_1.tif", "/labels/nlcd.tif", drawn=True) == (
+        "Drawn for this tutorial, not real land: pictures of 2010 and 2016, labels of 2011 and 2017. EPSG:26911 (NAD83 / "
+        "UTM zone 11N).")
+    assert told("https://example.org/naip/m_1.tif", "https://example.org/wcs/nlcd_2011.tif?x=1") == (
+        "NAIP (USDA): pictures of 2010 and 2016, labels of 2011 and 2017 (nlcd_2011.tif). EPSG:26911 (NAD83 / UTM zone "
+        "11N).")
+    own = told("/scenes/naip.tif", "/labels/mine.tif", crs="EPSG:32633")
+    assert own.startswith("Own scenes: ") and "NAIP" not in own and "NLCD" not in own and own.endswith("EPSG:32633.")
+
+
+def test_styles_name_what_they_colour(tmp_path):
+    report.write_raster_style(tmp_path / "class.qml", {c.class_id: (c.name, c.colour) for c in landcover.CLASSES})
+    text = (tmp_path / "class.qml").read_text()
+    for c in landcover.CLASSES:
+        assert f'value="{c.class_id}" color="{c.colour}" label="{c.name}"' in text
+    report.write_style(tmp_path / "rule.qml", "score", calibrated=False)
+    assert "no probability" in (tmp_path / "rule.qml").read_text() and "%" not in (tmp_path / "rule.qml").read_text()
+
+
+def test_the_folder_of_pictures_is_weighed(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "TILES_INSIDE", 1)
+    page = write(tmp_path / "large.html", store_of(tmp_path / "store", 4, 4), 4, 4)
+    folder, size = report.pictures_of(page)
+    assert folder == tmp_path / "large_pictures" and size == sum(f.stat().st_size for f in folder.rglob("*.webp")) > 0
+    monkeypatch.setattr(report, "TILES_INSIDE", 1000)
+    assert report.pictures_of(write(page, str(tmp_path / "store"), 4, 4)) == (None, 0)
