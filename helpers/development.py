@@ -221,18 +221,19 @@ def labelled_places(href, tiles, crs, side):
     """
     from scipy.spatial import cKDTree
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
-    bounds = (col.min() * TILE_M - 60, row.min() * TILE_M - 60, (col.max() + 1) * TILE_M + 60,
-              (row.max() + 1) * TILE_M + 60)
-    codes, corners = rasters.read_labels(href, bounds, crs)
-    nearest = cKDTree(corners.mean(axis=2).reshape(-1, 2))
-    built = np.zeros(codes.size, dtype=np.float32)
-    built[:] = group_of_code(codes.ravel()) == DEVELOPED
     along = (np.arange(2 * side) + 0.5) * TILE_M / (2 * side)
     share = np.empty((len(tiles), side, side), dtype=np.float32)
-    for i in range(len(tiles)):
-        x, y = np.meshgrid(col[i] * TILE_M + along, (row[i] + 1) * TILE_M - along)
-        at = nearest.query(np.stack([x.ravel(), y.ravel()], axis=-1))[1]
-        share[i] = built[at].reshape(side, 2, side, 2).mean(axis=(1, 3))
+    # A piece of the raster at a time: blocks of a real county lie far apart.
+    for piece in pd.DataFrame({"row": row // 16, "col": col // 16}).groupby(["row", "col"]).indices.values():
+        bounds = (col[piece].min() * TILE_M - 60, row[piece].min() * TILE_M - 60, (col[piece].max() + 1) * TILE_M + 60,
+                  (row[piece].max() + 1) * TILE_M + 60)
+        codes, corners = rasters.read_labels(href, bounds, crs)
+        nearest = cKDTree(corners.mean(axis=2).reshape(-1, 2))
+        built = (group_of_code(codes.ravel()) == DEVELOPED).astype(np.float32)
+        for i in piece:
+            x, y = np.meshgrid(col[i] * TILE_M + along, (row[i] + 1) * TILE_M - along)
+            at = nearest.query(np.stack([x.ravel(), y.ravel()], axis=-1))[1]
+            share[i] = built[at].reshape(side, 2, side, 2).mean(axis=(1, 3))
     return share
 
 
