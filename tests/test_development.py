@@ -360,6 +360,38 @@ def test_counties_of_blocks_with_years_of_their_own_train_a_scorer(run, places, 
     assert figures["calibration_error"] <= 0.08 and abs(figures["area_error"]) <= 0.3
 
 
+class CountingPlaces:
+    """Describes made-up pictures, numbers for pixels, and counts them."""
+    side, n_features, input_px, seen = 2, 3, None, 0
+
+    def describe(self, tiles):
+        self.seen += len(tiles)
+        return np.repeat(tiles, 12).reshape(-1, 2, 2, 3).astype(np.float16)
+
+
+class Half:
+    def predict_proba(self, features):
+        return np.full((len(features), 2), 0.5)
+
+
+def test_each_picture_goes_through_the_network_once(monkeypatch):
+    tiles = pd.DataFrame({"row": np.repeat([7, 8, 11], 4), "col": list(range(4)) * 3, "group": 2, "label": 1})
+    tiles["tile_id"], tiles["image"] = [f"t{i}" for i in range(12)], np.arange(12.0)
+
+    def read(store, county, year, columns, row=None):
+        found = tiles if row is None else tiles[tiles["row"] == row]
+        return found.assign(image=found["image"] * (1 if year == 2010 else 3))[columns]
+    monkeypatch.setattr(tilestore, "read", read)
+    monkeypatch.setattr(tilestore, "manifest", lambda *args, **options: {"crs": "EPSG:26911"})
+    monkeypatch.setattr(tilestore, "decode_all", lambda frame, size: frame["image"].to_numpy())
+    monkeypatch.setattr(development, "KEPT_BYTES", 1)  # one row tells what is usual, the others are not kept
+    places = CountingPlaces()
+    views = development.Views(places, "store", "99001", (2010, 2016))
+    judgement = development._judge(views, [development.Fitted(Half(), Half())] * 2)
+    assert places.seen == 2 * len(tiles)
+    assert (judgement.new == 0.5).all() and np.median(judgement.distance) == pytest.approx(1)
+
+
 def test_a_county_needs_both_years(places, run):
     with pytest.raises(InputError):
         development.Views(places, str(run.tiles), "99007", (2010, 2099))
