@@ -9,7 +9,7 @@ both years, the first year's label, the neighbours, and how far the two pictures
 Light, season and drought move a whole county's pictures at once. So features are measured against what is usual in
 their own county and year. Everything is fitted on training counties, each judged by heads that were fitted on the
 others; the network below the heads was retrained on all of them. Such judgements of the sample's training counties,
-their mean logarithmic loss, chose what can be chosen: the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511
+their mean logarithmic loss, chose the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511
 at 3), that Platt's line is taken only where it helps (0.0489 without, 0.063 with it), and, by their totals, that areas
 are read from the extent of new places. No label of a mapped or a validation county had a part in it.
 """
