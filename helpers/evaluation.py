@@ -192,6 +192,72 @@ def fit_temperature(labels, probabilities):
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded").x))
 
 
+def tempered(predictions, temperature):
+    """A prediction table with its probabilities tempered; where there was an error there are still none.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        With ``probabilities``.
+    temperature : float
+
+    Returns
+    -------
+    pandas.DataFrame
+    """
+    rows = temper(stacked(predictions), temperature)
+    return predictions.assign(probabilities=[None if np.isnan(row).any() else row for row in rows])
+
+
+def cross_tempered(labels, probabilities, rows, folds=5):
+    """Probabilities tempered by what other tiles say: an honest "after" for a calibration figure.
+
+    Parameters
+    ----------
+    labels : array_like of int
+        Shape (N,), ``class_id``.
+    probabilities : numpy.ndarray
+        Shape (N, n_classes).
+    rows : array_like of int
+        Shape (N,), rows of the tile grid. Each fold is a strip of rows, for neighbours are alike.
+    folds : int
+
+    Returns
+    -------
+    numpy.ndarray
+        As ``temper``; each strip by the temperature of the others, or by none where there is a single strip.
+    """
+    labels, rows = pd.Series(np.asarray(labels)), np.asarray(rows)
+    strip = np.searchsorted(np.quantile(rows, np.arange(1, folds) / folds), rows, side="right")
+    found = np.array(probabilities, dtype=np.float64)
+    for k in np.unique(strip):
+        mine = strip == k
+        if not mine.all():
+            found[mine] = temper(found[mine], fit_temperature(labels[~mine], probabilities[~mine]))
+    return found
+
+
+def class_calibration(predictions, labels):
+    """What a network says of its classes and whether it is right, as ``calibration_error`` and ``reliability`` take it.
+
+    Parameters
+    ----------
+    predictions : pandas.DataFrame
+        With ``probabilities``.
+    labels : pandas.Series of int
+        In the same order; missing ones are left out.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        Probability of the likeliest class of each tile that has a label and a prediction.
+    right : numpy.ndarray of bool
+    """
+    p, labels = stacked(predictions), pd.Series(np.asarray(labels, dtype=object)).astype("Float64")
+    known = labels.notna().to_numpy() & ~np.isnan(p).any(axis=1)
+    return p[known].max(axis=1), p[known].argmax(axis=1) == labels[known].to_numpy(dtype=float)
+
+
 def calibration_error(scores, outcomes, bins=10):
     """Expected calibration error: how far scores are from the share that came true.
 

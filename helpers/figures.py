@@ -25,6 +25,8 @@ INK, MUTED, RULE, GROUND = "#1f2a33", "#5b6770", "#d3d9de", "#e4e9ec"
 # Two hues that no class has, for lines and bars that don't stand for a class.
 BLUE, ORANGE, PALE_BLUE = "#2b6a99", "#d9822b", "#b9d2e4"
 EDGE = "#7d8890"
+# Outlines of tiles: neither a class's colour, nor a ramp's, nor the boundary's.
+MARK = "#0050d0"
 # Names for folders of pictures whose classes are not the six; Okabe and Ito's colours, told apart by all readers.
 _OTHER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 
@@ -172,6 +174,9 @@ def _rings(boundary):
     shape = boundary.__geo_interface__
     polygons = shape["coordinates"] if shape["type"] == "MultiPolygon" else [shape["coordinates"]]
     return [np.asarray(ring)[:, :2] for polygon in polygons for ring in polygon]
+
+
+_BOUNDARY = Line2D([], [], color=INK, linewidth=1.1, label="county boundary")
 
 
 def _draw_boundary(ax, boundary, colour=INK, halo="white"):
@@ -702,7 +707,7 @@ def county_map(ax, tiles, values, title, by="group", boundary=None, crs=None, ma
         x, y = np.concatenate(_rings(boundary)).T / 1000
         left, right, bottom, top = min(left, x.min()), max(right, x.max()), min(bottom, y.min()), max(top, y.max())
     if mark is not None and len(mark):
-        ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=INK, linewidth=1.3, zorder=6))
+        ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=MARK, linewidth=1.3, zorder=6))
     # A ground darker than paper, so that white tiles stand out from what lies outside the county.
     ax.set_facecolor(GROUND)
     _map_axes(ax, crs, labels)
@@ -710,7 +715,9 @@ def county_map(ax, tiles, values, title, by="group", boundary=None, crs=None, ma
     if legend:
         handles = _map_handles(by, values)
         if mark is not None:
-            handles.append(swatch("none", "candidate", edgecolor=INK, linewidth=1.3))
+            handles.append(swatch("none", "candidate", edgecolor=MARK, linewidth=1.3))
+        if boundary is not None:
+            handles.append(_BOUNDARY)
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     set_title(ax, title)
     return ax
@@ -760,8 +767,8 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
     Parameters
     ----------
     candidates : pandas.DataFrame
-        ``probability_before`` and ``probability_after`` of Developed; where it has them, ``score`` (0 to 1) and
-        ``reason`` (its first two parts, to the second semicolon, are set below the pictures).
+        ``probability_before`` and ``probability_after`` of Developed; where it has them, ``rank`` and ``score`` (0 to
+        1), set above the pictures, and ``tile_id`` and ``reason``, set below.
     before, after : sequence of numpy.ndarray
         Their tiles in the two years, each (h, w, 3) uint8 RGB, in the order of ``candidates``.
     years : tuple of int
@@ -783,33 +790,31 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
     gap = max(3, tile_px // 12)
     # Room for a line of text above each picture.
     line = max(16, tile_px // 5)
-    below = 2.9 * line if "reason" in candidates else 0
-    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + gap + int(below)
+    below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 3.6)) if name in candidates)
+    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(below)
     sheet = np.full((rows * step_y - gap, columns * step_x - gap, 3), 255, dtype=np.uint8)
-    chances = list(zip(candidates["probability_before"], candidates["probability_after"]))
-    names = ["#{}".format(k + 1) for k in range(n)]
-    for k in range(n):
+    for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
+        head = "#{}".format(candidate.get("rank", k + 1))
+        if "score" in candidates:
+            head += " · {:.0f} %".format(100 * candidate["score"])
+        ax.text(x, y + 0.7 * line, head, fontsize=9, va="baseline", ha="left", color=BLUE, fontweight="bold")
         for when, picture in enumerate((before[k], after[k])):
-            top = y + when * (tile_px + line) + line
+            top = y + line + when * (tile_px + line) + line
             sheet[top:top + tile_px, x:x + tile_px] = resize(picture, tile_px, tile_px)
-            p = chances[k][when]
+            p = candidate["probability_after" if when else "probability_before"]
             shown = "—" if p is None or np.isnan(p) else "{:.2f}".format(p)
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, va="baseline", ha="left", color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, va="baseline", ha="right",
                     fontweight="bold" if when else "normal")
-        if "score" not in candidates:
-            ax.text(x + tile_px / 2, y + 0.8 * line, names[k], fontsize=8, va="baseline", ha="center", color=BLUE)
-        else:
-            ax.text(x + tile_px / 2, y + 0.8 * line, "{:.0f} %".format(100 * candidates["score"].iloc[k]), fontsize=8.5,
-                    va="baseline", ha="center", color=BLUE, fontweight="bold")
-        if below:
-            words = "; ".join(candidates["reason"].iloc[k].split("; ")[:2])
-            ax.text(x, y + 2 * (tile_px + line) + 4, "\n".join(textwrap.wrap(words, 23)), fontsize=7, va="top",
-                    ha="left", color=INK, linespacing=1.15)
+        words = [candidate["tile_id"]] if "tile_id" in candidates else []
+        words += textwrap.wrap(candidate["reason"], 21) if "reason" in candidates else []
+        ax.text(x, y + line + 2 * (tile_px + line) + 4, "\n".join(words[:7]), fontsize=6.5, va="top", ha="left",
+                color=INK, linespacing=1.15)
     show_sheet(ax, sheet)
-    ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is "
-            "Developed." + (" In blue: the score." if "score" in candidates else ""), fontsize=8, va="baseline", ha="left", color=MUTED)
+    ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
+            "blue: rank{}.".format(" and score" if "score" in candidates else ""), fontsize=8, va="baseline", ha="left",
+            color=MUTED)
     set_title(ax, title)
     return ax
 
@@ -819,10 +824,10 @@ SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
 UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
 
 
-def percent_legend(ramp=SCORE_RAMP):
-    """Colours of whole per cents, 0 to 100, as ``rasters.write_map`` takes a legend."""
+def percent_legend(ramp=SCORE_RAMP, word="{} %"):
+    """Colours of whole per cents, 0 to 100, as ``rasters.write_map`` takes a legend; ``word`` names each."""
     colours = LinearSegmentedColormap.from_list("ramp", ramp)
-    return {n: ("{} %".format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
+    return {n: (word.format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
 
 
 def share_map(ax, tiles, values, title, ramp, label, boundary=None, crs=None, mark=None):
@@ -856,8 +861,11 @@ def share_map(ax, tiles, values, title, ramp, label, boundary=None, crs=None, ma
         x, y = np.concatenate(_rings(boundary)).T / 1000
         left, right, bottom, top = min(left, x.min()), max(right, x.max()), min(bottom, y.min()), max(top, y.max())
     if mark is not None and len(mark):
-        ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=INK, linewidth=0.9, zorder=6))
-        ax.legend(handles=[swatch("none", "candidate", edgecolor=INK)], loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        ax.add_collection(PolyCollection(_squares(mark), facecolor="none", edgecolor=MARK, linewidth=0.9, zorder=6))
+    handles = [swatch("none", "candidate", edgecolor=MARK)] if mark is not None and len(mark) else []
+    handles += [_BOUNDARY] if boundary is not None else []
+    if handles:
+        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     ax.set_facecolor(GROUND)
     _map_axes(ax, crs)
     _draw_scale(ax, left, right, bottom, top)
@@ -869,7 +877,8 @@ def share_map(ax, tiles, values, title, ramp, label, boundary=None, crs=None, ma
 
 
 def error_map(ax, tiles, labels, predicted, title, boundary=None, crs=None):
-    """The confusion of map groups, on the map: each wrong tile where it lies, and what it was taken for.
+    """The confusion of map groups, on the map: each wrong tile where it lies, in the colour of what it was taken for,
+    hatched by what it is.
 
     Parameters
     ----------
@@ -882,26 +891,28 @@ def error_map(ax, tiles, labels, predicted, title, boundary=None, crs=None):
     """
     from helpers.grid import TILE_M
     labels, predicted = _whole(labels), _whole(predicted)
-    names = {g.group_id: g.name for g in GROUPS}
     squares = _squares(tiles)
     km = TILE_M / 1000
-    ax.add_collection(PolyCollection(squares[labels == predicted], facecolor="white", edgecolor="none", zorder=2))
-    handles = [swatch("white", "as labelled ({:,})".format(int((labels == predicted).sum())))]
-    shown = _OTHER_COLOURS[5], _OTHER_COLOURS[1], _OTHER_COLOURS[0], _OTHER_COLOURS[4], _OTHER_COLOURS[2], "#111111"
-    hatches = "", "////", "", "\\\\\\\\", "", "xxxx"
-    pairs = [(a, b) for a in names for b in names if a != b]
-    for (truth, taken), colour, hatch in zip(pairs, shown, hatches):
-        which = (labels == truth) & (predicted == taken)
-        if which.any():
-            style = dict(facecolor=colour, edgecolor="white" if hatch else colour, hatch=hatch or None, linewidth=0.3)
+    # Grey, for white is a group.
+    same = labels == predicted
+    ax.add_collection(PolyCollection(squares[same], facecolor="#dde2e6", edgecolor="none", zorder=2))
+    handles = [swatch("#dde2e6", "as labelled ({:,})".format(int(same.sum())))]
+    hatches = "xxxx", "....", "////"  # of Developed, Cultivated and Undeveloped land
+    for truth in GROUPS:
+        for taken in GROUPS:
+            which = (labels == truth.group_id) & (predicted == taken.group_id)
+            if truth is taken or not which.any():
+                continue
+            style = dict(facecolor=taken.colour, edgecolor=INK, hatch=hatches[truth.group_id], linewidth=0.5)
             ax.add_collection(PolyCollection(squares[which], zorder=3, **style))
-            handles.append(swatch(colour, "{}, taken for {} ({})".format(names[truth], names[taken], int(which.sum())),
-                                  hatch=hatch or None, edgecolor="white" if hatch else EDGE))
+            words = "{}, taken for {} ({})".format(truth.name, taken.name, int(which.sum()))
+            handles.append(swatch(taken.colour, words, **style))
     if boundary is not None:
         _draw_boundary(ax, boundary)
+        handles.append(_BOUNDARY)
     corners = squares.reshape(-1, 2)
     (left, bottom), (right, top) = corners.min(axis=0) - 0.2 * km, corners.max(axis=0) + 0.2 * km
-    ax.set_facecolor(GROUND)
+    ax.set_facecolor("white")
     _map_axes(ax, crs)
     _draw_scale(ax, left, right, bottom, top)
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -915,12 +926,10 @@ def reliability(ax, tables, title, quantity="score"):
     Parameters
     ----------
     tables : dict of str to pandas.DataFrame
-        From ``evaluation.reliability``.
+        From ``evaluation.reliability``; larger marks stand for more tiles.
     """
-    ax.plot([0, 1], [0, 1], color=RULE, linewidth=1.2, zorder=1)
-    ax.text(0.97, 0.93, "means what it says", fontsize=8, color=MUTED, rotation=45, ha="right", va="top",
-            rotation_mode="anchor", transform_rotates_text=True)
-    for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE, INK), "osD"):
+    ax.plot([0, 1], [0, 1], color=EDGE, linewidth=1.2, linestyle="--", zorder=1, label="means what it says")
+    for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE, INK, EDGE), "osD^"):
         ax.plot(table["score"], table["share"], color=colour, linewidth=1.2, zorder=2)
         ax.scatter(table["score"], table["share"], s=14 + 6 * np.sqrt(table["tiles"]), color=colour, marker=marker,
                    edgecolor="white", linewidth=0.6, label=name, zorder=3)

@@ -5,6 +5,7 @@ import logging
 import os
 import re
 import time
+from xml.sax.saxutils import escape
 
 import geopandas
 import numpy as np
@@ -698,7 +699,7 @@ def read_labels(href, bounds, crs):
 
 # ---- maps that others open
 
-def write_map(path, grid, crs, legend, tags=None, nodata=255):
+def write_map(path, grid, crs, legend, tags=None, nodata=255, description=None):
     """Write a map with one pixel for each tile as a Cloud-Optimized GeoTIFF with a colour table.
 
     Parameters
@@ -715,6 +716,12 @@ def write_map(path, grid, crs, legend, tags=None, nodata=255):
     tags : dict of str, optional
         What else the file says of itself; the legend's names are always in it, as ``VALUE_0`` and so on.
     nodata : int
+    description : str, optional
+        Of the band.
+
+    Notes
+    -----
+    GeoTIFF has no place for the names of categories, so they lie in ``<path>.aux.xml``, where GDAL looks for them.
     """
     values = np.where(np.isin(grid.values, list(legend)), grid.values, nodata).astype(np.uint8)
     height, width = values.shape
@@ -728,9 +735,16 @@ def write_map(path, grid, crs, legend, tags=None, nodata=255):
             plain.write_colormap(1, {value: tuple(bytes.fromhex(colour[1:])) + (255,)
                                      for value, (_, colour) in legend.items()})
             plain.update_tags(**dict(names, AREA_OR_POINT="Area", **(tags or {})))
+            if description:
+                plain.set_band_description(1, description)
         with memory.open() as plain:
             # Overviews of classes take the commonest value: an average of class ids means nothing.
             rasterio.shutil.copy(plain, str(part), driver="COG", compress="DEFLATE", overview_resampling="MODE")
+    categories = "".join("<Category>{}</Category>".format(escape(legend[value][0] if value in legend else ""))
+                         for value in range(max(legend) + 1))
+    with whole_file(str(path) + ".aux.xml") as part:
+        part.write_text('<PAMDataset><PAMRasterBand band="1"><CategoryNames>{}</CategoryNames></PAMRasterBand>'
+                        '</PAMDataset>\n'.format(categories), encoding="utf-8")
 
 
 def write_tiles(path, tiles, crs):

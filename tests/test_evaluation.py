@@ -164,3 +164,41 @@ def test_stacked_probabilities_keep_the_rows_of_errors():
     p = evaluation.stacked(table)
     assert p.shape == (3, 6) and np.isnan(p[1]).all() and p[2, 0] == 1
     assert evaluation.stacked(table[:0]).shape == (0, 6)
+
+
+def laid_out(n=3000, seed=1):
+    """Labels, and probabilities twice as sure as they should be, on a grid of fifty rows."""
+    rng = np.random.default_rng(seed)
+    true = rng.dirichlet(np.ones(6) * 0.7, n)
+    labels = np.array([rng.choice(6, p=p) for p in true])
+    said = true ** 2 / (true ** 2).sum(axis=1, keepdims=True)
+    return labels, said, rng.integers(0, 50, n)
+
+
+def test_a_strip_is_tempered_by_the_others_alone():
+    labels, said, rows = laid_out()
+    found = evaluation.cross_tempered(labels, said, rows)
+    right = said.argmax(axis=1) == labels
+    assert (evaluation.calibration_error(found.max(axis=1), right)
+            < 0.03 < 0.1 < evaluation.calibration_error(said.max(axis=1), right))
+    # What a strip's own labels say doesn't reach its probabilities.
+    first = rows < np.quantile(rows, 0.2)
+    other = labels.copy()
+    other[first] = (labels[first] + 1) % 6
+    assert np.allclose(evaluation.cross_tempered(other, said, rows)[first], found[first])
+    assert not np.allclose(evaluation.cross_tempered(other, said, rows)[~first], found[~first])
+    # A single strip has no others.
+    assert np.allclose(evaluation.cross_tempered(labels, said, np.zeros(len(rows))), said)
+
+
+def test_a_tempered_table_keeps_its_errors():
+    table = pd.DataFrame({"tile_id": ["a", "b"], "probabilities": [np.array([0.8, 0.2]), None]})
+    found = evaluation.tempered(table, 2.0)
+    assert found["probabilities"][1] is None and found["tile_id"].tolist() == ["a", "b"]
+    assert found["probabilities"][0] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_class_calibration_leaves_out_what_has_no_label_or_prediction():
+    table = pd.DataFrame({"probabilities": [np.array([0.8, 0.2]), None, np.array([0.3, 0.7]), np.array([0.6, 0.4])]})
+    said, right = evaluation.class_calibration(table, pd.Series([0, 1, 0, pd.NA], dtype="Int8"))
+    assert said.tolist() == [0.8, 0.7] and right.tolist() == [True, False]

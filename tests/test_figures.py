@@ -71,7 +71,7 @@ def test_a_county_map_shows_each_tile_in_the_colour_of_its_group(ax):
     tiles = county()
     groups = RNG.randint(0, 3, len(tiles))
     figures.county_map(ax, tiles, groups, "What we found", boundary=BOUNDARY, crs=CRS)
-    assert legend_of(ax) == {g.name: g.colour for g in landcover.GROUPS}
+    assert legend_of(ax) == dict({g.name: g.colour for g in landcover.GROUPS}, **{"county boundary": figures.INK})
     assert title_of(ax) == "What we found" and "UTM 19N" in ax.get_xlabel()
     shown = ax.images[0]
     left, right, bottom, top = shown.get_extent()
@@ -91,7 +91,7 @@ def test_a_map_of_classes_names_missing_predictions(ax):
     values[3] = pd.NA
     figures.county_map(ax, tiles, values, "Six classes", by="class", boundary=BOUNDARY, mark=tiles[:4])
     legend = legend_of(ax)
-    assert list(legend) == list(landcover.CLASS_NAMES) + ["no prediction", "candidate"]
+    assert list(legend) == list(landcover.CLASS_NAMES) + ["no prediction", "candidate", "county boundary"]
     assert all(legend[c.name] == c.colour for c in landcover.CLASSES)
     with pytest.raises(InputError, match="got 'code'"):
         figures.county_map(ax, tiles, values, "", by="code")
@@ -246,7 +246,7 @@ def test_candidates_show_both_years_and_their_probabilities(ax):
     before = [np.full((50, 50, 3), 40, dtype=np.uint8)] * 3
     after = [np.full((50, 50, 3), 200, dtype=np.uint8)] * 3
     figures.candidate_sheet(ax, candidates, before, after, "New", columns=2, tile_px=40)
-    assert texts_of(ax)[:5] == ["2010", "0.02", "2016", "0.98", "#1"]
+    assert texts_of(ax)[:5] == ["#1", "2010", "0.02", "2016", "0.98"]
     assert "—" in texts_of(ax) and "#3" in texts_of(ax)
     sheet = np.asarray(ax.images[0].get_array())
     assert {40, 200, 255} == set(np.unique(sheet)) and (sheet == 40).sum() == (sheet == 200).sum() == 3 * 40 * 40 * 3
@@ -313,7 +313,10 @@ def test_a_share_map_has_each_tile_in_the_colour_of_its_value(ax):
     shown = ax.images[0].get_array()
     laid = to_grid(tiles["row"], tiles["col"], values, fill=-1).values
     assert np.allclose(shown.filled(-1), np.where(laid < 0, -1, laid)) and shown.mask.sum() == (laid < 0).sum()
-    assert "candidate" in legend_of(ax)
+    assert list(legend_of(ax)) == ["candidate", "county boundary"]
+    edges = {to_hex(c.get_edgecolor()[0]) for c in ax.collections if len(c.get_edgecolor())}
+    border = {to_hex(line.get_color()) for line in ax.lines}
+    assert figures.MARK in edges and figures.INK in border and figures.MARK not in border | set(figures.SCORE_RAMP)
 
 
 def test_an_error_map_counts_each_kind(ax):
@@ -322,7 +325,12 @@ def test_an_error_map_counts_each_kind(ax):
     predicted[:4], labels[4:6] = 0, 1
     figures.error_map(ax, tiles, labels, predicted, "Errors", boundary=BOUNDARY, crs=CRS)
     assert set(legend_of(ax)) == {"as labelled ({})".format(len(tiles) - 6), "Undeveloped, taken for Developed (4)",
-                                  "Cultivated, taken for Undeveloped (2)"}
+                                  "Cultivated, taken for Undeveloped (2)", "county boundary"}
+    taken = {to_hex(c.get_facecolor()[0]): c for c in ax.collections if c.get_hatch()}
+    # Filled by what it was taken for, hatched by what it is.
+    assert set(taken) == {landcover.GROUPS[0].colour, landcover.GROUPS[2].colour}
+    assert [len(taken[landcover.GROUPS[k].colour].get_paths()) for k in (0, 2)] == [4, 2]
+    assert len({c.get_hatch() for c in taken.values()}) == 2
 
 
 def test_reliability_draws_what_it_is_given(ax):
@@ -330,14 +338,17 @@ def test_reliability_draws_what_it_is_given(ax):
     figures.reliability(ax, {"a county": table}, "Calibrated")
     ax.figure.canvas.draw()
     assert np.allclose(ax.collections[0].get_offsets(), [[0.1, 0.12], [0.8, 0.7]])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["means what it says", "a county"] and not ax.texts
 
 
 def test_a_candidate_sheet_tells_score_and_reason(ax):
-    candidates = pd.DataFrame({"probability_before": [0.1], "probability_after": [0.9], "score": [0.83],
+    candidates = pd.DataFrame({"probability_before": [0.1], "probability_after": [0.9], "score": [0.83], "rank": [27],
+                               "tile_id": ["utm11-19480-01602"],
                                "reason": ["About 2 ha; Developed goes up; labelled Forest."]})
     figures.candidate_sheet(ax, candidates, [picture(40)], [picture(40)], "New", columns=2, tile_px=40)
     words = " ".join(" ".join(texts_of(ax)).split())
-    assert "83 %" in words and "About 2 ha; Developed goes up" in words and "Forest" not in words
+    assert "#27 · 83 %" in words and "utm11-19480-01602" in words
+    assert "About 2 ha; Developed goes up; labelled Forest." in words
 
 
 def test_a_legend_of_per_cents_runs_through_the_ramp():

@@ -19,7 +19,8 @@ def class_map(tmp_path):
     values = pd.Series(CLASS_IDS).astype("Int8")
     values[5] = pd.NA
     path = tmp_path / "maps" / "classes.tif"
-    rasters.write_map(path, to_grid(TILES["row"], TILES["col"], values), scenes.CRS, LEGEND, tags={"YEAR": "2016"})
+    rasters.write_map(path, to_grid(TILES["row"], TILES["col"], values), scenes.CRS, LEGEND, tags={"YEAR": "2016"},
+                      description="land cover")
     return path
 
 
@@ -48,6 +49,14 @@ def test_a_map_carries_colours_names_and_tags(class_map):
         assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
 
 
+def test_gdal_names_the_categories(class_map, tmp_path):
+    """What GDAL knows of a file it writes into a VRT."""
+    rasterio.shutil.copy(str(class_map), str(tmp_path / "seen.vrt"), driver="VRT")
+    seen = (tmp_path / "seen.vrt").read_text()
+    named = [seen.index(f"<Category>{c.name}</Category>") for c in landcover.CLASSES]
+    assert named == sorted(named) and "<Description>land cover</Description>" in seen
+
+
 def test_overviews_of_a_large_map_hold_classes_not_averages(tmp_path):
     # Forest and Cultivated in turn: between their colours lie those of other classes.
     values = np.full((900, 700), 1, dtype=np.uint8)
@@ -69,7 +78,8 @@ def test_an_interrupted_map_leaves_the_old_one(class_map, monkeypatch):
     monkeypatch.setattr(rasterio.shutil, "copy", breaks_off)
     with pytest.raises(OSError):
         rasters.write_map(class_map, to_grid([0], [0], [0]), scenes.CRS, LEGEND)
-    assert class_map.read_bytes() == before and [p.name for p in class_map.parent.iterdir()] == [class_map.name]
+    assert class_map.read_bytes() == before
+    assert sorted(p.name for p in class_map.parent.iterdir()) == [class_map.name, class_map.name + ".aux.xml"]
 
 
 def test_tiles_come_back_from_geoparquet_with_all_columns(tmp_path):

@@ -69,7 +69,16 @@ def visit(chromium, tmp_path):
 def shown(page):
     """The map as pixels."""
     page.wait_for_timeout(400)
-    return np.asarray(Image.open(io.BytesIO(page.locator("#map").screenshot())).convert("RGB")).astype(int)
+    page.locator("#over").evaluate("e => e.style.visibility = 'hidden'")
+    picture = np.asarray(Image.open(io.BytesIO(page.locator("#map").screenshot())).convert("RGB")).astype(int)
+    page.locator("#over").evaluate("e => e.style.visibility = 'visible'")
+    return picture
+
+
+def layer(page, name):
+    """The box of a layer, in the panel that is opened for it."""
+    page.locator("#over details").first.evaluate("e => e.open = true")
+    return page.get_by_role("checkbox", name=name, exact=True)
 
 
 def told(page, words):
@@ -102,11 +111,12 @@ def _busy():
 
 def test_each_layer_is_drawn_and_its_opacity_holds(visit, county):
     page = visit(county)
+    page.get_by_text("Layers", exact=True).click()
     names = page.locator("#layers label").all_inner_texts()
     assert names == ["Pictures 2010", "Pictures 2016", "Labels 2011", "Predicted 2010", "Predicted 2016",
                      "Change score", "Uncertainty 2016", "Candidates", "County boundary"]
     for k, name in enumerate(names):
-        box, opacity = page.get_by_role("checkbox", name=name, exact=True), page.get_by_label("Opacity of " + name)
+        box, opacity = layer(page, name), page.get_by_label("Opacity of " + name)
         was = box.is_checked()
         before = shown(page)
         box.click()
@@ -123,7 +133,7 @@ def test_each_layer_is_drawn_and_its_opacity_holds(visit, county):
 
 def test_the_swipe_parts_the_two_years(visit, county):
     page = visit(county)
-    page.get_by_role("checkbox", name="Candidates", exact=True).click()
+    layer(page, "Candidates").click()
     pictures = {}
     for share in ("0", "50", "100"):
         page.locator("#swipe").fill(share)
@@ -149,7 +159,7 @@ def test_a_click_shows_the_tile_that_lies_there(visit, county):
         return {i: i, x: box.left + px, y: box.top + py};
     }""")
     page.mouse.click(place["x"], place["y"])
-    page.wait_for_selector("#tile-name")
+    page.wait_for_selector("#tile-name[data-tile]")
     i = place["i"]
     name = f"{data['prefix']}{data['tiles']['row'][i]:05d}-{data['tiles']['col'][i]:05d}"
     assert page.locator("#tile-name").get_attribute("data-tile") == name
@@ -169,13 +179,20 @@ def test_a_click_shows_the_tile_that_lies_there(visit, county):
     assert max(shares, key=shares.get) == best and abs(sum(shares.values()) - 100) <= 3
     around = page.locator(".neighbours > *")
     assert around.count() == 9 and around.nth(4).inner_text() == best
-    page.locator(".neighbours button").first.click()
-    assert page.locator("#tile-name").get_attribute("data-tile") != name
+    page.locator(".neighbours button").first.focus()
+    page.keyboard.press("Enter")
+    other = page.locator("#tile-name").get_attribute("data-tile")
+    assert other != name
+    # The button is gone; the reader is at the new tile's heading, and hears its name.
+    assert page.evaluate("document.activeElement.id") == "tile-name"
+    assert page.locator("#said").inner_text().startswith(other)
+    words = page.locator(".neighbours > *")
+    assert not words.evaluate_all("all => all.filter(e => e.scrollWidth > e.clientWidth).length")
 
 
 def test_candidates_are_ranked_and_next_goes_through_them(visit, county):
     page, data = visit(county), data_of(county)
-    scores = [c["score"] for c in data["candidates"]]
+    scores = [c["score"] for c in data["listed"]]
     assert scores == sorted(scores, reverse=True) and len(scores) > 100
     page.locator("#next").click()
     first = page.locator("#tile-name").get_attribute("data-tile")
@@ -187,10 +204,77 @@ def test_candidates_are_ranked_and_next_goes_through_them(visit, county):
     page.keyboard.press("p")
     assert page.locator("#list [aria-current=true]").inner_text().startswith(f"#{len(scores)}")
     page.locator("#list button").nth(4).click()
-    assert data["candidates"][4]["reason"] in page.locator("#tile").inner_text()
-    centre = page.evaluate("map.getView().getCenter()")
-    i = data["candidates"][4]["tile"]
-    assert centre == [(data["tiles"]["col"][i] + 0.5) * 224, (data["tiles"]["row"][i] + 0.5) * 224]
+    assert data["listed"][4]["reason"] in page.locator("#tile").inner_text()
+    assert page.locator("#said").inner_text().startswith(page.locator("#tile-name").inner_text())
+    assert f"#5 of {len(scores)}" in page.locator("#said").inner_text()
+
+
+def test_a_candidate_is_half_or_more_everywhere(visit, county):
+    page, data = visit(county), data_of(county)
+    scores = [c["score"] for c in data["listed"]]
+    n = sum(score >= 0.5 for score in scores)
+    assert data["candidates"] == n < len(scores) and min(scores) >= 0.1
+    assert f"{n:,} candidates" in page.locator("#about").inner_text()
+    told(page, f"{n} candidates, of 50 % or more; then {len(scores) - n} less likely tiles")
+    assert page.evaluate("candidateLayer.getSource().getFeatures().length") == n
+    page.keyboard.press("n")
+    page.keyboard.press("p")  # the last of the list
+    assert "no candidate" in page.locator("#tile").inner_text()
+
+
+@pytest.mark.parametrize("swipe", ["50", "20", "90"])
+def test_a_chosen_tile_is_not_cut_by_the_swipe(visit, county, swipe):
+    page, data = visit(county), data_of(county)
+    page.locator("#swipe").fill(swipe)
+    page.locator("h1").click()
+    page.keyboard.press("n")
+    i = data["listed"][0]["tile"]
+    sides = [(data["tiles"]["col"][i] + k) * 224 for k in (0, 1)]
+    left, right = (page.evaluate(f"map.getPixelFromCoordinate([{side}, 0])[0]") for side in sides)
+    width = page.evaluate("map.getSize()[0]")
+    line = width * int(swipe) / 100
+    assert 0 <= left < right <= width and (right <= line or left >= line)
+
+
+def test_all_that_is_needed_to_review_is_seen_in_a_small_window(visit, county):
+    page = visit(county)
+    page.set_viewport_size({"width": 1366, "height": 650})
+    page.keyboard.press("n")
+    for what in ("#marks button", "#tile strong", "#over summary"):
+        for box in [one.bounding_box() for one in page.locator(what).all()]:
+            assert box["y"] + box["height"] <= 650, what
+    before, after = (img.bounding_box() for img in page.locator(".pictures img").all())
+    assert before["y"] == after["y"] and after["y"] + after["height"] < 650
+    assert before["x"] + before["width"] <= after["x"]
+    assert page.locator("#save").bounding_box()["y"] == page.locator("#load").bounding_box()["y"]
+
+
+def test_twice_as_large_nothing_overlaps(visit, county):
+    """At 200 % a window of 1366 x 650 has half as many pixels each way."""
+    page = visit(county)
+    page.set_viewport_size({"width": 683, "height": 325})
+    page.wait_for_timeout(200)
+    swipe, side = page.locator("#swipe-bar").bounding_box(), page.locator("aside").bounding_box()
+    assert swipe["y"] + swipe["height"] <= side["y"] + 1
+    page.locator("#next").click()
+    assert page.locator("#marks button").first.is_enabled()
+
+
+def test_keys_of_a_letter_can_be_switched_off(visit, county):
+    page = visit(county)
+    page.get_by_text("Keys and sources").click()
+    page.locator("#letters").click()
+    page.locator("h1").click()
+    page.keyboard.press("n")
+    assert page.locator("#list [aria-current=true]").count() == 0
+    page.reload()
+    page.wait_for_selector("body[data-ready=true]")
+    page.keyboard.press("n")
+    assert page.locator("#list [aria-current=true]").count() == 0
+    page.get_by_text("Keys and sources").click()
+    page.locator("#letters").click()
+    page.keyboard.press("n")
+    assert page.locator("#list [aria-current=true]").count() == 1
 
 
 def test_marks_are_saved_and_loaded_again(visit, county, tmp_path):
@@ -199,16 +283,21 @@ def test_marks_are_saved_and_loaded_again(visit, county, tmp_path):
         page.keyboard.press("n")
         page.keyboard.press(mark)
     page.keyboard.press("n")
-    page.locator("#tile").get_by_role("button", name="unsure").click()
-    page.locator("#tile").get_by_role("button", name="true").click()
+    page.locator("#marks").get_by_role("button", name="unsure").click()
+    page.locator("#marks").get_by_role("button", name="true").click()
     assert "4 marked" in page.locator("#progress").inner_text()
+    # A second click undoes the first.
+    page.locator("#marks").get_by_role("button", name="true").click()
+    assert "3 marked" in page.locator("#progress").inner_text()
+    assert page.locator("#marks [aria-pressed=true]").count() == 0
+    page.locator("#marks").get_by_role("button", name="true").click()
     with page.expect_download() as download:
         page.locator("#save").click()
     saved = tmp_path / download.value.suggested_filename
     download.value.save_as(saved)
     rows = list(csv.DictReader(io.StringIO(saved.read_text())))
     assert saved.name == "marks_99007.csv" and [r["mark"] for r in rows[:5]] == ["true", "false", "unsure", "true", ""]
-    assert rows[0]["tile_id"] == page.evaluate("nameOf(D.candidates[0].tile)")
+    assert rows[0]["tile_id"] == page.evaluate("nameOf(D.listed[0].tile)")
 
     other = visit(county)  # another reviewer's browser: nothing is marked there
     assert " 0 marked" in other.locator("#progress").inner_text()
@@ -228,9 +317,28 @@ def test_a_file_of_something_else_is_refused_in_words(visit, county, tmp_path):
     wrong.write_text("place,verdict\n1,2\n")
     page.locator("#file").set_input_files(wrong)
     told(page, "tile_id and mark")
-    wrong.write_text("tile_id,mark\nutm99-00000-00000,true\n" + page.evaluate("nameOf(D.candidates[0].tile)") + ",perhaps\n")
+    first = page.evaluate("nameOf(D.listed[0].tile)")
+    wrong.write_text(f"tile_id,mark\nutm99-00000-00000,true\n{first},perhaps\n")
     page.locator("#file").set_input_files(wrong)
     told(page, "2 lines")
+    assert " 0 marked" in page.locator("#progress").inner_text()
+
+
+@pytest.mark.parametrize("text", ["\ufefftile_id;row;col;score;mark\r\n{};1;1;0,9;TRUE\r\n{};1;1;0,9;Unsure\r\n",
+                                  'tile_id,mark\n"{}","TRUE"\n"{}",unsure\n'])
+def test_what_a_spreadsheet_makes_of_a_file_is_read(visit, county, tmp_path, text):
+    page, path = visit(county), tmp_path / "excel.csv"
+    path.write_text(text.format(*page.evaluate("[0, 1].map(k => nameOf(D.listed[k].tile))")), encoding="utf-8")
+    page.locator("#file").set_input_files(path)
+    told(page, "2 marks read.")
+    assert page.locator("#list .mark").all_inner_texts()[:3] == ["true", "unsure", ""]
+
+
+def test_nothing_is_marked_by_a_file_without_marks(visit, county, tmp_path):
+    page, path = visit(county), tmp_path / "empty.csv"
+    path.write_text("tile_id,mark\n")
+    page.locator("#file").set_input_files(path)
+    told(page, "0 marks read.")
     assert " 0 marked" in page.locator("#progress").inner_text()
 
 
@@ -245,7 +353,7 @@ def test_the_keyboard_moves_and_chooses(visit, county):
     page.wait_for_timeout(500)
     assert page.evaluate("map.getView().getCenter()")[1] > start[0][1]
     page.keyboard.press("Enter")
-    assert page.locator("#tile-name").is_visible()
+    assert page.locator("#tile-name").get_attribute("data-tile")
     page.keyboard.press("Home")
     assert page.evaluate("map.getView().getCenter()") == start[0]
     page.get_by_title("Zoom in").click()
@@ -264,6 +372,8 @@ def test_axe_finds_nothing_serious(visit, county, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.keyboard.press("n")
     page.keyboard.press("t")
+    for panel in page.locator("details").all():
+        panel.evaluate("e => e.open = true")
     found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
     assert not found, [(v["id"], v["nodes"][0]["html"][:150]) for v in found]
 
@@ -286,17 +396,74 @@ def seen(colour, matrix):
 
 
 @pytest.mark.parametrize("eye", DEFICIENT)
-def test_the_legend_works_without_red_and_green(county, eye):
-    """Two entries differ to a colour-blind eye by their colours, or else by their patterns; ramps grow darker."""
-    data = data_of(county)
-    for legend in (data["groups"], data["classes"]):
-        for a in legend:
-            for b in legend:
-                gap = np.linalg.norm(seen(a["colour"], DEFICIENT[eye]) - seen(b["colour"], DEFICIENT[eye]))
-                assert a is b or gap > 20 or a["mark"] != b["mark"], (a["name"], b["name"], gap)
+def test_ramps_grow_darker_without_red_and_green(eye):
     for ramp in (report.SCORE_RAMP, report.UNCERTAINTY_RAMP):
         lightness = [seen(colour, DEFICIENT[eye])[0] for colour in ramp]
         assert (np.diff(lightness) < -8).all()
+
+
+@pytest.mark.parametrize("rows, cols", [(6, 24), (120, 480)])
+def test_drawn_classes_can_be_told_apart_without_red_and_green(visit, tmp_path, monkeypatch, rows, cols):
+    """Six stripes of the classes, as the map draws them, in a small and in a large county: of two that a colour-blind
+    eye gives one colour, the patterns differ."""
+    monkeypatch.setattr(report, "_pyramid", _two_pictures)
+    tiles, scores, boundary = tables(rows, cols)
+    tiles["class_after"] = (tiles["col"] - COL) * 6 // cols
+    path = report.write(tmp_path / "stripes.html", "nowhere", "99007", (2010, 2016), tiles, scores, "EPSG:26911",
+                        boundary, 2011, "Stripes", "made up")
+    page = visit_quietly(visit, path)
+    for name in ("Candidates", "County boundary", "Predicted 2016"):
+        layer(page, name).click()
+    page.get_by_label("Opacity of Predicted 2016").fill("100")
+    page.locator("h1").click()
+    picture = shown(page)
+    (left, top), (right, bottom) = (page.evaluate(f"map.getPixelFromCoordinate([extent[{x}], extent[{y}]])")
+                                    for x, y in ((0, 3), (2, 1)))
+    width, middle = (right - left) / 6, int((top + bottom) / 2)
+    # Not beside the swipe's line, which is in the middle of the map.
+    patches = [picture[middle - 24:middle + 24, int(left + (k + 0.3) * width):int(left + (k + 0.3) * width) + 48]
+               for k in range(6)]
+    for eye in DEFICIENT.values():
+        for a in range(6):
+            for b in range(a):
+                one, other = (look(patches[k], eye) for k in (a, b))
+                apart = np.linalg.norm(one[0] - other[0]) > 20 or np.abs(one[1] - other[1]).max() > 3
+                assert apart, (landcover.CLASS_NAMES[a], landcover.CLASS_NAMES[b], one, other)
+
+
+def look(patch, eye):
+    """A patch's ground colour, and what is drawn on it: how far lightness varies along rows, columns, diagonals."""
+    colours, counts = np.unique(patch.reshape(-1, 3), axis=0, return_counts=True)
+    lightness = patch.mean(axis=2) / 2.55
+    i, j = np.indices(lightness.shape)
+    along = [np.std([lightness[of == k].mean() for k in range(12)])
+             for of in (i % 12, j % 12, (i + j) % 12, (i - j) % 12)]
+    ground = "#%02x%02x%02x" % tuple(int(v) for v in colours[counts.argmax()])
+    return seen(ground, eye), np.array(along + [lightness.std()])
+
+
+def test_the_legend_names_what_is_drawn(visit, county):
+    page = visit(county)
+    page.get_by_text("Legend", exact=True).click()
+    words = page.locator("#legend").inner_text()
+    for name in ("Candidate: 50 % or more", "Chosen tile", "County boundary", "No prediction", "the chance that",
+                 *landcover.CLASS_NAMES):
+        assert name in words, name
+
+
+def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
+    tiles, scores, boundary = tables(4, 4)
+    path = report.write(tmp_path / "rule.html", store_of(tmp_path / "store", 4, 4), "99007", (2010, 2016), tiles,
+                        scores, "EPSG:26911", boundary, 2011, "By the rule", "made up", calibrated=False)
+    page = visit(path)
+    page.keyboard.press("n")
+    page.get_by_text("Legend", exact=True).click()
+    for part in ("#progress", "#about", "#legend"):
+        assert "ranked by the rule of 2017, no probability" in page.locator(part).inner_text()
+    for part in ("#list", "#progress", "#about", "#legend", "#said"):
+        assert "%" not in page.locator(part).inner_text(), part
+    assert "chance" not in page.locator("body").inner_text().lower()
+    assert "Change score" not in page.locator("body").inner_text()
 
 
 # ---- counties made up, to try the layout of the file
@@ -304,7 +471,7 @@ def test_the_legend_works_without_red_and_green(county, eye):
 def store_of(folder, rows, cols, years=(2010, 2016)):
     """A tile store whose pictures tell where they are: red grows to the east, green to the south, blue with time."""
     import pyarrow.parquet as pq
-    row, col = (a.ravel() for a in np.mgrid[0:rows, 0:cols])
+    row, col = places(rows, cols)
     for k, year in enumerate(years):
         def picture(r, c, k=k):
             tile = np.full((224, 224, 3), [20 + 10 * c, 20 + 10 * r, 60 + 120 * k], dtype=np.uint8)
@@ -321,8 +488,15 @@ def store_of(folder, rows, cols, years=(2010, 2016)):
     return str(folder)
 
 
-def tables(rows, cols):
+def places(rows, cols):
+    """Rows and columns of a county that is no rectangle: of a small one the corner in the north-west is missing."""
     row, col = (a.ravel() for a in np.mgrid[0:rows, 0:cols])
+    inside = (row >= rows / 3) | (col >= cols / 3) | (rows * cols > 1000)
+    return row[inside], col[inside]
+
+
+def tables(rows, cols):
+    row, col = places(rows, cols)
     tiles = pd.DataFrame({"tile_id": [f"utm11-{ROW - r:05d}-{COL + c:05d}" for r, c in zip(row, col)],
                           "row": ROW - row, "col": COL + col, "group": 2, "class_before": 1, "class_after": 5})
     p = np.full((len(tiles), 6), 0.02)
@@ -344,7 +518,8 @@ def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, mon
     monkeypatch.setattr(report, "TILES_INSIDE", 10)
     page_path = write(tmp_path / "large.html", store_of(tmp_path / "store", 9, 13), 9, 13)
     pictures = list((tmp_path / "large_pictures" / "2016" / "4").glob("*.webp"))
-    assert len(pictures) == 9 * 13 and page_path.stat().st_size < 1.5e6
+    n = len(places(9, 13)[0])
+    assert len(pictures) == n < 9 * 13 and page_path.stat().st_size < 1.5e6
     page = visit(page_path)
     loaded = []
     page.on("request", lambda request: loaded.append(request.url))
@@ -352,14 +527,19 @@ def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, mon
     page.keyboard.press("n")
     page.wait_for_timeout(600)
     finest = {url for url in loaded if "/2016/4/" in url}
-    # Those around the first tile, and no other.
-    assert 4 <= len(finest) < 9 * 13 / 2
-    # Red of the first tile of the list, which is in the upper left: 20.
+    # Those around the first tile, and no other; none that isn't there.
+    assert 4 <= len(finest) < n / 2
+    page.keyboard.press("Home")
+    page.wait_for_timeout(400)
+    # The first tile of the list is the northernmost on the left: five columns are missing before it.
     src = page.locator(".pictures img").nth(1).get_attribute("src")
     picture = np.asarray(Image.open(tmp_path / src).convert("RGB")).reshape(-1, 3).mean(axis=0)
-    assert picture == pytest.approx([20, 20, 180], abs=4)
+    assert picture == pytest.approx([70, 20, 180], abs=4)
     # A coarser level shows four tiles where they lie: south is down, east is right.
     coarse = np.asarray(Image.open(tmp_path / "large_pictures/2016/3/1-2.webp").convert("RGB")).astype(int)
+    # Beyond the county a picture is empty, not pale.
+    edge = np.asarray(Image.open(tmp_path / "large_pictures/2016/2/0-0.webp").convert("RGBA")).astype(int)
+    assert edge[:100, :, 3].max() == 0 and edge[200, 200, 3] == 255
     assert coarse[30, 30, :2] == pytest.approx([40, 60], abs=6) and coarse[200, 200, :2] == pytest.approx([50, 70], abs=6)
 
 
@@ -369,7 +549,7 @@ def test_a_county_of_sixty_five_thousand_tiles_stays_usable(visit, tmp_path, mon
     assert page_path.stat().st_size < 25e6 and len(data_of(page_path)["tiles"]["row"]) == 65_552
     page = visit_quietly(visit, page_path)
     start = time.monotonic()
-    page.get_by_role("checkbox", name="Change score", exact=True).click()
+    layer(page, "Change score").click()
     for _ in range(5):
         page.keyboard.press("n")
     assert page.locator("#list [aria-current=true]").inner_text().startswith("#5")
@@ -388,15 +568,15 @@ def _two_pictures(store, county, year, top, left, height, width, levels, px, pla
 def visit_quietly(visit, path):
     """Open the page zoomed out, where only coarse pictures are looked at."""
     page = visit(path)
-    page.get_by_role("checkbox", name="Pictures 2010", exact=True).click()
-    page.get_by_role("checkbox", name="Pictures 2016", exact=True).click()
+    layer(page, "Pictures 2010").click()
+    layer(page, "Pictures 2016").click()
     page.evaluate("picture = () => 'data:,'")
     return page
 
 
 def test_scores_of_other_tiles_are_refused(tmp_path):
     tiles, scores, boundary = tables(2, 2)
-    with pytest.raises(InputError, match="4 tiles and 3 scores"):
+    with pytest.raises(InputError, match="3 tiles and 2 scores"):
         report.write(tmp_path / "x.html", "nowhere", "99007", (2010, 2016), tiles, scores[1:], "EPSG:26911", boundary,
                      2011, "t", "s")
 
@@ -409,3 +589,36 @@ def test_the_library_is_whole_and_its_licence_beside_it():
 
 
 LIBRARY_SHA256 = "1f368b331c84442335873a40cf40a3a1bb8a2be8f765c40c1402ed339d7b12ca"
+
+
+def test_a_source_line_claims_no_more_than_is_known():
+    def told(scene, labels, crs="EPSG:26911", **options):
+        before, after = ({"crs": crs, "year": year, "label_year": year + 1, "label_source": labels, "scenes": [scene]}
+                         for year in (2010, 2016))
+        return report.source_line(before, after, **options)
+    assert told("/somewhere/m_1.tif", "/labels/nlcd.tif", drawn=True) == (
+        "Drawn for this tutorial, not real land: pictures of 2010 and 2016, labels of 2011 and 2017. EPSG:26911 (NAD83 / "
+        "UTM zone 11N).")
+    assert told("https://example.org/naip/m_1.tif", "https://example.org/wcs/nlcd_2011.tif?x=1") == (
+        "NAIP (USDA): pictures of 2010 and 2016, labels of 2011 and 2017 (nlcd_2011.tif). EPSG:26911 (NAD83 / UTM zone "
+        "11N).")
+    own = told("/scenes/naip.tif", "/labels/mine.tif", crs="EPSG:32633")
+    assert own.startswith("Own scenes: ") and "NAIP" not in own and "NLCD" not in own and own.endswith("EPSG:32633.")
+
+
+def test_styles_name_what_they_colour(tmp_path):
+    report.write_raster_style(tmp_path / "class.qml", {c.class_id: (c.name, c.colour) for c in landcover.CLASSES})
+    text = (tmp_path / "class.qml").read_text()
+    for c in landcover.CLASSES:
+        assert f'value="{c.class_id}" color="{c.colour}" label="{c.name}"' in text
+    report.write_style(tmp_path / "rule.qml", "score", calibrated=False)
+    assert "no probability" in (tmp_path / "rule.qml").read_text() and "%" not in (tmp_path / "rule.qml").read_text()
+
+
+def test_the_folder_of_pictures_is_weighed(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "TILES_INSIDE", 1)
+    page = write(tmp_path / "large.html", store_of(tmp_path / "store", 4, 4), 4, 4)
+    folder, size = report.pictures_of(page)
+    assert folder == tmp_path / "large_pictures" and size == sum(f.stat().st_size for f in folder.rglob("*.webp")) > 0
+    monkeypatch.setattr(report, "TILES_INSIDE", 1000)
+    assert report.pictures_of(write(page, str(tmp_path / "store"), 4, 4)) == (None, 0)

@@ -9,8 +9,9 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
+import rasterio
 
-from helpers import InputError, bundle, engines, landcover, scoring, tilestore
+from helpers import InputError, bundle, development, engines, landcover, scoring, tilestore
 from helpers.runs import Run
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -112,9 +113,11 @@ def test_no_validation_tile_was_trained_on(run):
 
 def test_the_map_files_are_there(run):
     assert (run.figures / "map.png").stat().st_size > 20_000
-    assert sorted(p.name for p in run.maps.iterdir()) == [
-        "99007.html", "99007_change_score.tif", "99007_class_2010.tif", "99007_class_2016.tif",
-        "99007_developed_2010.tif", "99007_developed_2016.tif", "99007_tiles.parquet", "99007_tiles.qml"]
+    maps = ["99007_change_score.tif", "99007_class_2010.tif", "99007_class_2016.tif", "99007_developed_2010.tif",
+            "99007_developed_2016.tif"]
+    assert sorted(p.name for p in run.maps.iterdir()) == sorted(
+        maps + [name + ".aux.xml" for name in maps] + ["99007.html", "99007_class_2010.qml", "99007_class_2016.qml",
+                                                       "99007_tiles.parquet", "99007_tiles.qml"])
 
 
 def execute(name, folder, **parameters):
@@ -151,7 +154,13 @@ def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
     assert metrics["scoring"]["tiles"] == sum(m["tiles"] for m in stored)
     assert bundle.load(tiny.models / "tensorflow").facts["seed"] == 5
     # One training county is not enough to fit scores: the rule of 2017 stands in, and the page is there all the same.
-    assert "precision" in metrics["change"] and (tiny.maps / "99009.html").is_file()
+    # It has no chances then, and says so wherever it is shown.
+    assert "precision" in metrics["change"] and metrics["change"]["calibrated"] is False
+    assert not [name for name in metrics["change"] if name.startswith("calibration")]
+    assert development.RANKED in (tiny.maps / "99009.html").read_text(encoding="utf-8")
+    assert development.RANKED in (tiny.maps / "99009_tiles.qml").read_text()
+    with rasterio.open(tiny.maps / "99009_change_score.tif") as file:
+        assert file.tags()["SCORE"] == development.RANKED and file.tags()["VALUE_60"] == "60"
     assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
                                        "06_mapping_results"}
 

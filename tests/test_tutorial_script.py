@@ -281,7 +281,8 @@ def test_two_at_once_in_one_run(house):
 def test_it_ends_by_saying_where_everything_is(house):
     house.notebook("05")
     house.notebook("06", "(folder / 'figures').mkdir(exist_ok=True)\n(folder / 'figures' / 'map.png').write_text('1')\n"
-                   "(folder / 'metrics.json').write_text('{}')\n")
+                   "(folder / 'metrics.json').write_text(json.dumps({'map': {'page': page}}))\n"
+                   "(folder / 'maps' / '99007.html').write_text('1')\n", page="99007.html")
     for name in ("tiles", "models"):
         (house.folder / "runs" / "sample" / name).mkdir(parents=True)
         (house.folder / "runs" / "sample" / name / "part").write_text("1")
@@ -290,6 +291,13 @@ def test_it_ends_by_saying_where_everything_is(house):
                  "runs/sample/metrics.json"):
         assert path in done.stdout and (house.folder / path).exists()
     assert "jupyter lab notebooks" in done.stdout
+    # The page to review on comes last, for it is what to open next.
+    assert done.stdout.splitlines()[-2:] == ["To review what is new, candidate by candidate, open in a browser:",
+                                             "  runs/sample/maps/99007.html"]
+
+    (house.folder / "runs" / "sample" / "maps" / "99007.html").unlink()
+    done = house.run()  # What isn't there is not named.
+    assert done.returncode == 0 and "in a browser" not in done.stdout
 
 
 def test_what_kernels_say_goes_to_a_file(house):

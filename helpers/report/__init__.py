@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError, evaluation, tilestore
-from helpers.development import CANDIDATE
+from helpers.development import CANDIDATE, CHANCE, RANKED
 from helpers.figures import SCORE_RAMP, UNCERTAINTY_RAMP
 from helpers.grid import TILE_M
 from helpers.landcover import CLASSES, GROUPS, NO_CLASS
@@ -27,7 +27,8 @@ FOLDER = Path(__file__).parent
 TILES_INSIDE = 2500
 INSIDE_PX, BESIDE_PX = 160, 224
 QUALITY = 45
-# What is scored at least so high is on the list to look at, the likeliest first, and so many at most.
+# What is scored at least so high is on the list to look at, the likeliest first, and so many at most: below the
+# candidates some that are less likely than not, for who wants to miss nothing.
 LISTED, LONGEST_LIST = 0.1, 3000
 # Patterns that say the same as the colours: of map groups, and of classes by name.
 _GROUP_MARKS = {0: "lines", 1: "dot", 2: ""}
@@ -35,7 +36,8 @@ _CLASS_MARKS = {"Developed": "lines", "Cultivated": "dot", "Forest": "", "Shrub"
                 "Barren": "cross"}
 
 
-def write(path, store, county, years, tiles, scores, crs, boundary, label_year, title, source, run_name="sample"):
+def write(path, store, county, years, tiles, scores, crs, boundary, label_year, title, source, run_name="sample",
+          calibrated=True):
     """Write the review page of a county.
 
     Parameters
@@ -61,6 +63,8 @@ def write(path, store, county, years, tiles, scores, crs, boundary, label_year, 
         What the page says above the map, and where its pictures and labels come from.
     run_name : str
         Tells the marks of one run from those of another.
+    calibrated : bool
+        False where scores come from ``development.by_rule``: the page then says that they only rank, and shows none.
 
     Returns
     -------
@@ -96,13 +100,14 @@ def write(path, store, county, years, tiles, scores, crs, boundary, label_year, 
             file.write_bytes(image)
         _pyramid(store, county, year, top, left, height, width, levels, INSIDE_PX if inside else BESIDE_PX, place)
     data = _data(tiles, scores, boundary)
-    data.update(county=county, years=list(years), label_year=int(label_year), crs=crs, listed=LISTED,
+    data.update(county=county, years=list(years), label_year=int(label_year), crs=crs, least=LISTED,
+                candidate=CANDIDATE, calibrated=bool(calibrated), meaning=CHANCE if calibrated else RANKED,
                 tile_m=int(TILE_M), run="{} {}".format(run_name, county),
                 grid={"top_row": top, "left_col": left, "height": height, "width": width},
                 pictures={"inside": inside, "levels": levels, "px": INSIDE_PX if inside else BESIDE_PX,
                           "folder": beside, "names": names if inside else {}},
-                about="{:,} tiles of 224 m · {:,} candidates · pictures of {} and {}".format(
-                    len(tiles), int((scores["score"] >= CANDIDATE).sum()), *years))
+                about="{:,} tiles of 224 m · {:,} candidates{} · pictures of {} and {}".format(
+                    len(tiles), int((scores["score"] >= CANDIDATE).sum()), "" if calibrated else " " + RANKED, *years))
     page = (FOLDER / "page.html").read_text(encoding="utf-8")
     parts = {"title": html.escape(title), "source": html.escape(source),
              "style": (FOLDER / "page.css").read_text(encoding="utf-8"),
@@ -135,6 +140,7 @@ def _data(tiles, scores, boundary):
         return base64.b64encode(np.rint(255 * np.nan_to_num(stacked(column))).astype(np.uint8).tobytes()).decode()
     unsure = evaluation.uncertainty(stacked("probabilities_after"))
     order = sorted(np.flatnonzero(score >= LISTED), key=lambda i: (-score[i], tiles["tile_id"][i]))[:LONGEST_LIST]
+    candidates = int((score[order] >= CANDIDATE).sum()) if order else 0
     reasons, areas = (scores[c].reindex(tiles["tile_id"]).tolist() for c in ("reason", "new_m2"))
     rings = [boundary] if boundary.geom_type == "Polygon" else list(boundary.geoms)
     hexes = {"score": SCORE_RAMP, "uncertainty": UNCERTAINTY_RAMP}
@@ -149,8 +155,9 @@ def _data(tiles, scores, boundary):
                   "class_after": whole(tiles["class_after"]), "score": thousandths(score),
                   "uncertainty": thousandths(unsure),
                   "probabilities": [packed("probabilities_before"), packed("probabilities_after")]},
-        "candidates": [{"tile": int(i), "score": round(float(score[i]), 3), "reason": reasons[i],
-                        "kind": "{:.1f} ha".format(areas[i] / 1e4)} for i in order],
+        "candidates": candidates,
+        "listed": [{"tile": int(i), "score": round(float(score[i]), 3), "reason": reasons[i],
+                    "kind": "{:.1f} ha".format(areas[i] / 1e4)} for i in order],
     }
 
 
@@ -166,7 +173,8 @@ def _pyramid(store, county, year, top, left, height, width, levels, px, place):
         for x, picture in pictures.items():
             place(z, x, y, _webp(picture))
             if z:
-                whole = rows[z - 1].setdefault(x // 2, np.full((2 * px, 2 * px, 3), 228, dtype=np.uint8))
+                # The last of four channels is 0 where there is no tile, so that nothing is drawn there.
+                whole = rows[z - 1].setdefault(x // 2, np.zeros((2 * px, 2 * px, 4), dtype=np.uint8))
                 whole[y % 2 * px:(y % 2 + 1) * px, x % 2 * px:(x % 2 + 1) * px] = picture
         if z and (y % 2 or y == -(-height // 2 ** (levels - 1 - z)) - 1):
             above, rows[z - 1] = rows[z - 1], {}
@@ -180,23 +188,28 @@ def _pyramid(store, county, year, top, left, height, width, levels, px, place):
         if found is not None:
             for col, picture in zip(found["col"], tilestore.decode_all(found, (px, px))):
                 if 0 <= col - left < width:
-                    pictures[int(col) - left] = picture
+                    pictures[int(col) - left] = np.concatenate([picture, np.full((px, px, 1), 255, np.uint8)], axis=2)
         put(levels - 1, y, pictures)
 
 
 def _halved(picture):
+    """Half as high and wide; what is not there has no part in a colour."""
     h, w, _ = picture.shape
-    return picture.reshape(h // 2, 2, w // 2, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    four = picture.reshape(h // 2, 2, w // 2, 2, 4).transpose(0, 2, 1, 3, 4).reshape(h // 2, w // 2, 4, 4).astype(float)
+    there = four[..., 3:].sum(axis=2)
+    colour = (four[..., :3] * four[..., 3:]).sum(axis=2) / np.maximum(there, 1)
+    return np.concatenate([colour, there / 4], axis=2).round().astype(np.uint8)
 
 
 def _webp(picture):
     from PIL import Image
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "webp", quality=QUALITY, method=2)
+    picture = picture[..., :3] if (picture[..., 3:] == 255).all() else picture
+    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "webp", quality=QUALITY, method=2)
     return buffer.getvalue()
 
 
-def write_style(path, column):
+def write_style(path, column, calibrated=True):
     """Write a QGIS style that colours squares by a column of 0 to 1; beside a GeoParquet file of the same name QGIS finds
     it by itself.
 
@@ -205,20 +218,80 @@ def write_style(path, column):
     path : str or pathlib.Path
         ``<name>.qml``.
     column : str
+    calibrated : bool
+        Are these chances, or do they only rank?
     """
     ranges, symbols = [], []
     for k, colour in enumerate(SCORE_RAMP):
         low, high = k / len(SCORE_RAMP), (k + 1) / len(SCORE_RAMP)
-        ranges.append('<range lower="{:.2f}" upper="{:.2f}" label="{:.0%} to {:.0%}" symbol="{}" render="true"/>'.format(
-            low, high, low, high, k))
+        text = "{:.0%} to {:.0%}".format(low, high) if calibrated else "{:.1f} to {:.1f}, {}".format(low, high, RANKED)
+        ranges.append('<range lower="{:.2f}" upper="{:.2f}" label="{}" symbol="{}" render="true"/>'.format(
+            low, high, text, k))
         rgb = ",".join(str(v) for v in bytes.fromhex(colour[1:]))
         symbols.append(
             '<symbol name="{}" type="fill" alpha="1"><layer class="SimpleFill" enabled="1"><Option type="Map">'
             '<Option name="color" type="QString" value="{},255"/><Option name="style" type="QString" value="solid"/>'
             '<Option name="outline_color" type="QString" value="125,136,144,255"/>'
             '<Option name="outline_width" type="QString" value="0.1"/></Option></layer></symbol>'.format(k, rgb))
-    text = ('<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n<qgis version="3.34" styleCategories="Symbology">'
-            '<renderer-v2 type="graduatedSymbol" attr="{}" graduatedMethod="GraduatedColor"><ranges>{}</ranges>'
-            '<symbols>{}</symbols></renderer-v2></qgis>\n').format(column, "".join(ranges), "".join(symbols))
+    _write_qml(path, '<renderer-v2 type="graduatedSymbol" attr="{}" graduatedMethod="GraduatedColor">'
+               '<ranges>{}</ranges><symbols>{}</symbols></renderer-v2>'.format(column, "".join(ranges), "".join(symbols)))
+
+
+def write_raster_style(path, legend):
+    """Write a QGIS style that names the values of a map; beside a GeoTIFF of the same name QGIS finds it by itself.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        ``<name>.qml``.
+    legend : dict
+        Value to ``(name, "#rrggbb")``, as for ``rasters.write_map``.
+    """
+    entries = "".join('<paletteEntry value="{}" color="{}" label="{}" alpha="255"/>'.format(
+                          value, colour, html.escape(name))
+                      for value, (name, colour) in legend.items())
+    _write_qml(path, '<pipe><rasterrenderer type="paletted" band="1" opacity="1" alphaBand="-1"><colorPalette>{}'
+               '</colorPalette></rasterrenderer></pipe>'.format(entries))
+
+
+def _write_qml(path, renderer):
+    text = ('<!DOCTYPE qgis PUBLIC "http://mrcc.com/qgis.dtd" "SYSTEM">\n<qgis version="3.34" '
+            'styleCategories="Symbology">{}</qgis>\n').format(renderer)
     with whole_file(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def pictures_of(page):
+    """The folder of pictures that must travel with a page, and its size in bytes; None and 0 where all is inside it."""
+    folder = Path(page).with_suffix("").with_name(Path(page).with_suffix("").name + "_pictures")
+    if not folder.is_dir():
+        return None, 0
+    return folder, sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def source_line(before, after, drawn=False):
+    """Where a map's pictures and labels come from, its years and its datum, in a line.
+
+    Parameters
+    ----------
+    before, after : dict
+        Manifests of a county's two years, from ``tilestore.manifest``.
+    drawn : bool
+        Are they the sample's?
+
+    Returns
+    -------
+    str
+    """
+    zone = str(before["crs"]).split(":")[-1]
+    datum = str(before["crs"])
+    if zone.startswith("269"):
+        datum += " (NAD83 / UTM zone {}N)".format(int(zone) - 26900)
+    years = "pictures of {} and {}, labels of {} and {}".format(before["year"], after["year"], before["label_year"],
+                                                              after["label_year"])
+    if drawn:
+        return "Drawn for this tutorial, not real land: {}. {}.".format(years, datum)
+    scenes = [str(scene) for manifest in (before, after) for scene in manifest.get("scenes", [])]
+    whose = "NAIP (USDA)" if scenes and all("://" in scene and "naip" in scene for scene in scenes) else "own scenes"
+    names = sorted({str(m.get("label_source", "labels")).split("?")[0].rsplit("/", 1)[-1] for m in (before, after)})
+    return "{}: {} ({}). {}.".format(whose[0].upper() + whose[1:], years, ", ".join(names), datum)

@@ -31,6 +31,13 @@ const tileGrid = new ol.tilegrid.TileGrid({
   resolutions: Array.from({length: D.pictures.levels}, (_, z) => TILE / D.pictures.px * 2 ** (finest - z)),
 });
 
+// Pictures there are: a county is no rectangle, and what lies beyond it has none.
+const there = Array.from({length: D.pictures.levels}, () => new Set());
+for (let i = 0; i < N; i++) {
+  let x = D.tiles.col[i] - D.grid.left_col, y = D.grid.top_row - D.tiles.row[i];
+  for (let z = finest; z >= 0; z--, x >>= 1, y >>= 1) there[z].add(x + " " + y);
+}
+
 function picture(year, z, x, y) {
   const known = D.pictures.names[year], key = z + "-" + x + "-" + y;
   if (D.pictures.inside) return key in known ? "data:image/webp;base64," + known[key] : undefined;
@@ -45,49 +52,67 @@ function imagery(year) {
 }
 
 function inside(z, x, y) {
-  const side = 2 ** (finest - z);
-  return x >= 0 && y >= 0 && x * side < D.grid.width && y * side < D.grid.height;
+  return there[z] !== undefined && there[z].has(x + " " + y);
 }
 
-// ---- areas: a colour, and a pattern that says the same without colour, for each tile
+// ---- areas: a colour, and a pattern that says the same without colour
 
-const CELL = N > 20000 ? 4 : N > 3000 ? 8 : 24;   // pixels that a tile takes on the canvas of a layer
+const SIZE = 12;   // pixels of the screen after which a pattern begins again, at any zoom
 
-function pattern(context, x, y, size, kind) {
-  context.strokeStyle = context.fillStyle = "rgba(20, 26, 32, 0.75)";
-  context.lineWidth = size > 8 ? 1.5 : 1;
-  context.beginPath();
-  if (kind === "lines") { context.moveTo(x, y + size); context.lineTo(x + size, y); context.stroke(); }
-  if (kind === "cross") {
-    context.moveTo(x, y + size); context.lineTo(x + size, y); context.moveTo(x, y); context.lineTo(x + size, y + size);
-    context.stroke();
+function pattern(kind) {
+  const canvas = element("canvas", {width: SIZE, height: SIZE}), context = canvas.getContext("2d"), s = SIZE;
+  context.strokeStyle = context.fillStyle = "rgba(20, 26, 32, 0.8)";
+  context.lineWidth = 1.6;
+  const line = (x, y, to_x, to_y) => {
+    context.beginPath(); context.moveTo(x, y); context.lineTo(to_x, to_y); context.stroke();
+  };
+  for (const by of [-s, 0, s]) {   // beyond the corners too, so that a line goes on in the next square
+    if (kind === "lines" || kind === "cross") line(by - s, s * 2, by + s * 2, -s);
+    if (kind === "cross") line(by - s, -s, by + s * 2, s * 2);
   }
-  if (kind === "dot") context.fillRect(x + size / 2 - 1, y + size / 2 - 1, 2, 2);
-  if (kind === "bar") { context.moveTo(x, y + size / 2); context.lineTo(x + size, y + size / 2); context.stroke(); }
-  if (kind === "post") { context.moveTo(x + size / 2, y); context.lineTo(x + size / 2, y + size); context.stroke(); }
+  if (kind === "dot") { context.fillRect(1, 1, 3, 3); context.fillRect(1 + s / 2, 1 + s / 2, 3, 3); }
+  if (kind === "bar") line(0, s / 2, s, s / 2);
+  if (kind === "post") line(s / 2, 0, s / 2, s);
+  return context.createPattern(canvas, "repeat");
 }
+const patterns = {};
+const patternOf = kind => patterns[kind] = patterns[kind] || pattern(kind);
 
-function painted(look) {
-  const canvas = element("canvas", {width: D.grid.width * CELL, height: D.grid.height * CELL});
-  const context = canvas.getContext("2d");
-  for (let i = 0; i < N; i++) {
-    const {colour, mark} = look(i);
-    if (!colour) continue;
-    const x = (D.tiles.col[i] - D.grid.left_col) * CELL, y = (D.grid.top_row - D.tiles.row[i]) * CELL;
-    context.fillStyle = colour;
-    context.fillRect(x, y, CELL, CELL);
-    if (mark && CELL > 4) pattern(context, x, y, CELL, mark);
-  }
-  return canvas;
-}
-
+// What is in sight is drawn at the scale at which it is seen: patterns are as fine in a large county as in a small one.
 function area(look) {
+  const looks = new Map();   // look -> its tiles
+  for (let i = 0; i < N; i++) {
+    const one = look(i);
+    if (!one.colour) continue;
+    const key = one.colour + one.mark;
+    if (!looks.has(key)) looks.set(key, [one, []]);
+    looks.get(key)[1].push(i);
+  }
+  return new ol.source.ImageCanvas({projection: projection, ratio: 1, interpolate: false,
+    canvasFunction: (seen, resolution, ratio, size) => {
+      const canvas = element("canvas", {width: Math.round(size[0]), height: Math.round(size[1])});
+      const context = canvas.getContext("2d"), scale = canvas.width / (seen[2] - seen[0]);
+      const px = x => Math.round((x - seen[0]) * scale), py = y => Math.round((seen[3] - y) * scale);
+      for (const [{colour, mark}, members] of looks.values()) {
+        context.beginPath();
+        for (const i of members) {
+          const left = px(D.tiles.col[i] * TILE), top = py((D.tiles.row[i] + 1) * TILE);
+          const right = px((D.tiles.col[i] + 1) * TILE), bottom = py(D.tiles.row[i] * TILE);
+          if (right > 0 && bottom > 0 && left < canvas.width && top < canvas.height)
+            context.rect(left, top, Math.max(1, right - left), Math.max(1, bottom - top));
+        }
+        context.fillStyle = colour;
+        context.fill();
+        if (mark) { context.fillStyle = patternOf(mark); context.fill(); }
+      }
+      return canvas;
+    }});
+}
+
+function areas(look) {
   const layer = new ol.layer.Image({visible: false, opacity: 0.7});
-  // Painted when first looked at: a large county has many layers and tiles.
-  layer.on("change:visible", () => {
-    if (!layer.getSource()) layer.setSource(new ol.source.ImageStatic({
-      url: painted(look).toDataURL(), imageExtent: extent, projection: projection, interpolate: false}));
-  });
+  // Sorted when first looked at: a large county has many layers and tiles.
+  layer.on("change:visible", () => { if (!layer.getSource()) layer.setSource(area(look)); });
   return layer;
 }
 
@@ -99,7 +124,9 @@ function ramp(stops, value) {
   const at = Math.min(0.9999, Math.max(0, value)) * (stops.length - 1), k = Math.floor(at);
   return "rgb(" + mix(stops[k], stops[k + 1], at - k).join(",") + ")";
 }
-const rampLook = (values, stops) => i => ({colour: values[i] < 0 ? null : ramp(stops, values[i] / 1000)});
+// In fiftieths: no eye tells more apart, and each is filled at once.
+const rampLook = (values, stops) => i =>
+  ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
 
 // ---- layers
 
@@ -114,22 +141,28 @@ function square(i) {
 }
 const boundary = vector(D.boundary.map(ring => new ol.Feature(new ol.geom.LineString(ring))), [
   new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffffffcc", width: 4})}), outline]);
-const candidateLayer = vector(D.candidates.map((c, k) => {
-  const feature = new ol.Feature(square(c.tile));
-  feature.setId(k);
-  return feature;
-}), [new ol.style.Style({stroke: new ol.style.Stroke({color: "#1f2a33", width: 4})}),
-     new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffd23f", width: 2})})]);
+// Outlines as wide as a tile bears: at the whole of a large county they would hide it.
+const CANDIDATE_COLOUR = "#ffd23f";
+function outlined(feature, resolution) {
+  const size = TILE / resolution;
+  const stroke = (color, width) => new ol.style.Stroke({color: color, width: width});
+  if (size < 10)
+    return new ol.style.Style({fill: new ol.style.Fill({color: CANDIDATE_COLOUR}), stroke: stroke("#1f2a33", 0.5)});
+  return [new ol.style.Style({stroke: stroke("#1f2a33", Math.min(4, size / 8))}),
+          new ol.style.Style({stroke: stroke(CANDIDATE_COLOUR, Math.min(2, size / 14))})];
+}
+const candidateLayer = vector(D.listed.slice(0, D.candidates).map(c => new ol.Feature(square(c.tile))), outlined);
 const chosen = vector([], [new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffffff", width: 7})}),
                            new ol.style.Style({stroke: new ol.style.Stroke({color: "#1f4e72", width: 4, lineDash: [10, 6]})})]);
+const SCORE = D.calibrated ? "Change score" : "Rank by the rule of 2017";
 const layers = [
   {name: "Pictures " + first, layer: years[0]},
   {name: "Pictures " + second, layer: years[1]},
-  {name: "Labels " + D.label_year, layer: area(groupLook(D.tiles.group_label))},
-  {name: "Predicted " + first, layer: area(classLook(D.tiles.class_before))},
-  {name: "Predicted " + second, layer: area(classLook(D.tiles.class_after))},
-  {name: "Change score", layer: area(rampLook(D.tiles.score, D.ramps.score))},
-  {name: "Uncertainty " + second, layer: area(rampLook(D.tiles.uncertainty, D.ramps.uncertainty))},
+  {name: "Labels " + D.label_year, layer: areas(groupLook(D.tiles.group_label))},
+  {name: "Predicted " + first, layer: areas(classLook(D.tiles.class_before))},
+  {name: "Predicted " + second, layer: areas(classLook(D.tiles.class_after))},
+  {name: SCORE, layer: areas(rampLook(D.tiles.score, D.ramps.score))},
+  {name: "Uncertainty " + second, layer: areas(rampLook(D.tiles.uncertainty, D.ramps.uncertainty))},
   {name: "Candidates", layer: candidateLayer},
   {name: "County boundary", layer: boundary},
 ];
@@ -187,27 +220,47 @@ layers.forEach(({name, layer}, k) => {
 
 // ---- legend
 
-function key(look, text) {
-  const canvas = element("canvas", {width: 34, height: 22, "aria-hidden": "true"}), context = canvas.getContext("2d");
-  context.fillStyle = look.colour;
-  context.fillRect(0, 0, 34, 22);
-  for (let x = 0; x < 34; x += 8) for (let y = 0; y < 22; y += 8) pattern(context, x, y, 8, look.mark);
+function keyed(draw, text) {
+  const canvas = element("canvas", {width: 34, height: 22, "aria-hidden": "true"});
+  draw(canvas.getContext("2d"));
   return element("div", {class: "key"}, canvas, text);
 }
+const key = (look, text) => keyed(context => {
+  for (const style of [look.colour, look.mark && patternOf(look.mark)]) {
+    context.fillStyle = style || "transparent";
+    context.fillRect(0, 0, 34, 22);
+  }
+}, text);
+const frame = (strokes, text) => keyed(context => {
+  context.fillStyle = "#9aa78f";
+  context.fillRect(0, 0, 34, 22);
+  for (const [colour, width, dash] of strokes) {
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.setLineDash(dash || []);
+    context.strokeRect(6, 5, 22, 12);
+  }
+}, text);
 function scale(stops, low, high, title) {
   const colours = stops.map(stop => "rgb(" + stop.join(",") + ")").join(",");
   return [element("p", {}, title), element("div", {class: "ramp", style: "background:linear-gradient(90deg," + colours + ")"}),
           element("div", {class: "ends"}, element("span", {}, low), element("span", {}, high))];
 }
-$("legend").append(element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
+$("legend").append(
+  element("p", {}, "Outlines"), frame([["#1f2a33", 4], [CANDIDATE_COLOUR, 2]],
+    D.calibrated ? "Candidate: " + percent(D.candidate) + " or more" : "Candidate of the rule of 2017"),
+  frame([["#ffffff", 7], ["#1f4e72", 4, [10, 6]]], "Chosen tile"),
+  frame([["#ffffff", 4], ["#1f2a33", 2]], "County boundary"),
+  element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
   element("p", {}, "Predictions"), ...D.classes.map(c => key(c, c.name)), key(NOTHING, "No prediction"),
-  ...scale(D.ramps.score, "0 %", "100 %", "Change score: the chance that a tile is newly developed"),
+  element("p", {}, "Patterns can be told apart where tiles of a kind lie together, and close up in each."),
+  ...scale(D.ramps.score, ...(D.calibrated ? ["0 %", "100 %"] : ["none", "first"]), SCORE + ": " + D.meaning),
   ...scale(D.ramps.uncertainty, "sure", "all classes alike", "Uncertainty of the class in " + second));
 
 // ---- a tile
 
-let current = null;   // place in the list of candidates
-const rank = new Map(D.candidates.map((c, k) => [c.tile, k]));
+let current = null;   // place in the list
+const rank = new Map(D.listed.map((c, k) => [c.tile, k]));
 
 function figure(year, i) {
   const x = D.tiles.col[i] - D.grid.left_col, y = D.grid.top_row - D.tiles.row[i];
@@ -215,25 +268,36 @@ function figure(year, i) {
                  element("figcaption", {}, String(year)));
 }
 
+// Whole on one side of the swipe, the wider one: in the middle of the map the line would cut it in two.
+function centre(i) {
+  const view = map.getView(), [x, y] = corner(i), share = $("swipe").value / 100;
+  if (view.getResolution() > TILE / 180) view.setResolution(TILE / 180);
+  const middle = share > 0.5 ? share / 2 : (1 + share) / 2;
+  view.setCenter([x + TILE / 2 - (middle - 0.5) * map.getSize()[0] * view.getResolution(), y + TILE / 2]);
+}
+
+const chance = k => D.calibrated ? percent(D.listed[k].score) : "";
+
 function choose(i, move) {
   chosen.getSource().clear();
   chosen.getSource().addFeature(new ol.Feature(square(i)));
-  const [x, y] = corner(i), centre = [x + TILE / 2, y + TILE / 2], view = map.getView();
-  if (move) {
-    view.setCenter(centre);
-    if (view.getResolution() > TILE / 180) view.setResolution(TILE / 180);
-  }
+  const [x, y] = corner(i);
+  if (move) centre(i);
   current = rank.has(i) ? rank.get(i) : null;
-  const k = current, n = D.classes.length;
-  const body = $("tile");
-  body.replaceChildren(element("p", {id: "tile-name", "data-tile": nameOf(i)}, nameOf(i) + " · " + x + " m E, " + y + " m N"),
-                       element("div", {class: "pictures"}, figure(first, i), figure(second, i)));
-  if (D.tiles.score[i] >= 0)
-    body.append(element("p", {}, "Change score ", element("strong", {}, percent(D.tiles.score[i] / 1000)),
-                        k === null ? ". Not a candidate." : ". " + D.candidates[k].reason));
-  if (k !== null) body.append(element("div", {class: "buttons", role: "group", "aria-label": "Your mark"},
-    ...MARKS.map(([letter, mark]) => element("button", {type: "button", "data-mark": mark, onclick: () => setMark(k, mark),
-      "aria-pressed": String(marks.get(k) === mark)}, mark + " ", element("kbd", {}, letter)))));
+  const k = current, n = D.classes.length, body = $("tile"), focused = body.contains(document.activeElement);
+  $("tile-name").textContent = nameOf(i);
+  $("tile-name").dataset.tile = nameOf(i);
+  body.replaceChildren(element("div", {class: "pictures"}, figure(first, i), figure(second, i)));
+  // The button that was pressed is gone, and the reader's place with it.
+  if (focused) $("tile-name").focus();
+  const said = k === null ? "Not on the list."
+    : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
+  const scored = D.calibrated && D.tiles.score[i] >= 0
+    ? ["Change score ", element("strong", {}, percent(D.tiles.score[i] / 1000)), ". "] : [];
+  body.append(element("p", {}, ...scored, said + " " + (k === null ? "" : D.listed[k].reason)),
+              element("p", {}, x + " m E, " + y + " m N"));
+  $("said").textContent = nameOf(i) + ". " + body.querySelector("p").textContent;
+  marked();
   const table = element("table", {}, element("thead", {}, element("tr", {}, element("th", {scope: "col"}, "Probability of"),
     element("th", {scope: "col"}, String(first)), element("th", {scope: "col"}, String(second)))), element("tbody"));
   const shown = (p, c) => D.tiles[p ? "class_after" : "class_before"][i] < 0 ? "–" : percent(probabilities[p][i * n + c] / 255);
@@ -248,7 +312,7 @@ function choose(i, move) {
       : element("button", {type: "button", onclick: () => choose(other, true)}, name));
   }
   body.append(around);
-  for (const button of $("list").querySelectorAll("button")) button.removeAttribute("aria-current");
+  for (const button of $("list").querySelectorAll("[aria-current]")) button.removeAttribute("aria-current");
   if (k !== null) {
     while (shownUpTo <= k) more();
     const button = $("list").children[k].firstChild;
@@ -267,15 +331,17 @@ function clicked([x, y]) {
 // ---- candidates and marks
 
 const MARKS = [["T", "true"], ["F", "false"], ["U", "unsure"]];
+$("marks").append(...MARKS.map(([letter, mark]) => element("button",
+  {type: "button", "data-mark": mark, onclick: () => toggle(mark)}, mark + " ", element("kbd", {}, letter))));
 const KEPT = "marks of " + D.run;
 const marks = new Map();   // place in the list -> mark
 let shownUpTo = 0;
 function more() {   // A list of thousands is made in pieces, as it is needed.
-  const until = Math.min(D.candidates.length, shownUpTo + 200);
+  const until = Math.min(D.listed.length, shownUpTo + 200);
   for (; shownUpTo < until; shownUpTo++) {
-    const k = shownUpTo, c = D.candidates[k];
+    const k = shownUpTo, c = D.listed[k];
     $("list").append(element("li", {}, element("button", {type: "button", onclick: () => choose(c.tile, true)},
-      element("span", {}, "#" + (k + 1)), element("span", {}, percent(c.score)), element("span", {}, c.kind),
+      element("span", {}, "#" + (k + 1)), element("span", {}, chance(k)), element("span", {}, c.kind),
       element("strong", {class: "mark"}, marks.get(k) || ""))));
   }
 }
@@ -283,35 +349,50 @@ $("list").addEventListener("scroll", () => {
   if ($("list").scrollTop + $("list").clientHeight > $("list").scrollHeight - 100) more();
 });
 function told() {
-  $("progress").textContent = D.candidates.length + " tiles that score " + percent(D.listed) + " or more, " + marks.size + " marked. " +
-    (told.message || "");
+  const less = D.listed.length - D.candidates;
+  let words = D.candidates + " candidates, " + (D.calibrated ? "of " + percent(D.candidate) + " or more" : D.meaning);
+  if (less && D.calibrated) words += "; then " + less + " less likely tiles, of " + percent(D.least) + " or more";
+  $("progress").textContent = words + ". " + marks.size + " marked. " + (told.message || "");
   told.message = "";
+}
+function marked() {
+  for (const button of $("marks").children) {
+    button.disabled = current === null;
+    button.setAttribute("aria-pressed", String(current !== null && marks.get(current) === button.dataset.mark));
+  }
 }
 function setMark(k, mark) {
   if (mark === undefined) marks.delete(k); else marks.set(k, mark);
   if (k < shownUpTo) $("list").children[k].querySelector(".mark").textContent = mark || "";
-  for (const button of $("tile").querySelectorAll("[data-mark]"))
-    if (k === current) button.setAttribute("aria-pressed", String(button.dataset.mark === mark));
+  marked();
+}
+function toggle(mark) {   // A second press undoes the first.
+  setMark(current, marks.get(current) === mark ? undefined : mark);
   keep();
   told();
 }
 function csv() {
-  const rows = D.candidates.map((c, k) => [nameOf(c.tile), D.tiles.row[c.tile], D.tiles.col[c.tile], c.score, marks.get(k) || ""]);
+  const rows = D.listed.map((c, k) =>
+    [nameOf(c.tile), D.tiles.row[c.tile], D.tiles.col[c.tile], c.score, marks.get(k) || ""]);
   return ["tile_id,row,col,score,mark", ...rows.map(r => r.join(","))].join("\n") + "\n";
 }
 function keep() {   // So that closing the page loses nothing; a browser may refuse it for a file, and Save remains.
   try { localStorage.setItem(KEPT, csv()); } catch (refused) { /* Save marks does it. */ }
 }
+// Spreadsheets write a byte order mark, semicolons in many countries, quotes, and TRUE for true.
 function read(text) {
-  const [head, ...lines] = text.trim().split(/\r?\n/).map(l => l.split(","));
+  const lines = text.replace(/^\ufeff/, "").trim().split(/\r?\n/), parting = lines[0].includes(";") ? ";" : ",";
+  const [head, ...rows] = lines.map(l => l.split(parting).map(cell => cell.trim().replace(/^"(.*)"$/, "$1")));
   const [id, mark] = [head.indexOf("tile_id"), head.indexOf("mark")];
   if (id < 0 || mark < 0) return "Expected a CSV file with the columns tile_id and mark, as Save marks writes it; got: " + head.join(", ").slice(0, 60);
-  const places = new Map(D.candidates.map((c, k) => [nameOf(c.tile), k])), known = MARKS.map(m => m[1]);
+  const places = new Map(D.listed.map((c, k) => [nameOf(c.tile), k])), known = MARKS.map(m => m[1]);
   let read = 0, left = 0;
-  for (const l of lines) {
-    if (!l[mark]) continue;
-    if (places.has(l[id]) && known.includes(l[mark])) { setMark(places.get(l[id]), l[mark]); read++; } else left++;
+  for (const row of rows) {
+    const given = (row[mark] || "").toLowerCase();
+    if (!given) continue;
+    if (places.has(row[id]) && known.includes(given)) { setMark(places.get(row[id]), given); read++; } else left++;
   }
+  keep();
   return read + " marks read" + (left ? ", " + left + " lines of other tiles or marks left out." : ".");
 }
 $("save").addEventListener("click", () => {
@@ -327,24 +408,31 @@ $("file").addEventListener("change", async () => {
   told();
 });
 function step(by) {
-  if (!D.candidates.length) return;
-  const to = current === null ? 0 : (current + by + D.candidates.length) % D.candidates.length;
-  choose(D.candidates[to].tile, true);
+  if (!D.listed.length) return;
+  const to = current === null ? 0 : (current + by + D.listed.length) % D.listed.length;
+  choose(D.listed[to].tile, true);
 }
 $("next").addEventListener("click", () => step(1));
 $("previous").addEventListener("click", () => step(-1));
 more();
+marked();
 try { if (localStorage.getItem(KEPT)) read(localStorage.getItem(KEPT)); } catch (refused) { /* as above */ }
 told();
 
 // ---- keys
 
+const LETTERS = "keys of a letter";   // People who dictate or tremble can switch them off.
+try { $("letters").checked = localStorage.getItem(LETTERS) !== "off"; } catch (refused) { /* as above */ }
+$("letters").addEventListener("change", () => {
+  try { localStorage.setItem(LETTERS, $("letters").checked ? "on" : "off"); } catch (refused) { /* as above */ }
+});
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.key.length === 1 && !$("letters").checked) return;
   const pressed = event.key.toLowerCase(), mark = MARKS.find(m => m[0].toLowerCase() === pressed);
   if (pressed === "n") step(1);
   else if (pressed === "p") step(-1);
-  else if (mark && current !== null) setMark(current, mark[1]);
+  else if (mark && current !== null) toggle(mark[1]);
   else if (pressed === "[" || pressed === "]") { $("swipe").value = +$("swipe").value + (pressed === "]" ? 5 : -5); swiped(); }
   else if (pressed === "home" && event.target.type !== "range") whole();
   else if (pressed === "enter" && event.target === $("map")) clicked(map.getView().getCenter());
