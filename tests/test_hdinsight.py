@@ -5,6 +5,7 @@ What the set-up builds stays in the ignored folder ``.venv-hdinsight``; a second
 
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from azurite import Azurite
 from helpers import bundle, storage, tilestore
 from helpers import scoring as scoring_module
@@ -29,6 +31,7 @@ RESULTS = REPOSITORY / "tests" / "hdinsight_results.json"
 PYSPARK = ["pyspark==3.3.1", "py4j==0.10.9.5"]
 README = (SCRIPTS / "README.md").read_text()
 SECRET = "planted-5b1c7d2e-not-to-be-seen"
+PASSWORD = "Planted-5b1c7d2e-pw"
 
 
 def blocks(language):
@@ -41,8 +44,9 @@ def commands():
             if line.split("#")[0].strip()]
 
 
-def run(*command, env=None, timeout=300, cwd=REPOSITORY):
-    return subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+def run(*command, env=None, timeout=300, cwd=REPOSITORY, said=""):
+    return subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True,
+                          timeout=timeout, input=said)
 
 
 @pytest.fixture
@@ -50,7 +54,8 @@ def no_az(tmp_path):
     """An environment without the Azure CLI, but with secrets that must not be shown."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in ("bash", "env", "dirname", "sed", "git", "mktemp", "rm", "cp", "find", "head", "basename", "sleep", "grep"):
+    for name in ("bash", "env", "dirname", "sed", "git", "mktemp", "rm", "find", "head", "basename", "sleep", "grep", "date",
+                 "sort", "paste", "id", "sh", "cat", "mkdir", "mv", "sha256sum", "gzip"):
         (folder / name).symlink_to(shutil.which(name))
     return {"PATH": str(folder), "HOME": str(tmp_path), "AZURE_STORAGE_SAS_TOKEN": SECRET,
             "AZURE_STORAGE_CONNECTION_STRING": SECRET}
@@ -72,42 +77,53 @@ def test_nothing_is_open_to_all_and_nothing_unpinned():
         assert "chmod 777" not in text.replace("No `chmod 777`", "") and "0777" not in text
         for line in re.findall(r".*pip install.*(?:\\\n.*)*", text):
             assert "--require-hashes" in line, line
-    pins = (SCRIPTS / "requirements-cluster.txt").read_text()
-    entries = re.findall(r"^([a-z0-9.-]+)(.*) \\\n    --hash=sha256:[0-9a-f]{64}$", pins, flags=re.MULTILINE)
-    assert len(entries) == len([line for line in pins.splitlines() if line and line[0] not in "# "]) > 100
-    assert all(re.fullmatch(r"==[^,<>]+", version) for _, version in entries)
-    assert not {name for name, _ in entries} & {"pyspark", "py4j"}  # those are the cluster's own
+        for line in re.findall(r".*conda\" create.*(?:\\\n.*)*", text):
+            assert re.search(r"python=3\.\d+\.\d+\b", line), line
+    for name, least in (("requirements-cluster.txt", 100), ("requirements-cluster-cntk.txt", 35)):
+        pins = (SCRIPTS / name).read_text()
+        entries = dict(re.findall(r"^([a-z0-9.-]+)==([^,<>\s]+) \\\n    --hash=sha256:[0-9a-f]{64}$", pins, flags=re.MULTILINE))
+        assert len(entries) == len([line for line in pins.splitlines() if line and line[0] not in "# "]) > least
+        assert not set(entries) & {"pyspark", "py4j"}  # those are the cluster's own
+    # What install_cntk.sh takes elsewhere, and with hashes and nothing beside the list where it is given one.
+    wanted = re.findall(r'^(\S+)==(\S+) ; python_version < "3.7"', (REPOSITORY / "requirements.txt").read_text(), re.MULTILINE)
+    assert wanted and all(entries[name] == version for name, version in wanted)
+    assert "${hashed:+--require-hashes --no-deps}" in (REPOSITORY / "setup_scripts" / "install_cntk.sh").read_text()
+    assert "CNTK_REQUIREMENTS=" in (SCRIPTS / "script_action.sh").read_text()
 
 
-@pytest.mark.parametrize("words", [words for words in commands() if "hdinsight/" in words[0]], ids=" ".join)
+# Executed for real, on the rehearsal's node.
+FOR_REAL = ("export", "setup_scripts/hdinsight/script_action.sh", "setup_scripts/run_tests.sh")
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] not in FOR_REAL], ids=" ".join)
 def test_each_command_of_the_page_has_a_dry_run(words, no_az):
     done = run(*words, *(["--dry-run"] if "--dry-run" not in words else []), env=no_az)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
     shown = [line for line in said.splitlines() if line.startswith("+ ")]
-    assert shown and SECRET not in said and "password" not in said.lower().replace("asks for the password", "")
+    assert shown and SECRET not in said and "password" not in said.lower().replace("--http-password @/dev/fd/3", "")
     assert os.listdir(no_az["HOME"]) == ["bin"]  # It did nothing.
 
 
 def test_the_other_blocks_of_the_page(no_az):
-    for block in blocks("python"):
-        exec(compile(block, "README", "exec"), {"os": os} if "import os" not in block else {})
-    os.environ.pop("TUTORIAL_STORAGE")
+    assert set(re.findall(r"^```(\w+)", README, flags=re.MULTILINE)) == {"sh", "text"}
     for block in blocks("text"):
         magic, _, rest = block.partition("\n")
-        assert magic == "%%configure -f" and set(json.loads(rest)) == {"conf"}
-    rest = [words for words in commands() if "hdinsight/" not in words[0]]
-    assert [words[0] for words in rest] == ["setup_scripts/run_tests.sh"]
-    for words in rest:
-        assert all((REPOSITORY / word).exists() for word in words if "/" in word)
+        assert magic == "%%configure -f" and set(json.loads(rest)) == {"conf", "files"}
+        # The token is laid beside the driver under the name that storage looks for.
+        assert json.loads(rest)["files"][0].endswith("/tutorial/storage_token")
+        assert json.loads(rest)["conf"][f"spark.yarn.appMasterEnv.{storage.TOKEN_FILE}"] == "storage_token"
+    rest = [words for words in commands() if words[0] in FOR_REAL]
+    assert [words[0] for words in rest] == list(FOR_REAL)
+    assert all((REPOSITORY / word).exists() for word in rest[-1] if "/" in word)
     for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
         assert (SCRIPTS / target).exists(), target
 
 
 def test_prices_come_before_anything_is_created(no_az):
-    lines = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(no_az, worker_cents="100", head_cents="50",
+    lines = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(no_az, worker_cents="100", head_cents="50", zookeeper_cents="10",
                                                                     least_workers="2", most_workers="5")).stdout.splitlines()
-    assert "$3.00 an hour with 2 workers, $6.00 with 5" in lines[0]
+    assert "$3.30 an hour with 2 workers, $6.30 with 5" in lines[0]
     assert next(i for i, line in enumerate(lines) if line.startswith("+ az")) > 0
 
 
@@ -118,23 +134,253 @@ def test_without_the_cli_there_is_one_sentence(no_az):
     for words, sentence in ((["resize_cluster.sh", "many"], "expected a number of workers, got 'many'"),
                             (["upload.sh", "music"], "expected code, tiles or model, got 'music'"),
                             (["delete_cluster.sh", "now"], "expected --keep-storage, --yes or --dry-run, got 'now'"),
+                            (["create_cluster.sh", "now"], "expected --yes, --set-up-again or --dry-run, got 'now'"),
+                            (["storage_token.sh", "--days", "8"], "expected 1 to 7 days, got '8'"),
                             (["submit_scoring.sh", "TILES"], "expected the URIs of tiles, model and table, got 1 of them")):
         done = run(SCRIPTS / words[0], *words[1:], "--dry-run", env=no_az)
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("left, status", [("", 0), ("/subscriptions/1/Microsoft.Compute/disks/forgotten", 2)])
-def test_what_is_left_after_deletion_is_seen(no_az, left, status):
-    """A stand-in answers for Azure, which can't be had here; what the script makes of its answers is tested."""
-    az = Path(no_az["PATH"]) / "az"
-    az.write_text(f'#!/usr/bin/env bash\ncase "$*" in "group exists"*) echo true ;; "resource list"*) echo "{left}" ;; esac\n')
-    az.chmod(0o755)
-    done = run(SCRIPTS / "delete_cluster.sh", "--yes", env=no_az)
-    assert done.returncode == status
-    if status:
+# Stands for Azure, which can't be had here: what it has is a file, and what it is asked goes to another, each word of it.
+AZ = """#!{python}
+import json, os, re, sys
+words, where = sys.argv[1:], {where!r}
+with open(where + "/asked", "a") as file:
+    file.write(json.dumps(words) + "\\n")
+with open(where + "/azure") as file:
+    azure = json.load(file)
+has = dict(zip(words, words[1:]))
+what = " ".join(word for word in words[:4] if not word.startswith("-"))
+what = re.match(r"[a-z -]+?(create|delete|show|list|exists|execute|upload-batch|generate-sas)", " ".join(words)).group()
+mine, tag = azure["resources"], "landcover-spark"
+
+
+def say(lines):
+    print("\\n".join(lines) if isinstance(lines, list) else lines)
+
+
+if what == "group exists":
+    say("true" if azure["group"] is not None else "false")
+elif what == "group show":
+    say(azure["group"] or "")
+elif what == "group create":
+    azure["group"] = tag
+elif what == "group delete":
+    azure.update(group=None, resources={{}}, clusters={{}})
+elif what in ("storage account create", "identity create"):
+    mine[has["--name"]] = tag
+elif what in ("storage account show", "identity show"):
+    if has["--name"] not in mine:
+        sys.exit(3)
+    say("/of/" + has["--name"])
+elif what == "hdinsight create":
+    assert azure["group"] is not None
+    azure["clusters"][has["--name"]] = "Running"
+    mine[has["--name"]] = tag
+    with open(has["--http-password"][1:]) as file:
+        azure["password"] = file.read()
+elif what == "hdinsight list":
+    if azure["group"] is None:
+        sys.exit(3)
+    named = re.search("name=='(.*?)'", has["--query"])
+    found = {{name: state for name, state in azure["clusters"].items() if not named or name == named.group(1)}}
+    say([state if "clusterState" in has["--query"] else name for name, state in found.items()])
+elif what == "hdinsight delete":
+    azure["clusters"].pop(has["--name"])
+    mine.pop(has["--name"])
+elif what == "hdinsight script-action list":
+    say(azure["actions"])
+elif what == "hdinsight script-action execute":
+    if has["--name"] in azure["actions"]:
+        sys.exit("a persisted script action of this name is there already")
+    azure["actions"].append(has["--name"])
+elif what == "hdinsight script-action delete":
+    azure["actions"].remove(has["--name"])
+elif what == "resource list" and "--tag" in has:
+    say([name.replace("landcovertiles", "/of/Microsoft.Storage/storageAccounts/landcovertiles")
+         for name, its in mine.items() if its == tag and name != "landcover-cluster"] + azure["elsewhere"])
+elif what == "resource list":
+    say([name for name, its in mine.items() if its != tag])
+elif what == "storage container generate-sas":
+    say("sv=1&sig=" + {secret!r})
+with open(where + "/azure", "w") as file:
+    json.dump(azure, file)
+"""
+
+
+class Azure:
+    """The stand-in, on the path of the scripts."""
+
+    def __init__(self, environment, folder, **has):
+        folder.mkdir()
+        self.folder = folder
+        self.write(dict({"group": None, "resources": {}, "clusters": {}, "actions": [], "elsewhere": []}, **has))
+        az = Path(environment["PATH"]) / "az"
+        az.write_text(AZ.format(python=sys.executable, where=str(folder), secret=SECRET))
+        az.chmod(0o755)
+        key = folder / "key.pub"
+        key.write_text("ssh-rsa AAAA planted\n")
+        self.environment = dict(environment, ssh_public_key=str(key), script_uri="https://example.org/v1/script_action.sh")
+
+    def write(self, has):
+        (self.folder / "azure").write_text(json.dumps(has))
+
+    def has(self):
+        return json.loads((self.folder / "azure").read_text())
+
+    def asked(self):
+        """The command lines since it was asked last."""
+        path = self.folder / "asked"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path.write_text("")
+        return lines
+
+    def run(self, script, *arguments, said=PASSWORD + "\n", **environment):
+        return run(SCRIPTS / script, *arguments, env=dict(self.environment, **environment), said=said)
+
+
+# Of what is asked, these change something; assigning a role, making a container and uploading may be done twice.
+MAKING = ("group create", "storage account create", "identity create", "hdinsight create", "hdinsight script-action execute",
+          "hdinsight script-action delete", "group delete", "hdinsight delete")
+
+
+def made(asked):
+    return [making for words in asked for making in MAKING if " ".join(words).startswith(making)]
+
+
+def test_a_cluster_is_created_once(no_az, tmp_path):
+    azure = Azure(no_az, tmp_path / "azure")
+    done = azure.run("create_cluster.sh", "--yes")
+    assert done.returncode == 0, done.stderr
+    asked = azure.asked()
+    assert made(asked) == list(MAKING[:5])
+    has = azure.has()
+    assert has["clusters"] == {"landcover-spark": "Running"} and has["actions"] == ["tutorial"]
+    # The password arrives, and stands in no argument and in nothing that is shown.
+    assert has["password"] == PASSWORD and PASSWORD not in json.dumps(asked) + done.stdout + done.stderr
+    create = next(words for words in asked if words[:2] == ["hdinsight", "create"])
+    assert f"@{azure.environment['ssh_public_key']}" in create and "--assign-identity" not in create
+    action = next(words for words in asked if words[1:3] == ["script-action", "execute"])
+    assert azure.environment["script_uri"] in action
+
+    done = azure.run("create_cluster.sh", "--yes", said="")
+    assert done.returncode == 0, done.stderr
+    asked = azure.asked()
+    assert made(asked) == [] and "upload-batch" not in json.dumps(asked) and azure.has() == has
+    assert "To give them the code that is committed now: create_cluster.sh --set-up-again" in done.stdout
+
+    done = azure.run("create_cluster.sh", "--yes", "--set-up-again", said="")
+    assert done.returncode == 0, done.stderr
+    assert made(azure.asked()) == ["hdinsight script-action delete", "hdinsight script-action execute"]
+    assert azure.has() == has
+
+
+@pytest.mark.parametrize("has, sentence", [
+    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Error"}}, "got the state Error. Run delete_cluster.sh --keep"),
+    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Deleting"}}, "got the state Deleting. Wait, then run this"),
+    ({"group": ""}, "expected a resource group of the tutorial's own, got landcover, which somebody else has made."),
+    ({"said": ""}, "expected a password of 10 or more characters"), ({"said": "short-A1\n"}, "expected a password of 10 or more"),
+    ({"script_uri": ""}, "expected script_uri to be the https address of script_action.sh at a tagged commit"),
+    ({"ssh_public_key": "/nowhere"}, "expected an SSH public key at /nowhere, got none."),
+])
+def test_what_stands_against_a_cluster_is_said_before_anything_is_made(no_az, tmp_path, has, sentence):
+    settings = {name: has.pop(name) for name in ("said", "script_uri", "ssh_public_key") if name in has}
+    azure = Azure(no_az, tmp_path / "azure", **has)
+    done = azure.run("create_cluster.sh", "--yes", **settings)
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    assert made(azure.asked()) == [] and "role" not in json.dumps(azure.asked())
+
+
+def test_the_password_is_asked_for_and_not_echoed(no_az, tmp_path):
+    """On a terminal, after the question whether to create it, and before anything is made."""
+    azure = Azure(no_az, tmp_path / "azure")
+    ours, its = pty.openpty()
+    going = subprocess.Popen([str(SCRIPTS / "create_cluster.sh")], env=azure.environment, stdin=its, stdout=its, stderr=its,
+                             cwd=REPOSITORY, start_new_session=True)
+    os.close(its)
+    said = b""
+
+    def until(prompt):
+        nonlocal said
+        while prompt not in said:
+            said += os.read(ours, 1000)
+
+    until(b"Create it? [y/N]")
+    os.write(ours, b"y\n")
+    until(b"Password of the cluster's web pages:")
+    assert made(azure.asked()) == []
+    os.write(ours, PASSWORD.encode() + b"\n")
+    until(b"Once more:")
+    os.write(ours, PASSWORD.encode() + b"\n")
+    until(b"Next: setup_scripts/hdinsight/storage_token.sh")
+    assert going.wait(60) == 0
+    os.close(ours)
+    assert azure.has()["password"] == PASSWORD and PASSWORD.encode() not in said
+
+
+OURS = {"landcovertiles": "landcover-spark", "landcover-cluster": "landcover-spark", "landcover-spark": "landcover-spark"}
+
+
+@pytest.mark.parametrize("keep, others, elsewhere, status", [
+    (False, {}, [], 0), (True, {}, [], 0),
+    (False, {}, ["/subscriptions/1/Microsoft.Compute/disks/forgotten"], 2),
+    (False, {"theirs": "another"}, [], 2),
+])
+def test_what_is_left_after_deletion_is_seen(no_az, tmp_path, keep, others, elsewhere, status):
+    azure = Azure(no_az, tmp_path / "azure", group="landcover-spark", clusters={"landcover-spark": "Running"},
+                  resources=dict(OURS, **others), elsewhere=elsewhere)
+    done = azure.run("delete_cluster.sh", "--yes", *(["--keep-storage"] if keep else []))
+    assert done.returncode == status, done.stderr
+    asked = azure.asked()
+    if others:
+        assert made(asked) == [] and "got landcover with theirs. Move that elsewhere" in done.stderr
+        return
+    # The proof is asked for when the deletion is done.
+    assert made(asked) == ["hdinsight delete" if keep else "group delete"]
+    deletion = next(i for i, words in enumerate(asked) if "delete" in words)
+    assert [words[:2] for words in asked[deletion + 1:]][:2] == [["resource", "list"], ["group", "exists"]]
+    assert "landcover-spark" not in azure.has()["clusters"] and ("landcovertiles" in azure.has()["resources"]) == keep
+    if elsewhere:
         assert "expected nothing billable to be left" in done.stderr and "forgotten" in done.stderr
-    else:
+    elif not keep:
         assert done.stdout.splitlines()[-1] == "Nothing else that is billed is left of landcover-spark."
+
+
+def test_a_cluster_of_another_name_is_left_and_billed(no_az, tmp_path):
+    azure = Azure(no_az, tmp_path / "azure", group="landcover-spark", clusters={"landcover-spark": "Running", "older": "Running"},
+                  resources=OURS)
+    done = azure.run("delete_cluster.sh", "--keep-storage", "--yes")
+    assert done.returncode == 2 and "expected nothing billable to be left of landcover-spark, got: older." in done.stderr
+
+
+def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
+    """From the stand-in for Azure through one for ssh into two files, each for one account's eyes; for Livy to the storage."""
+    azure, home = Azure(no_az, tmp_path / "azure"), {}
+    folder = Path(no_az["PATH"])
+    for name in ("head", "jupyter"):
+        home[name] = tmp_path / name
+        home[name].mkdir()
+    for name, script in (
+            ("ssh", f'echo "$@" >> {tmp_path}/ssh; shift; export HOME={home["head"]}; script=$1; shift; '
+                    f'exec {SCRIPTS}/${{script##*/}} "$@"'),
+            ("sudo", f'echo "$@" >> {tmp_path}/sudo; while [ "$1" != sh ]; do shift; done; HOME={home["jupyter"]} exec "$@"'),
+            ("hdfs", f'echo "$@" >> {tmp_path}/hdfs; [ "$2" != -put ] || cat > {tmp_path}/put')):
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / "id").unlink()
+    (folder / "id").write_text("#!/usr/bin/env bash\necho sshuser\n")
+    (folder / "id").chmod(0o755)
+    done = azure.run("storage_token.sh", "--days", "3", "--livy")
+    assert done.returncode == 0, done.stderr
+    words = next(words for words in azure.asked() if "generate-sas" in words)
+    assert "--as-user" in words and words[words.index("--permissions") + 1] == "acdlrw"
+    for name in home:
+        file = home[name] / "landcover" / "storage_token"
+        assert file.read_text() == f"sv=1&sig={SECRET}\n" and file.stat().st_mode & 0o777 == 0o600
+        assert os.listdir(file.parent) == ["storage_token"]
+    assert (tmp_path / "put").read_text() == f"sv=1&sig={SECRET}\n"
+    shown = done.stdout + done.stderr + "".join((tmp_path / name).read_text() for name in ("ssh", "sudo", "hdfs"))
+    assert SECRET not in shown and "-u spark" in shown and "-chmod 600 abfs://tutorial@landcovertiles" in shown
 
 
 # A node's set-up --------------------------------------------------------------------------------------------------
