@@ -109,10 +109,11 @@ PYTHON
 if [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ]; then
     skip "expected Linux on x86-64, which its last release was made for, got $(uname -s) on $(uname -m)."
 fi
-# Of the requirements only its own lines matter here; an environment that was moved no longer works. A cluster's nodes give a
-# list of their own, CNTK_REQUIREMENTS, in which every package has its checksum.
+# Of the requirements only its own lines matter here; an environment that was moved no longer works. A cluster's nodes
+# give a list of their own, CNTK_REQUIREMENTS, in which every package has its checksum.
 hashed=${CNTK_REQUIREMENTS:-}
-wanted="$(grep 'python_version < "3.7"' "$repository/requirements.txt" | cat - ${hashed:+"$hashed"} | cksum) $cntk_environment"
+wanted="$(grep 'python_version < "3.7"' "$repository/requirements.txt" | cat - ${hashed:+"$hashed"} | cksum)"
+wanted+=" $cntk_environment"
 if [ -f "$cntk_stamp" ] && [ "$(cat "$cntk_stamp")" = "$wanted" ] && [ -e "$libraries/libmpi_cxx.so.1" ] \
         && "$cntk_python" -c '' 2>/dev/null; then
     # The main environment may have been made anew since.

@@ -1,7 +1,7 @@
 """Reads az command lines, a JSON list each on standard input, with the Azure CLI's own parser; runs in its environment.
 
-Answers each with a line: what the parser says against it, or nothing. ``hdinsight create`` also goes through the CLI's own
-function, with a stand-in for Azure: its line is what would be sent, as JSON.
+Answers each with a line: what the parser says against it, or nothing. ``hdinsight create`` also goes through the CLI's
+own function, with a stand-in for Azure: its line is what would be sent, as JSON.
 """
 
 import contextlib

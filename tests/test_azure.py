@@ -118,12 +118,13 @@ def test_executors_read_and_write_there(spark, uri, pictures, model, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["variable", "file"])
-def test_a_job_with_nothing_but_a_token_for_the_container(spark, azure, uri, pictures, model, monkeypatch, tmp_path, way):
-    """As on HDInsight: bundle, tiles and table by the token of the environment, or of a file that is renewed meanwhile."""
+def test_a_job_with_nothing_but_a_token(spark, azure, uri, pictures, model, monkeypatch, tmp_path, way):
+    """As on HDInsight: bundle, tiles and table by the token of the environment, or of a file that is renewed."""
     monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
     monkeypatch.setenv("AZURE_STORAGE_SERVICE_ENDPOINT", azure.endpoint)
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
-    kept, token, full = tmp_path / "token", azure.token("tutorial", 30), uri.replace("tutorial/", "tutorial@account.dfs/")
+    kept, token = tmp_path / "token", azure.token("tutorial", 30)
+    full = uri.replace("tutorial/", "tutorial@account.dfs.core.windows.net/")
     if way == "variable":
         monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", token)
     else:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# On a head node: takes a token for storage from standard input and keeps it for this account and for Jupyter's, in a file
-# that nobody else can read. storage_token.sh calls it.
+# On a head node: takes a token for storage from standard input and keeps it for this account and for Jupyter's, in a
+# file that nobody else can read. storage_token.sh calls it.
 #   receive_token.sh JUPYTER_USER [--livy URI]
 set -euo pipefail
 umask 077
@@ -13,8 +13,11 @@ keep='umask 077; mkdir -p "$HOME/landcover"; cat > "$HOME/landcover/.storage_tok
     mv "$HOME/landcover/.storage_token.part" "$HOME/landcover/storage_token"'
 printf '%s\n' "$token" | sh -c "$keep"
 if [ "$jupyter_user" != "$(id -un)" ]; then
-    id "$jupyter_user" >/dev/null 2>&1 || { echo "expected Jupyter's account $jupyter_user on this node, got none. Set" \
-        "jupyter_user in settings.sh to whoever runs jupyter: ps -eo user,args | grep jupyter" >&2; exit 2; }
+    if ! id "$jupyter_user" >/dev/null 2>&1; then
+        echo "expected Jupyter's account $jupyter_user on this node, got none. Set jupyter_user in settings.sh to whoever" \
+            "runs it: ps -eo user,args | grep jupyter" >&2
+        exit 2
+    fi
     printf '%s\n' "$token" | sudo -n -H -u "$jupyter_user" sh -c "$keep"
 fi
 if [ "${2:-}" = --livy ]; then

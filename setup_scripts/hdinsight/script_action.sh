@@ -181,7 +181,7 @@ PYTHON
 }
 
 code_sum() {
-    { echo "$drivers_only"; cat "$environment/complete"; find "$code/helpers" -type f -exec cksum {} + | sort; } | cksum
+    { echo "$drivers_only"; cat "$environment/complete"; cd "$code"; find helpers -type f -exec cksum {} + | sort; } | cksum
 }
 
 # $1: its name, $2: its title, $3: where driver and executors find Python.

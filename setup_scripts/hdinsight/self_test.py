@@ -57,7 +57,7 @@ def main(where, folder):
     folder = Path(folder)
     if where == "executor":
         import importlib.util
-        assert importlib.util.find_spec("tensorflow") is None, "expected an archive without TensorFlow, got one with it."
+        assert importlib.util.find_spec("tensorflow") is None, "expected an archive without TensorFlow, got it."
     else:
         import rasterio  # noqa: F401
         draw(folder)

@@ -13,8 +13,8 @@ ssh_user=${ssh_user:-sshuser}
 ssh_public_key=${ssh_public_key:-$HOME/.ssh/id_rsa.pub}
 # The account that HDInsight's Jupyter runs as on the head nodes.
 jupyter_user=${jupyter_user:-spark}
-# Where HDInsight gets script_action.sh: an https address at a tagged commit, which anyone can read. A script that lies in a
-# Data Lake account without keys can't be fetched by it.
+# Where HDInsight gets script_action.sh: an https address at a tagged commit, which anyone can read. A script that lies
+# in a Data Lake account without keys can't be fetched by it.
 script_uri=${script_uri:-}
 
 # Machines. Two head nodes and three ZooKeeper nodes come with every cluster.
