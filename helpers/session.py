@@ -114,6 +114,11 @@ def check_master(master):
     return master
 
 
+def _chosen(master):
+    """The master that is meant: the default gives way to that of the kernel."""
+    return (os.environ.get("TUTORIAL_MASTER") or master) if master == "local[*]" else master
+
+
 def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     """Start a Spark session that has passed its preflight.
 
@@ -142,9 +147,7 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     InputError
         If the master's name is wrong or nothing answers there, Java is missing, or a check of the preflight fails.
     """
-    if master == "local[*]":
-        master = os.environ.get("TUTORIAL_MASTER") or master
-    check_master(master)
+    master = check_master(_chosen(master))
     import pyspark
     from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
@@ -436,20 +439,27 @@ def stop(spark):
         spark.stop()
 
 
-def place():
+def place(master="local[*]"):
     """Where this runs.
+
+    Parameters
+    ----------
+    master : str
+        As for ``start``.
 
     Returns
     -------
     kind : str
-        ``"HDInsight"``, ``"standalone cluster"`` or ``"laptop"``.
+        ``"HDInsight"``, ``"standalone cluster"``, ``"cluster"`` of another kind, or ``"laptop"``.
     master : str
-        Spark's master there.
+        The master that ``start`` takes.
     """
-    master = os.environ.get("TUTORIAL_MASTER", "")
+    master = _chosen(master)
     if os.path.isdir(HDINSIGHT):
-        return "HDInsight", master or "yarn"
-    return ("standalone cluster", master) if master.startswith("spark://") else ("laptop", master or "local[*]")
+        return "HDInsight", master
+    if master.startswith("local"):
+        return "laptop", master
+    return "standalone cluster" if master.startswith("spark://") else "cluster", master
 
 
 @contextlib.contextmanager

@@ -3,7 +3,8 @@
 A plain path or ``file:`` is this machine's disk. ``abfs://container/path`` and
 ``abfss://container@account.dfs.core.windows.net/path`` are Azure storage, through adlfs; every other scheme is what
 fsspec makes of it. Who may read there is never part of a URI, but of the environment: ``CREDENTIALS`` lists the
-variables, and without any of them ``DefaultAzureCredential`` looks for a managed identity or a login.
+variables, ``TOKEN_FILE`` names a file with a token, and without any of them ``DefaultAzureCredential`` looks for a
+managed identity or a login.
 
 Whatever a network can do, a request to Azure is tried again, up to ``TRIES`` times, as long apart as the service asks
 for; then it ends in one sentence, as does what no second try would mend.
@@ -26,9 +27,12 @@ import fsspec
 
 from helpers import InputError
 
-# One of these says who asks; the last three belong to DefaultAzureCredential.
+# One of these says who asks; the last three belong to DefaultAzureCredential. The endpoint is where an account is that
+# isn't at ACCOUNT.blob.core.windows.net: an emulator's, another cloud's.
 CREDENTIALS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_ACCOUNT_NAME",
-               "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET")
+               "AZURE_STORAGE_SERVICE_ENDPOINT", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET")
+# Names a file with a SAS token that only its owner can read; it is read each time, so that a newer one is used at once.
+TOKEN_FILE = "AZURE_STORAGE_SAS_TOKEN_FILE"
 # Tries of one request, and seconds before the second; each wait is twice the one before, or what the service asks for.
 TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
 # What a second try may mend: timeouts, throttling, and a service that is unwell.
@@ -88,7 +92,7 @@ def _azure(uri):
     if not container or parts.query:
         raise InputError("expected abfss://container@account.dfs.core.windows.net/path, got {}. Leave out what "
                          "follows a question mark: a token belongs into AZURE_STORAGE_SAS_TOKEN.".format(shown(uri)))
-    known = {name: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
+    known = credentials()
     account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
     if "AZURE_STORAGE_CONNECTION_STRING" in known:
         arguments = {"connection_string": known["AZURE_STORAGE_CONNECTION_STRING"]}
@@ -98,12 +102,19 @@ def _azure(uri):
                              shown(uri), container))
     elif "AZURE_STORAGE_SAS_TOKEN" in known:
         arguments = {"account_name": account, "sas_token": known["AZURE_STORAGE_SAS_TOKEN"]}
+    elif os.environ.get(TOKEN_FILE):
+        arguments = {"account_name": account, "sas_token": _token()}
     else:
         # anon=False lets adlfs ask DefaultAzureCredential.
         arguments = {"account_name": account, "anon": False}
+    if "AZURE_STORAGE_SERVICE_ENDPOINT" in known and "connection_string" not in arguments:
+        arguments["endpoint"] = known["AZURE_STORAGE_SERVICE_ENDPOINT"]
     try:
         # A listing that is kept would hide what a worker has written since.
         return _azure_class()(use_listings_cache=False, **arguments), container + parts.path.rstrip("/")
+    except ImportError as error:
+        raise InputError("expected the package adlfs, which reads {}, got none ({}). Install it: pip install -r "
+                         "requirements.txt".format(shown(uri), error))
     except ValueError as error:
         if isinstance(error, InputError):
             raise
@@ -144,7 +155,33 @@ def credentials():
     -------
     dict
     """
-    return {name: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
+    known = {name: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
+    if os.environ.get(TOKEN_FILE) and not {"AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN"} & set(known):
+        # What is wrong with it is said by whoever needs it.
+        with contextlib.suppress(InputError):
+            known["AZURE_STORAGE_SAS_TOKEN"] = _token()
+    return known
+
+
+def _token():
+    """The token of the file that ``TOKEN_FILE`` names.
+
+    Raises
+    ------
+    InputError
+        If there is none, or others than its owner can read it.
+    """
+    path = os.environ[TOKEN_FILE]
+    try:
+        with open(path) as file:
+            mode, token = os.fstat(file.fileno()).st_mode & 0o777, file.read().strip().lstrip("?")
+    except OSError as error:
+        raise InputError("expected a token for the storage in {}, got none ({}). Run setup_scripts/hdinsight/"
+                         "storage_token.sh where you have the Azure CLI.".format(path, error.strerror or error))
+    if mode & 0o077:
+        raise InputError("expected {} to be readable by its owner alone (mode 600), got {:o}. Run: chmod 600 {}, and "
+                         "make a new token.".format(path, mode, path))
+    return token
 
 
 def use(known):
@@ -345,12 +382,16 @@ def _azure_class():
         # Another class than adlfs's own, which may be there too with its own connections.
         cachable = True
 
+        def __init__(self, *args, endpoint=None, **kwargs):
+            self.endpoint = endpoint
+            super().__init__(*args, **kwargs)
+
         def do_connect(self):
             options = {"retry_policy": Patience(), "connection_timeout": 20, "read_timeout": 60}
             if self.connection_string is not None:
                 self.service_client = BlobServiceClient.from_connection_string(self.connection_string, **options)
             else:
-                self.account_url = "https://{}.blob.core.windows.net".format(self.account_name)
+                self.account_url = self.endpoint or "https://{}.blob.core.windows.net".format(self.account_name)
                 self.service_client = BlobServiceClient(self.account_url, self.credential or self.sas_token, **options)
 
         async def _read(self, path, start=None, end=None):
@@ -372,7 +413,8 @@ def _azure_class():
                     if isinstance(error, HttpResponseError) and error.status_code not in (None, 200, 206):
                         raise
                     came = type(error).__name__
-                    await asyncio.sleep(FIRST_WAIT_S * 2 ** attempt)
+                    if attempt < TRIES - 1:
+                        await asyncio.sleep(FIRST_WAIT_S * 2 ** attempt)
             raise _gave_up(client.url, came)
 
         async def _cat_file(self, path, start=None, end=None, **kwargs):

@@ -109,8 +109,11 @@ PYTHON
 if [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ]; then
     skip "expected Linux on x86-64, which its last release was made for, got $(uname -s) on $(uname -m)."
 fi
-# Of the requirements only its own lines matter here; an environment that was moved no longer works.
-wanted="$(grep 'python_version < "3.7"' "$repository/requirements.txt" | cksum) $cntk_environment"
+# Of the requirements only its own lines matter here; an environment that was moved no longer works. A cluster's nodes
+# give a list of their own, CNTK_REQUIREMENTS, in which every package has its checksum.
+hashed=${CNTK_REQUIREMENTS:-}
+wanted="$(grep 'python_version < "3.7"' "$repository/requirements.txt" | cat - ${hashed:+"$hashed"} | cksum)"
+wanted+=" $cntk_environment"
 if [ -f "$cntk_stamp" ] && [ "$(cat "$cntk_stamp")" = "$wanted" ] && [ -e "$libraries/libmpi_cxx.so.1" ] \
         && "$cntk_python" -c '' 2>/dev/null; then
     # The main environment may have been made anew since.
@@ -125,8 +128,14 @@ echo "Setting up CNTK 2.7 for $("$interpreter" --version 2>&1) in .venv-cntk: ab
 "$interpreter" -m venv --clear "$cntk_environment"
 link_mpi
 # The pip that comes with Python 3.6 doesn't know today's wheels; 21.3.1 is the last that runs on it.
-for wanted_packages in pip==21.3.1 "--requirement=$repository/requirements.txt"; do
-    "$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check "$wanted_packages" \
+packages=("pip==21.3.1" "--requirement=$repository/requirements.txt")
+if [ -n "$hashed" ]; then
+    grep -A 1 '^pip==' "$hashed" > "$cntk_environment/pip.txt"
+    packages=("--requirement=$cntk_environment/pip.txt" "--requirement=$hashed")
+fi
+for wanted_packages in "${packages[@]}"; do
+    "$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check ${hashed:+--require-hashes --no-deps} \
+        "$wanted_packages" \
         || skip "expected its packages from the package index, got the error above. Run setup_scripts/install_cntk.sh again."
 done
 echo "$repository" > "$("$cntk_python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"

@@ -64,16 +64,23 @@ class Azurite:
         self.proxy = Proxy(port)
         self.connection_string = f"{self._endpoint()}AccountName={ACCOUNT};AccountKey={KEY};"
 
-    def _endpoint(self):
-        return f"DefaultEndpointsProtocol=http;BlobEndpoint=http://127.0.0.1:{self.proxy.port}/{ACCOUNT};"
+    @property
+    def endpoint(self):
+        return f"http://127.0.0.1:{self.proxy.port}/{ACCOUNT}"
 
-    def with_token(self, container, minutes):
-        """A connection string with a SAS token that ends so many minutes from now."""
+    def _endpoint(self):
+        return f"DefaultEndpointsProtocol=http;BlobEndpoint={self.endpoint};"
+
+    def token(self, container, minutes):
+        """A SAS token for a container that ends so many minutes from now."""
         from azure.storage.blob import generate_container_sas
         ends = datetime.now(timezone.utc) + timedelta(minutes=minutes)
-        token = generate_container_sas(ACCOUNT, container, account_key=KEY, permission="rwdl", expiry=ends,
-                                       start=ends - timedelta(days=1))
-        return f"{self._endpoint()}SharedAccessSignature={token}"
+        return generate_container_sas(ACCOUNT, container, account_key=KEY, permission="racwdl", expiry=ends,
+                                      start=ends - timedelta(days=1))
+
+    def with_token(self, container, minutes):
+        """A connection string with such a token."""
+        return f"{self._endpoint()}SharedAccessSignature={self.token(container, minutes)}"
 
     def container(self, name):
         from azure.storage.blob import BlobServiceClient

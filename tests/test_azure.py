@@ -26,7 +26,7 @@ def azure(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def connected(azure, monkeypatch):
-    for name in storage.CREDENTIALS:
+    for name in storage.CREDENTIALS + (storage.TOKEN_FILE,):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
     yield
@@ -115,6 +115,32 @@ def test_executors_read_and_write_there(spark, uri, pictures, model, tmp_path):
     assert scored == 8 and len(changed) == TILES + 6 and "00012.png" not in set(changed["tile_id"])
     kept = predictions.Table(uri + "/table")
     assert {name for chunk in kept.state()["chunks"] for name in chunk["files"]} == set(kept.files())
+
+
+@pytest.mark.parametrize("way", ["variable", "file"])
+def test_a_job_with_nothing_but_a_token(spark, azure, uri, pictures, model, monkeypatch, tmp_path, way):
+    """As on HDInsight: bundle, tiles and table by the token of the environment, or of a file that is renewed."""
+    monkeypatch.delenv("AZURE_STORAGE_CONNECTION_STRING")
+    monkeypatch.setenv("AZURE_STORAGE_SERVICE_ENDPOINT", azure.endpoint)
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
+    kept, token = tmp_path / "token", azure.token("tutorial", 30)
+    full = uri.replace("tutorial/", "tutorial@account.dfs.core.windows.net/")
+    if way == "variable":
+        monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", token)
+    else:
+        kept.touch(0o600)
+        kept.write_text(azure.token("tutorial", -5) + "\n")
+        monkeypatch.setenv(storage.TOKEN_FILE, str(kept))
+        with pytest.raises(InputError, match="got one that expired at"):
+            bundle.upload(model, full + "/model")
+        kept.write_text(token + "\n")
+    bundle.upload(model, full + "/model")
+    tilestore.write_images(pictures, full + "/tiles")
+    scored, table = score(spark, full, bundle.load(full + "/model"))
+    assert scored == len(table) == TILES and table["error_kind"].isna().all()
+    other = full.replace("tutorial@", "other@")
+    with pytest.raises(InputError, match="expected to be allowed to use"):
+        score(spark, other, model)
 
 
 def test_parts_of_a_file_that_a_chunk_has_no_use_for_are_not_read(spark, uri, pictures):

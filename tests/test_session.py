@@ -67,6 +67,20 @@ def test_a_worker_begins_its_next_task_at_once(spark):
     assert "pyspark" in spark.range(1).mapInArrow(find, "where string").first()["where"]
 
 
+@pytest.mark.parametrize("kernel, hdinsight, master, where", [
+    ("", False, "local[*]", ("laptop", "local[*]")),
+    ("", False, "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
+    ("spark://host:7077", False, "local[*]", ("standalone cluster", "spark://host:7077")),
+    ("", False, "yarn", ("cluster", "yarn")),
+    ("yarn", True, "local[*]", ("HDInsight", "yarn")),
+    ("yarn", True, "local[2]", ("HDInsight", "local[2]")),
+])
+def test_where_it_runs(monkeypatch, tmp_path, kernel, hdinsight, master, where):
+    monkeypatch.setenv("TUTORIAL_MASTER", kernel)
+    monkeypatch.setattr(session, "HDINSIGHT", str(tmp_path if hdinsight else tmp_path / "none"))
+    assert session.place(master) == where
+
+
 def test_a_running_session_is_used_again(spark):
     assert session.start("local[2]") is spark
 

@@ -1,5 +1,7 @@
 """URIs to file systems, without a network."""
 
+import sys
+
 import pytest
 
 from helpers import InputError, storage
@@ -7,7 +9,7 @@ from helpers import InputError, storage
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
-    for name in storage.CREDENTIALS:
+    for name in storage.CREDENTIALS + (storage.TOKEN_FILE,):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -45,6 +47,38 @@ def test_the_account_of_the_uri_and_the_token_of_the_environment(monkeypatch):
     system, path = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a/b/")
     assert path == "tiles/a/b" and system.service_client.primary_hostname == "account.blob.core.windows.net"
     assert "sig=hidden" in system.service_client.url and "hidden" not in storage.shown(system.service_client.url)
+
+
+def test_the_token_of_a_file(monkeypatch, tmp_path):
+    """Read anew each time; for the workers it travels like any other; what is set in the environment goes before it."""
+    file = tmp_path / "token"
+    monkeypatch.setenv(storage.TOKEN_FILE, str(file))
+    with pytest.raises(InputError, match="expected a token for the storage in .*/token, got none .*storage_token.sh"):
+        storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert storage.credentials() == {}
+    file.touch(0o640)
+    file.chmod(0o640)
+    file.write_text("?sv=1&sig=hidden\n")
+    with pytest.raises(InputError, match=r"readable by its owner alone \(mode 600\), got 640") as told:
+        storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert "hidden" not in str(told.value) and storage.credentials() == {}
+    file.chmod(0o600)
+    system, _ = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert "sig=hidden" in system.service_client.url
+    assert storage.credentials() == {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=hidden"}
+    file.write_text("sv=1&sig=newer")
+    assert "sig=newer" in storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")[0].service_client.url
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=own")
+    assert storage.credentials() == {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=own"}
+
+
+def test_without_adlfs_there_is_one_sentence(monkeypatch):
+    storage._azure_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
+    with pytest.raises(InputError, match="expected the package adlfs, which reads abfs://tiles@account/a, got none") as told:
+        storage.filesystem("abfs://tiles@account/a")
+    assert "\n" not in str(told.value)
 
 
 def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):

@@ -1,57 +1,128 @@
 #!/usr/bin/env bash
 # Creates storage, identity and cluster, and sets up its nodes; what is there already stays. Prices come first.
-#   create_cluster.sh [--yes] [--dry-run]
-# The Azure CLI asks for the password of the cluster's web pages; it is kept nowhere.
+#   create_cluster.sh [--yes] [--set-up-again] [--dry-run]
+# With --set-up-again the nodes of a cluster that is there get the code that is committed now. The password of the
+# cluster's web pages is asked for before anything is made, and kept nowhere; without a terminal it is a line of
+# standard input.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
 source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
 read_arguments "$@"
 
+yes=no again=no
+for argument in ${arguments[@]+"${arguments[@]}"}; do
+    case $argument in
+        --yes) yes=yes ;;
+        --set-up-again) again=yes ;;
+        *) fail "expected --yes, --set-up-again or --dry-run, got '$argument'. Leave it out." ;;
+    esac
+done
+
+# What is missing or wrong is said before anything is made.
+if [ $dry_run = yes ]; then
+    script_uri=${script_uri:-SCRIPT_URI}
+else
+    [ -f "$ssh_public_key" ] || fail "expected an SSH public key at $ssh_public_key, got none." \
+        "Make one: ssh-keygen -t rsa, or set ssh_public_key."
+    [[ $script_uri == https://* ]] || fail "expected script_uri to be the https address of script_action.sh at a" \
+        "tagged commit, which anyone can read, got '$script_uri'. Set it in settings.sh."
+fi
+group_is_there=$(ask false az group exists --name "$group")
+state=
+if [ "$group_is_there" = true ]; then
+    owner=$(az group show --name "$group" --query tags.tutorial --output tsv)
+    [ "$owner" = "$cluster" ] || fail "expected a resource group of the tutorial's own, got $group, which somebody" \
+        "else has made. Set group in settings.sh to a new name."
+    state=$(az hdinsight list --resource-group "$group" --query "[?name=='$cluster'].properties.clusterState" \
+        --output tsv)
+fi
+case $state in
+    ""|Running) ;;
+    Error|Failed|Timedout) fail "expected the cluster $cluster to run or not to be there, got the state $state." \
+        "Run delete_cluster.sh --keep-storage, then this again." ;;
+    *) fail "expected the cluster $cluster to run or not to be there, got the state $state. Wait, then run this" \
+        "again." ;;
+esac
 show_prices
-if [ $dry_run = no ] && [ "${arguments[0]:-}" != --yes ]; then
+if [ $dry_run = no ] && [ $yes = no ]; then
     read -r -p "Create it? [y/N] " answer
     [ "$answer" = y ] || exit 1
 fi
-[ $dry_run = yes ] || [ -f "$ssh_public_key" ] \
-    || fail "expected an SSH public key at $ssh_public_key, got none. Make one: ssh-keygen -t rsa, or set ssh_public_key."
 
-run az group create --name "$group" --location "$location" --tags "tutorial=$cluster" --output none
-# Data Lake Storage Gen2 is a storage account with a hierarchical namespace. Nobody gets a key: shared keys are off.
-run az storage account create --name "$storage" --resource-group "$group" --location "$location" --sku Standard_LRS \
-    --kind StorageV2 --hns true --allow-shared-key-access false --allow-blob-public-access false --min-tls-version TLS1_2 \
+read_password() {
+    local twice
+    if [ -t 0 ]; then
+        read -rs -p "Password of the cluster's web pages: " password; echo
+        read -rs -p "Once more: " twice; echo
+        [ "$password" = "$twice" ] || fail "expected the same password twice, got two. Run it again."
+    else
+        read -r password || true
+    fi
+    # HDInsight's rule, which it would tell of in half an hour.
+    [[ ${#password} -ge 10 && $password =~ [[:lower:]] && $password =~ [[:upper:]] && $password =~ [[:digit:]] \
+        && $password =~ [^[:alnum:]] ]] || fail "expected a password of 10 or more characters with a small and a" \
+        "large letter, a digit and another character, got none such from the terminal or standard input. Run it again."
+}
+password=
+if [ $dry_run = no ] && [ -z "$state" ]; then read_password; fi
+
+[ "$group_is_there" = true ] || run az group create --name "$group" --location "$location" \
     --tags "tutorial=$cluster" --output none
-run az identity create --name "$identity" --resource-group "$group" --location "$location" --tags "tutorial=$cluster" --output none
+# Data Lake Storage Gen2 is a storage account with a hierarchical namespace. Nobody gets a key: shared keys are off.
+is_there az storage account show --name "$storage" --resource-group "$group" \
+    || run az storage account create --name "$storage" --resource-group "$group" --location "$location" \
+    --sku Standard_LRS --kind StorageV2 --hns true \
+    --allow-shared-key-access false --allow-blob-public-access false --min-tls-version TLS1_2 \
+    --tags "tutorial=$cluster" --output none
+is_there az identity show --name "$identity" --resource-group "$group" || run az identity create --name "$identity" \
+    --resource-group "$group" --location "$location" --tags "tutorial=$cluster" --output none
 scope=$(ask STORAGE_ID az storage account show --name "$storage" --resource-group "$group" --query id --output tsv)
 identity_id=$(ask IDENTITY_ID az identity show --name "$identity" --resource-group "$group" --query id --output tsv)
-principal=$(ask PRINCIPAL_ID az identity show --name "$identity" --resource-group "$group" --query principalId --output tsv)
+principal=$(ask PRINCIPAL_ID az identity show --name "$identity" --resource-group "$group" --query principalId \
+    --output tsv)
 user=$(ask USER_ID az ad signed-in-user show --query id --output tsv)
+# The identity is the cluster's, for Hadoop's own access; the user uploads, and makes tokens with storage_token.sh. A
+# role that is assigned already is left as it is.
 run az role assignment create --role "Storage Blob Data Owner" --scope "$scope" --assignee-object-id "$principal" \
     --assignee-principal-type ServicePrincipal --output none
 run az role assignment create --role "Storage Blob Data Contributor" --scope "$scope" --assignee-object-id "$user" \
     --assignee-principal-type User --output none
 # A role takes a while to reach the storage.
 for attempt in 1 2 3 4 5 6; do
-    if run az storage container create --name "$container" --account-name "$storage" --auth-mode login --output none; then break; fi
+    if run az storage container create --name "$container" --account-name "$storage" --auth-mode login \
+        --output none; then break; fi
     [ $attempt -lt 6 ] || fail "expected to be allowed to use $storage, got refused for five minutes. Run it again."
     sleep 60
 done
+
+# The nodes fetch the code when they are set up, those that autoscale adds as well: all of them are to get the same.
 upload=("$here/upload.sh" code)
 [ $dry_run = no ] || upload+=(--dry-run)
-"${upload[@]}"
-
-if ! is_there az hdinsight show --name "$cluster" --resource-group "$group"; then
-    run az hdinsight create --name "$cluster" --resource-group "$group" --location "$location" --type spark --version 5.1 \
-        --component-version Spark=3.3 --storage-account "$storage" --storage-filesystem "$container" \
-        --storage-account-managed-identity "$identity_id" --assign-identity "$identity_id" --minimal-tls-version 1.2 \
+if [ -z "$state" ]; then
+    # The CLI reads the password and the key from where @ says. It attaches the storage's identity to the cluster.
+    run az hdinsight create --name "$cluster" --resource-group "$group" --location "$location" --type spark \
+        --version 5.1 --component-version Spark=3.3 --http-password @/dev/fd/3 --minimal-tls-version 1.2 \
+        --storage-account "$scope" --storage-filesystem "$container" --storage-account-managed-identity "$identity_id" \
         --headnode-size "$head_size" --workernode-size "$worker_size" --zookeepernode-size "$zookeeper_size" \
         --workernode-count "$workers" --autoscale-type Load --autoscale-min-workernode-count "$least_workers" \
-        --autoscale-max-workernode-count "$most_workers" --ssh-user "$ssh_user" --ssh-public-key "$ssh_public_key" \
-        --tags "tutorial=$cluster"
+        --autoscale-max-workernode-count "$most_workers" --ssh-user "$ssh_user" --ssh-public-key "@$ssh_public_key" \
+        --tags "tutorial=$cluster" --output none 3< <(printf %s "$password")
 fi
-client=$(ask CLIENT_ID az identity show --name "$identity" --resource-group "$group" --query clientId --output tsv)
-# Persisted: nodes that autoscale adds later run it too.
-run az hdinsight script-action execute --cluster-name "$cluster" --resource-group "$group" --name tutorial \
-    --script-uri "https://$storage.blob.core.windows.net/$container/tutorial/script_action.sh" --roles headnode workernode \
-    --script-parameters "abfs://$container@$storage.dfs.core.windows.net/tutorial/tutorial.tar.gz $client" --persist-on-success
+# A persisted action is there once by its name.
+persisted=$(ask "" az hdinsight script-action list --cluster-name "$cluster" --resource-group "$group" \
+    --query "[?name=='tutorial'].name" --output tsv)
+if [ $again = yes ] && { [ -n "$persisted" ] || [ $dry_run = yes ]; }; then
+    run az hdinsight script-action delete --cluster-name "$cluster" --resource-group "$group" --name tutorial
+    persisted=
+fi
+if [ -z "$persisted" ]; then
+    "${upload[@]}"
+    # Persisted: nodes that autoscale adds later run it too.
+    run az hdinsight script-action execute --cluster-name "$cluster" --resource-group "$group" --name tutorial \
+        --script-uri "$script_uri" --roles headnode workernode --persist-on-success --output none \
+        --script-parameters "abfs://$container@$storage.dfs.core.windows.net/tutorial/tutorial.tar.gz"
+else
+    echo "The nodes are set up. To give them the code that is committed now: create_cluster.sh --set-up-again"
+fi
 show_prices
-echo "Next: setup_scripts/hdinsight/open_jupyter.sh. When you are done: setup_scripts/hdinsight/delete_cluster.sh"
+echo "Next: setup_scripts/hdinsight/storage_token.sh and open_jupyter.sh. When you are done: delete_cluster.sh"

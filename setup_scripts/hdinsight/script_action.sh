@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Sets up one node of the cluster, as HDInsight's script action: Python 3.10 with the pinned packages, CNTK's Python 3.6,
 # helpers, an archive of what executors need, and on head nodes two Jupyter kernels wired to the cluster's Spark.
-#   script_action.sh SOURCE [CLIENT_ID]
-# SOURCE is tutorial.tar.gz at a URI that hdfs can read, or a folder; CLIENT_ID names the managed identity. It does what
-# is missing and nothing twice; after an end in the middle, run it again. One line a step, with its time.
+#   script_action.sh SOURCE
+# SOURCE is tutorial.tar.gz at a URI that hdfs can read, or a folder. It does what is missing and nothing twice; after an end in
+# the middle, run it again. One line a step, with its time.
 #
 # Settings, for a rehearsal on another machine (in brackets: on HDInsight):
 #   TUTORIAL_PREFIX    where everything goes [/opt/landcover]
@@ -13,9 +13,13 @@
 #   TUTORIAL_CNTK      no: leave CNTK out [yes]
 #   TUTORIAL_HEAD      yes or no: whether this is a head node [by its name, hn…]
 set -euo pipefail
+# Everyone on the node may read what it makes, and root alone may change it.
+umask 022
 
 source=${1:?expected where tutorial.tar.gz lies, got nothing. Run: script_action.sh abfs://container@account.dfs.core.windows.net/tutorial/tutorial.tar.gz}
-client_id=${2:-}
+# A store or table that isn't said otherwise goes into the container that the code comes from.
+storage=
+[[ $source != abfs*://*/tutorial/tutorial.tar.gz ]] || storage=${source%/tutorial/tutorial.tar.gz}
 prefix=${TUTORIAL_PREFIX:-/opt/landcover}
 spark=${TUTORIAL_SPARK:-/usr/hdp/current/spark3-client}
 kernels=${TUTORIAL_KERNELS:-/usr/local/share/jupyter/kernels}
@@ -24,8 +28,11 @@ head=${TUTORIAL_HEAD:-$(case $(hostname -s) in hn*) echo yes ;; *) echo no ;; es
 code=$prefix/tutorial
 environment=$prefix/environment
 executors=$prefix/executors.tar.gz
+# Ten tiles, a network and what it says of them.
+drawn=$prefix/self_test
+launcher=$code/setup_scripts/hdinsight/node_environment.sh
 # What only the driver and its notebooks use stays out of the executors' archive.
-drivers_only="ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|widgetsnbextension|tensorflow.*|keras|h5py|ml-dtypes|\
+drivers_only="scipy|pyogrio|ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|widgetsnbextension|tensorflow.*|keras|h5py|ml-dtypes|\
 grpcio|optree|absl-py|gast|astunparse|google-pasta|namex|opt-einsum|termcolor|matplotlib.*|\
 debugpy|jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
 
@@ -52,7 +59,10 @@ get_code() {
     rm -rf "$part"
     mkdir -p "$part"
     if [ -d "$source" ]; then
-        git -C "$source" archive HEAD | tar -x -C "$part" 2>/dev/null || fail "expected a git repository at $source, got none."
+        # What is there and not ignored, be it committed or not.
+        git -C "$source" ls-files -z --cached --others --exclude-standard \
+            | tar -C "$source" --null --ignore-failed-read --files-from - -cf - 2>/dev/null | tar -x -C "$part"
+        [ -d "$part/helpers" ] || fail "expected the tutorial's git repository at $source, got none. Give its folder."
     else
         hdfs dfs -cat "$source" | tar -xz -C "$part" || fail "expected tutorial.tar.gz at $source, got none. Run upload.sh code."
     fi
@@ -74,7 +84,7 @@ find_python() {
     step "interpreter: $("$python" --version)"
 }
 
-# The stamp is written last: an environment without it is made anew.
+# The stamp is written last. An environment without it that was begun for the same packages is mended, any other made anew.
 make_environment() {
     local wanted
     wanted="$(cksum < "$code/setup_scripts/hdinsight/requirements-cluster.txt") $python"
@@ -82,8 +92,22 @@ make_environment() {
         step "environment: there already"
         return
     fi
-    rm -rf "$environment" "$executors"
-    "$python" -m venv "$environment"
+    rm -f "$executors" "$environment/complete"
+    if [ "$(cat "$environment/begun" 2>/dev/null)" != "$wanted" ] \
+            || ! "$environment/bin/python" -m pip --version >/dev/null 2>&1; then
+        rm -rf "$environment"
+        "$python" -m venv "$environment"
+        echo "$wanted" > "$environment/begun"
+    fi
+    # pip takes a package for installed if its list of files is there: a list is dropped whose files are not.
+    "$environment/bin/python" -I - <<'PYTHON'
+import importlib.metadata, pathlib, shutil, sysconfig
+for folder in pathlib.Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info"):
+    files = importlib.metadata.PathDistribution(folder).files
+    if not files or any(file.size is not None and not (
+            file.locate().is_file() and file.locate().stat().st_size == file.size) for file in files):
+        shutil.rmtree(folder)
+PYTHON
     "$environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
         --requirement "$code/setup_scripts/hdinsight/requirements-cluster.txt" \
         || fail "expected the packages of requirements-cluster.txt with their checksums, got the error above. Run it again."
@@ -101,7 +125,9 @@ make_cntk() {
     if [ -z "${CNTK_PYTHON:-}" ] && ! "$python36" -c '' 2>/dev/null; then
         "$conda" create --yes --quiet --prefix "$prefix/python36" --override-channels --channel conda-forge python=3.6.15 >/dev/null || true
     fi
-    if TUTORIAL_ENVIRONMENT=$environment CNTK_PYTHON=$python36 "$code/setup_scripts/install_cntk.sh" >/dev/null; then
+    if TUTORIAL_ENVIRONMENT=$environment CNTK_PYTHON=$python36 \
+            CNTK_REQUIREMENTS=$code/setup_scripts/hdinsight/requirements-cluster-cntk.txt \
+            "$code/setup_scripts/install_cntk.sh" >/dev/null; then
         step "CNTK: there"
     else
         step "CNTK: not to be had here; notebook 04 is skipped"
@@ -142,14 +168,20 @@ PYTHON
     mkdir -p "$keep"
     tar -C "$code/helpers" --exclude=weights --exclude=pretraining -cf - . | tar -x -C "$keep"
     tar -C "$part" --dereference -cf - . | gzip -1 > "$executors.part"
-    mv "$executors.part" "$executors"
+    # Unpacked as YARN does, it scores the same ten tiles in an environment that knows nothing of this node.
     rm -rf "$part"
+    mkdir "$part"
+    tar -xzf "$executors.part" -C "$part"
+    env -i "$part/bin/python" -I "$code/setup_scripts/hdinsight/self_test.py" executor "$drawn" >/dev/null \
+        || fail "expected an executors' archive that scores, got the error above. Run it again."
+    rm -rf "$part"
+    mv "$executors.part" "$executors"
     code_sum > "$prefix/executors.code"
-    step "executors' archive: $(du -m "$executors" | cut -f1) MB"
+    step "executors' archive: $(du -m "$executors" | cut -f1) MB, scores as well"
 }
 
 code_sum() {
-    { echo "$drivers_only"; cat "$environment/complete"; find "$code/helpers" -type f -exec cksum {} + | sort; } | cksum
+    { echo "$drivers_only"; cat "$environment/complete"; cd "$code"; find helpers -type f -exec cksum {} + | sort; } | cksum
 }
 
 # $1: its name, $2: its title, $3: where driver and executors find Python.
@@ -161,14 +193,15 @@ write_kernel() {
 {
  "display_name": "$2",
  "language": "python",
- "argv": ["$environment/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+ "argv": ["$launcher", "$environment/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
  "env": {
   "SPARK_HOME": "$spark",
   "PYTHONPATH": "$spark/python/lib/pyspark.zip:$libraries:$code",
   "PYSPARK_PYTHON": "$environment/bin/python",
   "PYSPARK_DRIVER_PYTHON": "$environment/bin/python",
+  "PYSPARK_SUBMIT_ARGS": "--deploy-mode client pyspark-shell",
   "TUTORIAL_MASTER": "yarn",
-  "AZURE_CLIENT_ID": "$client_id"
+  "TUTORIAL_STORAGE": "$storage"
  }
 }
 JSON
@@ -186,25 +219,22 @@ register_kernels() {
     if [ -d "$environment/share/jupyter/kernels/cntk" ]; then
         rm -rf "$kernels/cntk"
         cp -r "$environment/share/jupyter/kernels/cntk" "$kernels/cntk"
+        sed -i "s|\"argv\": \[|&\"$launcher\", |" "$kernels/cntk/kernel.json"
     fi
     step "kernels: $(find "$kernels" -name kernel.json | wc -l)"
 }
 
-# Imports everything, and scores with the engine; on a head node with the cluster's own PySpark on the path.
+# Draws ten tiles and scores them; on a head node with the cluster's own PySpark on the path.
 test_itself() {
     local path=$code
     [ "$head" != yes ] || path=$spark/python/lib/pyspark.zip:$(echo "$spark"/python/lib/py4j-*.zip):$code
-    PYTHONPATH=$path HEAD=$head "$environment/bin/python" - <<'PYTHON' || fail "expected an environment that works, got the error above."
-import os, warnings
-warnings.simplefilter("ignore")
-import adlfs, numpy, onnxruntime, pandas, pyarrow, rasterio
-from helpers import scoring, storage, tilestore
-if os.environ["HEAD"] == "yes":
-    import pyspark
-    assert pyspark.__version__ >= "3.3", pyspark.__version__
-table = pyarrow.Table.from_pandas(pandas.DataFrame({"image": [b"bytes"], "label": numpy.arange(1)}))
-assert table.to_pandas()["image"][0] == b"bytes"
-PYTHON
+    rm -rf "$drawn"
+    if ! PYTHONPATH=$path "$environment/bin/python" "$code/setup_scripts/hdinsight/self_test.py" \
+            "$([ "$head" = yes ] && echo head || echo worker)" "$drawn" >/dev/null; then
+        # The next run is to mend it.
+        rm -f "$environment/complete"
+        fail "expected an environment that works, got the error above. Run it again."
+    fi
     step "self-test: passed"
 }
 
@@ -212,6 +242,6 @@ get_code
 find_python
 make_environment
 make_cntk
+test_itself
 make_archive
 register_kernels
-test_itself

@@ -11,20 +11,25 @@ identity=${identity:-landcover-cluster}
 cluster=${cluster:-landcover-spark}
 ssh_user=${ssh_user:-sshuser}
 ssh_public_key=${ssh_public_key:-$HOME/.ssh/id_rsa.pub}
+# The account that HDInsight's Jupyter runs as on the head nodes.
+jupyter_user=${jupyter_user:-spark}
+# Where HDInsight gets script_action.sh: an https address at a tagged commit, which anyone can read. A script that lies
+# in a Data Lake account without keys can't be fetched by it.
+script_uri=${script_uri:-}
 
 # Machines. Two head nodes and three ZooKeeper nodes come with every cluster.
-head_size=${head_size:-Standard_E8_v3}
-worker_size=${worker_size:-Standard_E8_v3}
-zookeeper_size=${zookeeper_size:-Standard_A4_v2}
+head_size=${head_size:-Standard_E8ads_v5}
+worker_size=${worker_size:-Standard_E8ads_v5}
+zookeeper_size=${zookeeper_size:-Standard_D4ads_v5}
 workers=${workers:-4}
 # Autoscale, by load, goes no further than these.
 least_workers=${least_workers:-3}
 most_workers=${most_workers:-10}
 
 # Dollars an hour of one machine with HDInsight's surcharge, in cents: rough list prices, pay as you go. Look yours up:
-# azure.microsoft.com/pricing/details/hdinsight. ZooKeeper nodes of the default size are not billed.
-head_cents=${head_cents:-66}
-worker_cents=${worker_cents:-66}
-zookeeper_cents=${zookeeper_cents:-0}
+# azure.microsoft.com/pricing/details/hdinsight.
+head_cents=${head_cents:-68}
+worker_cents=${worker_cents:-68}
+zookeeper_cents=${zookeeper_cents:-27}
 # A month of a gigabyte in storage.
 storage_cents=${storage_cents:-2}

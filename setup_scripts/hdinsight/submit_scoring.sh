@@ -3,7 +3,7 @@
 # for clusters that nobody may change. Run again after whatever stopped it, and it goes on.
 #   submit_scoring.sh TILES MODEL TABLE [--dry-run] [options of score_tiles.py]
 # Settings from the environment: TUTORIAL_PREFIX, TUTORIAL_SPARK as in script_action.sh; MASTER (yarn); EXECUTORS and CORES
-# (as the cluster has). Credentials come from the environment or the nodes' identity, never from an argument.
+# (as the cluster has). Credentials come from the environment or the file of storage_token.sh, never from an argument.
 set -euo pipefail
 
 dry_run=no arguments=()
@@ -17,7 +17,8 @@ fi
 prefix=${TUTORIAL_PREFIX:-/opt/landcover}
 spark=${TUTORIAL_SPARK:-/usr/hdp/current/spark3-client}
 master=${MASTER:-yarn}
-code=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+code=$(cd "$here/../.." && pwd)
 command=("$spark/bin/spark-submit" --master "$master" --deploy-mode client --name landcover-scoring
     --archives "$prefix/executors.tar.gz#environment"
     # Scala's and the committer's own settings are the cluster's; these are ours.
@@ -31,4 +32,4 @@ printf '\n'
 [ $dry_run = no ] || exit 0
 # Executors unpack the archive beside their work, so their Python has no place of its own.
 export PYSPARK_DRIVER_PYTHON=$prefix/environment/bin/python PYSPARK_PYTHON=./environment/bin/python PYTHONPATH=$code
-exec "${command[@]}"
+exec "$here/node_environment.sh" "${command[@]}"

@@ -17,7 +17,6 @@ case $what in
         trap 'rm -rf "$staging"' EXIT
         # What is committed, and nothing that only lies here.
         run git -C "$repository" archive --format=tar.gz --output "$staging/tutorial.tar.gz" HEAD
-        run cp "$here/script_action.sh" "$staging/script_action.sh"
         run "${upload[@]}" --destination "$container/tutorial" --source "$staging"
         ;;
     tiles|model)
