@@ -286,9 +286,10 @@ def test_a_model_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
     facts["files"]["model.model"] = bundle.sha256(saved.folder / "model.model")
     (saved.folder / "model.json").write_text(json.dumps(facts))
     engine = engines.load(bundle.load(saved.folder), "cntk")
-    with pytest.raises(engines.EngineDied, match="expected a network of CNTK's own operations, got one with a function of someone's own, 'same'"):
+    with pytest.raises(engines.EngineDied) as died:
         engine.score(np.zeros((1, tiny.PX, tiny.PX, 3), np.uint8))
     assert not (tmp_path / "ran").exists()
+    assert "expected a network of CNTK's own operations, got one with a function of someone's own" in str(died.value)
 
 
 @needs_cntk
