@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from helpers import InputError, predictions, scoring, tilestore
+from helpers import InputError, pictures, predictions, scoring, tilestore
 
 TILES = 90
 
@@ -194,11 +194,81 @@ def test_a_store_that_names_a_tile_twice(spark, model, place):
         scoring.score(spark, place.store, model, place.table)
 
 
-def test_a_file_of_the_store_that_is_damaged(spark, model, place):
-    with open(place.store + "/county=place/year=0/part-0.parquet", "r+b") as file:
-        file.seek(-4, os.SEEK_END)
-        file.write(b"XXXX")
-    with pytest.raises(InputError, match="expected every file of the tile store .* got part-0.parquet gone or damaged"):
+def split_into(place, files):
+    """Write the store again as several files; the folder."""
+    folder = Path(tilestore.partition_folder(place.store, "place", 0))
+    whole, = folder.glob("*.parquet")
+    table = pq.read_table(whole, partitioning=None)
+    whole.unlink()
+    for i in range(files):
+        pq.write_table(table.slice(TILES // files * i, TILES // files), folder / f"part-{i}.parquet")
+    return folder
+
+
+def damage(path, what):
+    if what == "gone":
+        return path.unlink()
+    place, content = -4, b"XXXX"
+    if what == "pictures":
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image")
+        place, content = column.dictionary_page_offset or column.data_page_offset, b"\xff" * 40
+    with open(path, "r+b") as file:
+        file.seek(place, os.SEEK_SET if place > 0 else os.SEEK_END)
+        file.write(content)
+
+
+@pytest.mark.parametrize("what", ["end", "pictures"])
+def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, place, what):
+    folder = split_into(place, 3)
+    kept = (folder / "part-1.parquet").read_bytes()
+    damage(folder / "part-1.parquet", what)
+    for _ in range(2):
+        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: county=place/year=0/"
+                                             "part-1.parquet. All other tiles have their row"):
+            scoring.score(spark, place.store, model, place.table, chunk_tiles=40)
+        table = predictions.Table(place.table)
+        assert not table.is_finished()
+        rows = table.rows([name for chunk in table.state()["chunks"] for name in chunk["files"]])
+        assert sorted(rows["tile_id"]) == [f"{i:05d}.png" for i in range(TILES) if i // 30 != 1]
+    assert scoring.summary(place.table)["scored_now"] == 0  # by the second job
+    (folder / "part-1.parquet").write_bytes(kept)
+    assert place.score(spark, model)[0] == 30
+
+
+def test_a_file_of_the_store_that_is_gone(spark, model, place):
+    damage(split_into(place, 3) / "part-1.parquet", "gone")
+    with pytest.raises(InputError, match="expected 90 tiles of county place, year 0 in the tile store .*, as its "
+                                         "_manifest.json says, got 60. Write its tiles again."):
+        scoring.score(spark, place.store, model, place.table)
+
+
+def test_a_picture_of_300_mb_costs_one_row(spark, model, place):
+    """Which Java has no memory for."""
+    with open(place.folder / "00007.png", "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.truncate(300 << 20)
+    place.write()
+    _, table = place.score(spark, model)
+    assert table.set_index("tile_id")["error_kind"].dropna().to_dict() == {"00007.png": "too_large"}
+
+
+def test_large_pictures_travel_alone(spark, model, place):
+    """The plan goes by the largest of them, not by the mean."""
+    noise = np.random.default_rng(0).bytes(pictures.MAX_BYTES - 8)
+    for number in (7, 8, 9, 40, 41):
+        (place.folder / f"000{number:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + noise)
+    place.write()
+    job = scoring._Job(spark, place.store, model, place.table, "fastest", None, None)
+    assert job._look_at(job.choose(None, None)).batch_rows == 1
+    _, table = place.score(spark, model)
+    assert table["error_kind"].value_counts().to_dict() == {"unreadable": 5}
+
+
+def test_pieces_that_java_has_no_memory_for(spark, model, place, monkeypatch):
+    monkeypatch.setattr(tilestore, "ROW_GROUP_BYTES", -pictures.MAX_BYTES)
+    monkeypatch.setattr(scoring._Job, "_java_bytes", lambda self: 100_000)
+    with pytest.raises(InputError, match="expected row groups of at most 0 MB .* Write its tiles again in smaller ones"):
         scoring.score(spark, place.store, model, place.table)
 
 

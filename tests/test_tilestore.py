@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import InputError, tilestore
+from helpers import InputError, pictures, tilestore
 
 
 def picture(rng, size=(40, 30), mode="RGB", suffix="png"):
@@ -66,6 +66,24 @@ def test_a_picture_that_vanished_after_it_was_listed_is_a_row_without_bytes(fold
     tilestore.write_images(folder, str(tmp_path / "store"))
     frame = tilestore.read(tmp_path / "store")
     assert frame["tile_id"][frame["image"].isna()].tolist() == ["sea/3.jpg"] and len(frame) == 20
+
+
+def test_a_file_holds_its_pictures_in_pieces_of_some_megabytes(tmp_path):
+    """And of a picture that is too large only as much as tells it."""
+    (tmp_path / "place").mkdir()
+    for i in range(600):
+        (tmp_path / "place" / f"{i:03d}.png").write_bytes(bytes(1 << 20) if 300 <= i < 310 else b"small")
+    with open(tmp_path / "place" / "599.png", "wb") as file:
+        file.truncate(3 << 30)
+    tilestore.write_images(tmp_path / "place", str(tmp_path / "store"))
+    part, = tilestore.partitions(tmp_path / "store")
+    (name, groups), = tilestore.row_groups(tmp_path / "store", part).items()
+    assert [rows for rows, _ in groups] == [256, 48, 4, 256, 36]
+    image = tilestore.read(tmp_path / "store")["image"].iloc[-1]
+    assert len(image) == pictures.MAX_BYTES + 1
+    with pytest.raises(pictures.BadPicture, match="expected a picture of at most 16 MB, got a larger one"):
+        pictures.decode(image)
+    assert tilestore.damaged(tmp_path / "store", part, [name]) == []
 
 
 def test_a_second_folder_is_held_out_whole(folder, tmp_path):
