@@ -285,6 +285,10 @@ class _Job:
         engine = engines.fastest(bundle) if engine == "fastest" else engine
         if engine not in engines.of(bundle):
             engines.load(bundle, engine)  # says what is wrong
+        if chunk_tiles is not None and not chunk_tiles >= 1:
+            raise InputError("expected chunks of 1 tile or more, got {}. Leave it out, or give more.".format(chunk_tiles))
+        if partitions is not None and not partitions >= 1:
+            raise InputError("expected 1 partition or more, got {}. Leave it out, or give more.".format(partitions))
         self.spark, self.tiles_uri, self.bundle, self.engine = spark, str(tiles_uri), bundle, engine
         self.partitions = partitions
         self.slots = spark.sparkContext.defaultParallelism
@@ -736,6 +740,11 @@ def _examples(rows):
     return rows[["tile_id", "error"]].head(EXAMPLES).to_dict("records")
 
 
+def _on_one_line(text):
+    """A name as it is, or escaped where it has line ends and the like."""
+    return text if text.isprintable() else ascii(text)
+
+
 def summary(predictions_uri):
     """What the last job did, and what the table holds.
 
@@ -782,8 +791,8 @@ def tell(found):
     lines = [("{scored_now:,} tiles scored in {seconds:.0f} s, {tiles_per_second:.0f} a second; {tiles:,} in the table."
               if found["scored_now"] else "Nothing new: all {tiles:,} tiles have their row.").format(**found),
              "Classes: " + counted(found["classes"]), "Errors: " + (counted(errors) or "none")]
-    lines += ["  {}, {tile_id}: {error}".format(kind, **example) for kind, one in found["errors"].items()
-              for example in one["examples"]]
+    lines += ["  {}, {}: {error}".format(kind, _on_one_line(example["tile_id"]), **example)
+              for kind, one in found["errors"].items() for example in one["examples"]]
     spent = {name: seconds for name, seconds in found["slot_seconds"].items() if seconds > 0}
     if spent:
         lines.append("Time of the slots: " + ", ".join("{} {:.0%}".format(

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from helpers import InputError, storage
 from helpers.landcover import CLASS_NAMES, group_of_class
 from helpers.pictures import MAX_BYTES, decode
+from helpers.storage import shown
 
 CODEC = "webp"
 # Tiles that a file holds as one piece, some 50 to 100: what a task of a scoring job takes is a number of whole pieces.
@@ -126,7 +127,7 @@ def manifest(uri, county, year, required=()):
     missing = [key for key in required if key not in (facts or {})]
     if missing:
         raise InputError("expected {} in {}/{}, got {}. {}.".format(
-            ", ".join(required), partition_folder(uri, county, year), MANIFEST,
+            ", ".join(required), shown(partition_folder(uri, county, year)), MANIFEST,
             "no such file" if facts is None else "none of " + ", ".join(missing),
             "Prepare this county and year in notebook 02_data_preparation" if facts is None else "Add them"))
     return facts
@@ -139,7 +140,24 @@ def _manifest(uri, county, year):
 
 
 def _read_json(filesystem, path):
-    return json.loads(filesystem.cat_file(path).decode())
+    """A manifest.
+
+    Raises
+    ------
+    InputError
+        If it isn't whole, or lacks what each must have.
+    """
+    try:
+        facts = json.loads(filesystem.cat_file(path).decode())
+        if all(isinstance(facts[name], kind) for name, kind in (("county", str), ("year", int), ("tiles", int))):
+            return facts
+        came = "one with other kinds of values"
+    except KeyError as error:
+        came = "one without {}".format(error)
+    except (ValueError, TypeError):
+        came = "one that is cut off"
+    raise InputError("expected a manifest with county, year and tiles at {}, got {}. Write the tiles of this county and "
+                     "year again.".format(shown(path), came))
 
 
 def write_manifest(uri, county, year, **facts):
@@ -207,7 +225,7 @@ def partitions(uri):
     found = _manifests(uri)
     if not found:
         raise InputError("expected a tile store at {}, got no finished county and year there. Run notebook "
-                         "02_data_preparation, or give the URI of a store of your own.".format(uri))
+                         "02_data_preparation, or give the URI of a store of your own.".format(shown(uri)))
     return found
 
 
@@ -331,7 +349,7 @@ def read(uri, county=None, year=None, split=None, columns=None, row=None):
         asked = ", ".join("{} {}".format(k, v) for k, v in
                           (("county", county), ("year", year), ("split", split), ("row", row)) if v is not None)
         raise InputError("expected tiles of {} in {}, got a store of {}. Prepare them in notebook "
-                         "02_data_preparation.".format(asked or "any county", uri, ", ".join(
+                         "02_data_preparation.".format(asked or "any county", shown(uri), ", ".join(
                              "{county} {year}".format(**m) for m in partitions(uri))))
     frame = pd.concat(frames, ignore_index=True)
     return frame if columns is None else frame[list(columns)]
@@ -506,10 +524,19 @@ def _list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("expected a folder of pictures at {}, got no such folder. Check the path.".format(folder))
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    inside = folder.resolve()
+    # A link that leads out of the folder is none of its pictures.
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                   and inside in p.resolve().parents)
     if not paths:
         raise InputError("expected pictures ({}) in {}, got none. Put them into one sub-folder for each "
                          "class.".format(", ".join(IMAGE_SUFFIXES), folder))
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError("expected file names in UTF-8 in {}, got {}. Rename it.".format(
+                folder, ascii(str(path.relative_to(folder)))))
     tops = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in paths]
     names = sorted(set(top for top in tops if top is not None))
     if names and None in tops:

@@ -194,6 +194,55 @@ def test_a_store_that_names_a_tile_twice(spark, model, place):
         scoring.score(spark, place.store, model, place.table)
 
 
+def broken_manifest(place, text):
+    Path(tilestore.partition_folder(place.store, "place", 0), "_manifest.json").write_text(text)
+
+
+def foreign_claim(place):
+    path = Path(place.table, "_scoring", "claim.json")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"a": 1}')
+
+
+MISTAKES = {
+    "a manifest of another number": (lambda place: tilestore.write_manifest(place.store, "place", 0, tiles=91), {},
+                                     "expected 91 tiles of county place, year 0 .* got 90. Write its tiles again."),
+    "a manifest that is cut off": (lambda place: broken_manifest(place, '{"tiles": '), {},
+                                   "expected a manifest with county, year and tiles at .*, got one that is cut off"),
+    "a manifest without tiles": (lambda place: broken_manifest(place, '{"county": "place", "year": 0}'), {},
+                                 "expected a manifest .* got one without 'tiles'"),
+    "a manifest of words": (lambda place: broken_manifest(place, '{"county": "place", "year": 0, "tiles": "many"}'), {},
+                            "expected a manifest .* got one with other kinds of values"),
+    "a table that is a file": (lambda place: Path(place.table).write_text("mine"), {},
+                               "expected the folder of a prediction table at .*, got a file"),
+    "a table below a file": (lambda place: Path(place.table).write_text("mine"), {"below": "/table"},
+                             "expected a folder to write a prediction table to at .*, got: Not a directory"),
+    "a claim of something else": (foreign_claim, {}, "expected a claim of this program in .*claim.json, got another file"),
+    "no tiles in a chunk": (None, {"chunk_tiles": 0}, "expected chunks of 1 tile or more, got 0"),
+    "fewer than none": (None, {"chunk_tiles": -5}, "expected chunks of 1 tile or more, got -5"),
+    "no partition": (None, {"partitions": 0}, "expected 1 partition or more, got 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_in_one_sentence(spark, model, place, mistake):
+    make, options, sentence = MISTAKES[mistake]
+    if make:
+        make(place)
+    options = dict(options)
+    table = place.table + options.pop("below", "")
+    with pytest.raises(InputError, match=sentence) as told:
+        scoring.score(spark, place.store, model, table, **options)
+    assert "\n" not in str(told.value)
+
+
+def test_a_name_with_a_line_end_is_told_on_one_line(spark, model, place):
+    (place.folder / "a\nb.png").write_bytes(b"none")
+    place.write()
+    place.score(spark, model)
+    assert r"  unreadable, 'a\nb.png': expected" in scoring.tell(scoring.summary(place.table))
+
+
 def split_into(place, files):
     """Write the store again as several files; the folder."""
     folder = Path(tilestore.partition_folder(place.store, "place", 0))
@@ -340,7 +389,7 @@ def test_jobs_that_start_at_the_same_moment(tmp_path, before):
     for attempt in range(3):
         table = predictions.Table(tmp_path / str(attempt))
         if before != "nothing":
-            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "process": 1, "started": 0,
+            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "space": "", "process": 1, "started": 0,
                                             "renewed": time.time() - 2 * predictions.CLAIM_S})
         jobs = [subprocess.Popen([sys.executable, "-c", program, table.uri], text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
@@ -391,10 +440,21 @@ def test_the_claim_of_a_dead_process_has_expired(tmp_path):
         pass
 
 
+def test_another_container_of_this_machine_has_process_numbers_of_its_own(tmp_path):
+    table = predictions.Table(tmp_path)
+    with predictions.Claim(table):
+        pass
+    table.write_json("claim.json", {"owner": "x", "host": socket.gethostname(), "space": "pid:[1]", "process": 2 ** 22 + 1,
+                                    "started": 0, "renewed": time.time()})
+    with pytest.raises(InputError, match="got another at work"):
+        with predictions.Claim(table):
+            pass
+
+
 @pytest.mark.parametrize("age, expired", [(5, False), (predictions.CLAIM_S + 5, True)])
 def test_a_claim_from_another_machine_expires_by_its_age(tmp_path, age, expired):
     table = predictions.Table(tmp_path)
-    table.write_json("claim.json", {"owner": "x", "host": "elsewhere", "process": 1, "started": 0,
+    table.write_json("claim.json", {"owner": "x", "host": "elsewhere", "space": "", "process": 1, "started": 0,
                                     "renewed": time.time() - age})
     if expired:
         with predictions.Claim(table):
@@ -408,7 +468,7 @@ def test_a_claim_from_another_machine_expires_by_its_age(tmp_path, age, expired)
 def test_a_job_whose_claim_was_taken_adds_nothing_more(tmp_path):
     table = predictions.Table(tmp_path)
     with predictions.Claim(table) as claim:
-        table.write_json("claim.json", {"owner": "y", "host": "elsewhere", "process": 1, "started": 0,
+        table.write_json("claim.json", {"owner": "y", "host": "elsewhere", "space": "", "process": 1, "started": 0,
                                         "renewed": time.time()})
         with pytest.raises(InputError, match="got another at work"):
             claim.check()
@@ -437,6 +497,10 @@ def test_claims_on_a_store_without_folders(monkeypatch):
 @pytest.mark.parametrize("uri, said", [
     ("abfs://box@account.dfs.core.windows.net/tiles", "abfs://box@account.dfs.core.windows.net/tiles"),
     ("https://account.blob.core.windows.net/tiles?sv=2024&sig=SECRET", "https://account.blob.core.windows.net/tiles"),
-    ("sftp://me:SECRET@host/tiles", "sftp://host/tiles"), ("/data/tiles", "/data/tiles")])
+    ("sftp://me:SECRET@host/tiles", "sftp://host/tiles"), ("sftp://SECRET@host/tiles", "sftp://host/tiles"),
+    ("sftp://me:SEC/RET@host/tiles", "sftp://host/tiles"), ("sftp://me:SEC?RET@host/tiles", "sftp://host/tiles"),
+    ("https://host:80/tiles?sig=SEC@RET", "https://host:80/tiles"), ("https://host/a#SECRET", "https://host/a"),
+    ("abfss://me:SECRET@account.dfs.core.windows.net/t", "abfss://account.dfs.core.windows.net/t"),
+    ("s3://bucket/it@home", "s3://bucket/it@home"), ("/data/tiles", "/data/tiles")])
 def test_a_uri_is_shown_without_its_secret(uri, said):
     assert predictions.shown(uri) == said
