@@ -443,12 +443,38 @@ class Bundle:
                              "bundle again.".format(FACTS, self.folder, error))
         for name, expected in files.items():
             path = self.folder / name
-            # A name with a folder in it could point outside the bundle.
-            came = sha256(path) if path.is_file() and path.name == name else "no such file"
+            # A name with a folder in it, or a link, could lead out of the bundle.
+            is_here = path.is_file() and path.name == name and not path.is_symlink()
+            came = sha256(path) if is_here else "no such file"
             if came != expected:
                 raise InputError("expected {} of the bundle {} with SHA-256 {}…, got {}. Bring the bundle "
                                  "again.".format(name, self.folder, expected[:12], came[:12]))
         self.checksum = sha256(self.folder / FACTS)[:12]
+
+
+def _refuse_weights_elsewhere(bundle):
+    """Refuse ONNX files whose weights lie in another file: that one has no checksum, and may be anywhere."""
+    import onnx
+
+    def tensors(message):
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                for part in [value] if hasattr(value, "ListFields") else value:
+                    if isinstance(part, onnx.TensorProto):
+                        yield part
+                    yield from tensors(part)
+
+    for name in bundle.facts["files"]:
+        if name.endswith(".onnx"):
+            try:
+                network = onnx.load(str(bundle.folder / name), load_external_data=False)
+            except Exception as error:  # protobuf's own kinds
+                raise InputError("expected {} of the bundle {} to be an ONNX network, got: {}. Bring the bundle "
+                                 "again.".format(name, bundle.folder, " ".join(str(error).split())[:200].rstrip(".")))
+            if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors(network)):
+                raise InputError("expected {} of the bundle {} to hold its weights, got one that has them in another "
+                                 "file. Save it as one file.".format(name, bundle.folder))
+    return bundle
 
 
 def load(uri):
@@ -466,10 +492,10 @@ def load(uri):
     Raises
     ------
     InputError
-        If there is no bundle, or a file in it is missing or changed.
+        If there is no bundle, or a file in it is missing or changed, or an ONNX file keeps its weights elsewhere.
     """
     if "://" not in str(uri):
-        return Bundle(uri)
+        return _refuse_weights_elsewhere(Bundle(uri))
     folder = home() / "data" / "bundles" / hashlib.sha256(str(uri).encode()).hexdigest()[:12]
     filesystem, path = storage.filesystem(uri)
     with writing(folder) as part:
@@ -480,7 +506,7 @@ def load(uri):
                              "setup_scripts/hdinsight/upload.sh.".format(storage.shown(uri)))
         for name in names:
             (part / name.rsplit("/", 1)[-1]).write_bytes(filesystem.cat_file(name))
-    return Bundle(folder)
+    return _refuse_weights_elsewhere(Bundle(folder))
 
 
 def upload(bundle, uri):

@@ -90,6 +90,41 @@ def start_cntk(threads=None):
     return cntk
 
 
+def load_network(cntk, path):
+    """Load a file of CNTK, but none that holds code.
+
+    Parameters
+    ----------
+    cntk : module
+        Of ``start_cntk``.
+    path : str
+
+    Returns
+    -------
+    cntk.Function
+
+    Raises
+    ------
+    ValueError
+        If it has a function of someone's own.
+    """
+    refused = []
+
+    def refuse(self, inputs, name, dictionary):
+        refused.append(name)
+        raise ValueError
+
+    # CNTK rebuilds such a function by executing names that stand in the file.
+    cntk.internal._UDFDeserializeCallbackWrapper.__call__ = refuse
+    try:
+        return cntk.Function.load(path)
+    except RuntimeError:  # CNTK's C++ part forgets what was raised below it.
+        if not refused:
+            raise
+        raise ValueError("expected a network of CNTK's own operations, got one with a function of someone's own, {!r}, "
+                         "which may be any code. Save the network without it.".format(str(refused[0]))) from None
+
+
 def compute(function, tiles):
     """Pass tiles through a CNTK function in batches.
 
@@ -119,7 +154,7 @@ def main(path, threads):
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     cntk = start_cntk(threads)
-    network = cntk.Function.load(path)  # kept: its parts don't live without it
+    network = load_network(cntk, path)  # kept: its parts don't live without it
     probabilities = cntk.combine([network.find_by_name("probabilities").outputs[0]])
     write_array(answers, np.array(probabilities.arguments[0].shape[1:]))
     while True:

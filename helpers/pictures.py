@@ -17,7 +17,8 @@ from helpers import InputError
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 # 64 MB as RGB in Pillow: some 300 times a tile of 224 px. A picture of a few kilobytes may claim to be any size.
 MAX_PX = 4096 * 4096
-MAX_BYTES = 64 * 2 ** 20
+# Spark's Java holds an encoded picture some ten times on its way to Python.
+MAX_BYTES = 16 * 2 ** 20
 # A picture that is blown up from less shows nothing.
 MIN_SIDE_PX = 8
 
@@ -66,8 +67,8 @@ def decode(image, size=None, tile_px=None):
         raise BadPicture("missing", "expected the bytes of a picture, got none: it was gone when the store was "
                                     "written. Bring it back and write the store again.")
     if len(image) > MAX_BYTES:
-        raise BadPicture("too_large", "expected a picture of at most {} MB, got {:.0f} MB. Cut it into tiles.".format(
-            MAX_BYTES >> 20, len(image) / 2 ** 20))
+        raise BadPicture("too_large", "expected a picture of at most {} MB, got a larger one. Cut it into tiles.".format(
+            MAX_BYTES >> 20))
     if image[:8] == _PNG:
         _check_png(image)
     try:

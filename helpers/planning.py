@@ -47,7 +47,7 @@ STORAGE = 50e9 / 8
 PLACES = {"Middlesex County": 65_563, "Massachusetts": 545_000, "conterminous US": 161_000_000}
 
 
-def plan(tiles, n_bytes, slots, bundle, engine="fastest", chunk_tiles=None):
+def plan(tiles, n_bytes, slots, bundle, engine="fastest", chunk_tiles=None, row_bytes=0):
     """Cut a scoring job into tasks and batches.
 
     Parameters
@@ -62,6 +62,8 @@ def plan(tiles, n_bytes, slots, bundle, engine="fastest", chunk_tiles=None):
         As in ``engines.load``.
     chunk_tiles : int, optional
         That are scored before the next begin; by default ``CHUNK_TILES`` a slot.
+    row_bytes : int, optional
+        Of the largest pictures, as ``tilestore.heaviest`` finds them; by default they are all alike.
 
     Returns
     -------
@@ -69,10 +71,11 @@ def plan(tiles, n_bytes, slots, bundle, engine="fastest", chunk_tiles=None):
     """
     chunk_bytes = n_bytes * min(1, (chunk_tiles or CHUNK_TILES * slots) / max(1, tiles))
     tile_bytes = max(1, n_bytes // max(1, tiles))
-    rows = int(max(1, min(BATCH_ROWS, BATCH_BYTES // tile_bytes)))
+    row_bytes = max(row_bytes, tile_bytes)
+    rows = int(max(1, min(BATCH_ROWS, BATCH_BYTES // row_bytes)))
     task_bytes = max(tile_bytes * BATCH_ROWS, int(-(-chunk_bytes // (slots * TASKS_A_SLOT))))
     # A batch is there three times, as it came, as rows and as pixels, and the pixels once more in one array.
-    pictures = rows * (2 * tile_bytes + 2 * 3 * bundle.input_px[0] * bundle.input_px[1])
+    pictures = rows * (2 * row_bytes + 2 * 3 * bundle.input_px[0] * bundle.input_px[1])
     network = engines.network_bytes(bundle, engine, rows)
     return Plan(tiles, slots, max(1, -(-n_bytes // task_bytes)), rows, pictures / MB, network / MB,
                 WORKER_MB + (pictures + network) / MB,

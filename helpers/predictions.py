@@ -53,6 +53,9 @@ class Table:
         self.uri = str(uri).rstrip("/")
         self.filesystem, path = storage.filesystem(self.uri)
         self._path = path.rstrip("/")
+        if self.filesystem.isfile(self._path):
+            raise InputError("expected the folder of a prediction table at {}, got a file. Choose another name.".format(
+                shown(self.uri)))
         self._local = "file" in self.filesystem.protocol
         # On Azure: what a file was when this job last saw it. Nobody else's is replaced.
         self._etags = {} if storage.is_azure(self.uri) else None
@@ -69,7 +72,7 @@ class Table:
                 return json.loads(self.filesystem.cat_file(path).decode())
             content, self._etags[name] = self.filesystem.read_with_etag(path)
             return json.loads(content.decode())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             if self._etags is not None:
                 self._etags[name] = None
             return None
@@ -119,7 +122,11 @@ class Table:
         if not self._local:
             return False
         path = Path(self.path("_scoring", name))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise InputError("expected a folder to write a prediction table to at {}, got: {}. Choose another.".format(
+                shown(self.uri), error.strerror)) from error
         part = path.with_name(".{}.part".format(uuid.uuid4().hex))
         part.write_text(json.dumps(value, indent=1))
         try:
@@ -227,6 +234,14 @@ class Table:
         return taken
 
 
+def _process_space():
+    """Which process numbers are meant: containers on one machine may have its name, and each its own numbers."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+
+
 class Claim:
     """The right to write to a table, held inside a ``with`` block and renewed by a thread.
 
@@ -242,8 +257,8 @@ class Claim:
 
     def __init__(self, table):
         self._table = table
-        self._me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid(),
-                    "started": psutil.Process().create_time()}
+        self._me = {"owner": uuid.uuid4().hex, "host": socket.gethostname(), "space": _process_space(),
+                    "process": os.getpid(), "started": psutil.Process().create_time()}
         self._ended = threading.Event()
         self._lost = None
 
@@ -283,7 +298,12 @@ class Claim:
         self._table.write_json("claim.json", self._content())
 
     def _holding(self):
-        return self._table.read_json("claim.json")
+        claim = self._table.read_json("claim.json")
+        if claim is not None and not (
+                isinstance(claim, dict) and {"owner", "host", "process", "started", "renewed"} <= set(claim)):
+            raise InputError("expected a claim of this program in {}, got another file. Choose another folder, or "
+                             "delete that one.".format(shown(self._table.uri + "/_scoring/claim.json")))
+        return claim
 
     def _holder(self):
         claim = self._holding()
@@ -299,7 +319,7 @@ class Claim:
                 log.warning("claim not renewed error=%r", shown(error))
 
     def _has_expired(self, claim):
-        if claim["host"] == self._me["host"]:
+        if (claim["host"], claim.get("space")) == (self._me["host"], self._me["space"]):
             # A process number is used again: the time when it started tells them apart.
             try:
                 return abs(psutil.Process(claim["process"]).create_time() - claim["started"]) > 2

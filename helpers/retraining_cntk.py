@@ -20,7 +20,7 @@ import numpy as np
 
 from helpers import InputError, backbones, runs
 from helpers import bundle as bundles
-from helpers.cntk_process import BATCH, compute, start_cntk  # noqa: F401 (part of this module's interface)
+from helpers.cntk_process import BATCH, compute, load_network, start_cntk  # noqa: F401 (part of this module's interface)
 from helpers.retraining_tensorflow import augment  # noqa: F401 (the same tiles for both frameworks)
 
 # Caffe's AlexNet, as in 2017, from the ONNX model zoo.
@@ -681,7 +681,7 @@ def save(pretrained, head, folder, tiles, facts, calibration=None, validation=No
         draft = Path(draft)
         network.save(str(draft / bundles.CNTK))
         # What is compared is the network as CNTK reads it back, not the one in memory.
-        saved = cntk.Function.load(str(draft / bundles.CNTK))
+        saved = load_network(cntk, str(draft / bundles.CNTK))
         np.save(str(draft / "tiles.npy"), tiles)
         np.save(str(draft / "logits.npy"), compute(cntk.combine([saved.find_by_name("logits").outputs[0]]), tiles))
         onnx.save(export(pretrained, head), str(draft / bundles.ONNX))

@@ -262,10 +262,15 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
     return sum(part["tiles"] for part in chosen)
 
 
+def _is_store_error(error):
+    """Whether a Spark job ended for a file of the store that can't be read."""
+    return re.search(r"FileNotFoundException|is not a Parquet file|Could not read footer|CANNOT_READ_FILE|"
+                     r"FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error))
+
+
 def _raise_store_error(error, tiles_uri):
     """Raise the sentence behind a store whose files can't be read; else return."""
-    if re.search(r"FileNotFoundException|is not a Parquet file|Could not read footer|CANNOT_READ_FILE|"
-                 r"FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error)):
+    if _is_store_error(error):
         # Not its query: a signed URI has its signature there.
         names = re.findall(r"/([^/\s?]+\.parquet)", str(error))
         raise InputError("expected every file of the tile store {} as it was when the job began, got {} gone or "
@@ -280,12 +285,17 @@ class _Job:
         engine = engines.fastest(bundle) if engine == "fastest" else engine
         if engine not in engines.of(bundle):
             engines.load(bundle, engine)  # says what is wrong
+        if chunk_tiles is not None and not chunk_tiles >= 1:
+            raise InputError("expected chunks of 1 tile or more, got {}. Leave it out, or give more.".format(chunk_tiles))
+        if partitions is not None and not partitions >= 1:
+            raise InputError("expected 1 partition or more, got {}. Leave it out, or give more.".format(partitions))
         self.spark, self.tiles_uri, self.bundle, self.engine = spark, str(tiles_uri), bundle, engine
         self.partitions = partitions
         self.slots = spark.sparkContext.defaultParallelism
         self.chunk_tiles = chunk_tiles or planning.CHUNK_TILES * self.slots
         self.table = predictions.Table(predictions_uri)
         self.task_bytes = 64 << 20
+        self.scored, self.is_damaged = 0, False
         self.counts = spark.sparkContext.accumulator(np.zeros(7), _Sums)
         self.started = time.monotonic()
 
@@ -351,6 +361,7 @@ class _Job:
             log.info("nothing new table=%s", shown(table.uri))
             session.report_tiles(lambda: (0, 0, 0))
             return self._summarize(0)
+        plan = self._look_at(todo)
         table.unfinish()
         # From here on the folder is this table's, and unfinished until all that any job was asked for has its
         # rows.
@@ -360,34 +371,100 @@ class _Job:
         table.remove_leftovers()
         scored = 0
         if todo:
-            self._drop_outdated(todo)
-            scored = self._score(todo)
+            readable = [part for part in todo if part["names"] != []]
+            with session.settings(self.spark, plan.settings):
+                self._drop_outdated(readable)
+                scored = self._score(readable) if readable else 0
         have = dict.fromkeys(current, 0)
         for chunk in self.state["chunks"]:
             for name in set(chunk["tiles"]) & set(have):
                 have[name] += chunk["tiles"][name]
-        if have != {part["name"]: part["tiles"] for part in chosen}:
-            raise RuntimeError("expected rows {}, got {}".format({p["name"]: p["tiles"] for p in chosen}, have))
+        lacking = [part for part in chosen if have[part["name"]] != part["tiles"]]
+        if lacking:
+            self._raise_damage(lacking)
+            raise RuntimeError("expected rows {}, got {}".format({p["name"]: p["tiles"] for p in lacking}, have))
         self.claim.check()
         self.state["pending"] = sorted(set(self.state["pending"]) - set(have))
         self._summarize(scored)
         if not self.state["pending"]:
             table.finish()
 
-    def _score(self, todo):
-        """Score the tiles of these counties and years that have no row, chunk by chunk; how many there were."""
-        total = sum(part["tiles"] for part in todo)
-        chunks, wanted = self._plan(todo, total)
+    def _look_at(self, todo):
+        """Plan the job by what the files of these counties and years say of themselves.
+
+        Those that don't are put aside: each of ``todo`` gets the ``names`` of the others.
+
+        Raises
+        ------
+        InputError
+            If they hold other numbers of tiles than they should, or pieces that Java has no memory for.
+        """
+        groups = []
+        for part in todo:
+            found = tilestore.row_groups(self.tiles_uri, part)
+            whole = {name: of for name, of in found.items() if of is not None}
+            part["names"] = None if len(whole) == len(found) else sorted(whole)
+            tiles = sum(rows for of in whole.values() for rows, _ in of)
+            if part["names"] is None and tiles != part["tiles"]:
+                raise InputError("expected {:,} tiles of county {county}, year {year} in the tile store {}, as its {} "
+                                 "says, got {:,}. Write its tiles again.".format(
+                                     part["tiles"], shown(self.tiles_uri), tilestore.MANIFEST, tiles, **part))
+            groups += [pair for of in whole.values() for pair in of if pair[0]]
+        largest, room = max((n_bytes for _, n_bytes in groups), default=0), self._java_bytes() // 2
+        if largest > max(room, tilestore.ROW_GROUP_BYTES + pictures.MAX_BYTES):
+            raise InputError("expected row groups of at most {} MB in the tile store {}, for which Java has memory, got "
+                             "one of {} MB. Write its tiles again in smaller ones.".format(
+                                 room >> 20, shown(self.tiles_uri), largest >> 20))
         plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine,
-                             self.chunk_tiles)
+                             self.chunk_tiles, max((n_bytes // rows for rows, n_bytes in groups), default=0))
         self.task_bytes = int(plan.settings["spark.sql.files.maxPartitionBytes"])
+        return plan
+
+    def _java_bytes(self):
+        """The heap that a slot has."""
+        context = self.spark.sparkContext
+        if context.master.startswith("local"):
+            return context._jvm.java.lang.Runtime.getRuntime().maxMemory() // self.slots
+        known = context.getConf()
+        return (context._jvm.org.apache.spark.network.util.JavaUtils.byteStringAsBytes(
+            known.get("spark.executor.memory", "1g")) // int(known.get("spark.executor.cores", "1")))
+
+    def _despite_damage(self, action):
+        """Do something with the store's files; where one can't be read, again with what can be read of them."""
+        try:
+            return action()
+        except Exception as error:
+            if not _is_store_error(error) or storage.is_azure(self.tiles_uri):
+                raise
+            log.warning("store damaged tiles=%s", shown(self.tiles_uri))
+            self.is_damaged = True
+            self.spark.catalog.clearCache()
+            self.table.remove_leftovers()
+            with session.settings(self.spark, {"spark.sql.files.ignoreCorruptFiles": "true",
+                                               "spark.sql.files.ignoreMissingFiles": "true"}):
+                return action()
+
+    def _raise_damage(self, lacking):
+        """Say which files are the reason why tiles of these counties and years lack their row; else return."""
+        names = ["county={county}/year={year}/{}".format(name, **part) for part in lacking for name in tilestore.damaged(
+            self.tiles_uri, part, tilestore.row_groups(self.tiles_uri, part))]
+        if names:
+            self._summarize(self.scored)
+            raise InputError("expected every file of the tile store {} as it was written, got {} damaged: {}. All "
+                             "other tiles have their row; write these again and run the same command.".format(
+                                 shown(self.tiles_uri), len(names), ", ".join(names[:EXAMPLES]) + (
+                                     ", …" if len(names) > EXAMPLES else "")))
+
+    def _score(self, todo):
+        """Score the tiles of these counties and years that have no row, chunk by chunk; how many were scored."""
+        total = sum(part["tiles"] for part in todo)
+        chunks, wanted = self._despite_damage(lambda: self._plan(todo, total))
         threads = int(self.spark.conf.get("spark.task.cpus", "1"))
         left = sum(piece["tiles"] for chunk in chunks for piece in chunk)
         shipped = ship(self.spark, self.bundle)
         session.report_tiles(lambda: (int(self.counts.value[TILES]), left, int(self.counts.value[ERRORS])))
         current = {part["name"]: part["files"] for part in todo}
         for number, pieces in enumerate(chunks, 1):
-            name = "chunk-" + uuid.uuid4().hex[:12]
             frame = self._frame(pieces, wanted)
             if self.partitions is not None:
                 frame = frame.repartition(self.partitions)
@@ -395,20 +472,26 @@ class _Job:
             started = time.monotonic()
             scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts),
                                       PREDICTION_TYPE + ", {} bigint".format(CRC))
-            with session.settings(self.spark, plan.settings):
-                paths = self.table.write(scored, name)
+            name, paths = self._despite_damage(lambda: self._write(scored))
             expected = {}
             for piece in pieces:
                 expected[_name(piece)] = expected.get(_name(piece), 0) + piece["tiles"]
             facts = self._check(paths, expected)
-            self._join(name, paths, dict(facts, files_of={part: current[part] for part in expected}))
+            if facts["tiles"]:
+                self._join(name, paths, dict(facts, files_of={part: current[part] for part in expected}))
+            self.scored += sum(facts["tiles"].values())
             seconds = time.monotonic() - started
             counted = self.counts.value - before
             log.info("chunk joined number=%d of=%d tiles=%d errors=%d seconds=%.1f tiles_per_second=%.0f", number,
                      len(chunks), counted[TILES], counted[ERRORS], seconds, counted[TILES] / seconds)
         if wanted is not None:
             wanted.unpersist()
-        return left
+        return self.scored
+
+    def _write(self, frame):
+        """Let Spark write a chunk; its name and the paths of its files."""
+        name = "chunk-" + uuid.uuid4().hex[:12]
+        return name, self.table.write(frame, name)
 
     def _plan(self, todo, total):
         """Cut the tiles without a row into chunks.
@@ -424,7 +507,7 @@ class _Job:
         from pyspark.sql import Window
         from pyspark.sql import functions as F
         files = self._files_of(todo)
-        if not files and total <= self.chunk_tiles:
+        if not files and total <= self.chunk_tiles and all(p.get("names") is None for p in todo):
             return [[dict(county=p["county"], year=p["year"], tiles=p["tiles"], first=None, last=None, names=None)
                      for p in todo]], None
         # A chunk reads its own files: Spark would start tasks for all the others, to find nothing in them.
@@ -511,6 +594,8 @@ class _Job:
         current = {part["name"]: part["files"] for part in todo}
         changed = [part for part in todo if any(
             chunk["files_of"].get(part["name"], part["files"]) != part["files"] for chunk in self.state["chunks"])]
+        # Of what is damaged nobody knows whether it has changed.
+        changed = [part for part in changed if part["names"] is None]
         if not changed:
             return
         files = self._files_of(changed)
@@ -522,8 +607,7 @@ class _Job:
         count = outdated.count()
         if count:
             log.info("rows outdated table=%s rows=%d", shown(self.table.uri), count)
-            name = "chunk-" + uuid.uuid4().hex[:12]
-            paths = self.table.write(rows.join(F.broadcast(outdated), KEYS, "left_anti").select(rows.columns), name)
+            name, paths = self._write(rows.join(F.broadcast(outdated), KEYS, "left_anti").select(rows.columns))
             facts = self._check(paths)
             old = [chunk for chunk in self.state["chunks"] if set(chunk["files"]) & set(files)]
             files_of = {part: of for chunk in old for part, of in chunk["files_of"].items() if part in facts["tiles"]}
@@ -557,7 +641,8 @@ class _Job:
                                  shown(self.tiles_uri), *double.iloc[0][["tile_id", "county", "year"]]))
         tiles = {_name({"county": county, "year": year}): int(count)
                  for (county, year), count in rows.groupby(["county", "year"]).size().items()}
-        if expected is not None and tiles != expected:
+        if expected is not None and tiles != expected and not (self.is_damaged and all(
+                count <= expected.get(name, 0) for name, count in tiles.items())):
             raise RuntimeError("expected rows {}, got {}".format(expected, tiles))
         failed = rows[rows["error_kind"].notna()]
         if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and set(failed["error_kind"]) == {"engine"}:
@@ -655,6 +740,11 @@ def _examples(rows):
     return rows[["tile_id", "error"]].head(EXAMPLES).to_dict("records")
 
 
+def _on_one_line(text):
+    """A name as it is, or escaped where it has line ends and the like."""
+    return text if text.isprintable() else ascii(text)
+
+
 def summary(predictions_uri):
     """What the last job did, and what the table holds.
 
@@ -701,8 +791,8 @@ def tell(found):
     lines = [("{scored_now:,} tiles scored in {seconds:.0f} s, {tiles_per_second:.0f} a second; {tiles:,} in the table."
               if found["scored_now"] else "Nothing new: all {tiles:,} tiles have their row.").format(**found),
              "Classes: " + counted(found["classes"]), "Errors: " + (counted(errors) or "none")]
-    lines += ["  {}, {tile_id}: {error}".format(kind, **example) for kind, one in found["errors"].items()
-              for example in one["examples"]]
+    lines += ["  {}, {}: {error}".format(kind, _on_one_line(example["tile_id"]), **example)
+              for kind, one in found["errors"].items() for example in one["examples"]]
     spent = {name: seconds for name, seconds in found["slot_seconds"].items() if seconds > 0}
     if spent:
         lines.append("Time of the slots: " + ", ".join("{} {:.0%}".format(

@@ -158,7 +158,7 @@ class Process:
         tile = batch.to_pylist()[0]
         return pa.RecordBatch.from_pylist([dict(
             {name: tile[name] for name in ("tile_id", "county", "year", "image_crc")}, error_kind=stopped.kind,
-            error=str(stopped), model=bundle.load(self._arguments[1]).checksum, engine=self._arguments[2])], ROWS)
+            error=str(stopped), model=bundle.Bundle(self._arguments[1]).checksum, engine=self._arguments[2])], ROWS)
 
     def _start(self):
         with tempfile.TemporaryFile() as shared:
@@ -295,7 +295,7 @@ def serve(score_batch):
 
     try:
         from helpers import bundle, engines
-        model = bundle.load(folder)
+        model = bundle.Bundle(folder)  # which the driver has loaded, and sent
         network = engines.load(model, engine, int(threads))
         while True:
             header = sys.stdin.buffer.read(8)

@@ -29,8 +29,8 @@ JAVA_FOR_SPARK = {3: (8, 11, 17), 4: (17, 21)}
 BATCH_ROWS = 64
 # What the sample, its tiles and a run's results take.
 DISK_GB = 2.0
-# The Java heap, and a Python worker with its network, in resident memory.
-DRIVER_GB, SLOT_GB = 1.0, 0.25
+# What Java takes beside its heap, which it has when it has started, and a Python worker with its network.
+DRIVER_GB, SLOT_GB = 0.3, 0.25
 GIB = 2 ** 30
 # Where HDInsight keeps Spark and Hadoop, on each of its nodes.
 HDINSIGHT = "/usr/hdp"
@@ -134,7 +134,7 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     app_name : str
         Shown in Spark's lists of applications.
     memory : str
-        Heap of the driver's Java; pixels live in Python, not there.
+        Heap of the driver's Java, taken as a whole at the start; pixels live in Python, not there.
     settings : dict, optional
         Spark settings that override those chosen here.
 
@@ -173,7 +173,7 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
         else:
             os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
         os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-        chosen = dict(_settings(master, memory), **(settings or {}))
+        chosen = dict(_settings(master, (settings or {}).get("spark.driver.memory", memory)), **(settings or {}))
         if _is_here(master):
             os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
             # Java is started first, without the cluster's secret: what it is started with can be seen by all.
@@ -211,8 +211,16 @@ def _settings(master, memory):
     log = Path(__file__).with_name("log4j2.properties").as_uri()
     settings = {
         "spark.driver.memory": memory,
+        # The whole heap at the start, and a collector that takes nothing beside it: else Java grows for an hour, to the
+        # same size, and a machine that lacks it would say so in the night.
         "spark.driver.extraJavaOptions":
-            f'"-Dlog4j2.configurationFile={log}" "-Djava.io.tmpdir={tempfile.gettempdir()}"',
+            f'"-Dlog4j2.configurationFile={log}" "-Djava.io.tmpdir={tempfile.gettempdir()}" '
+            f'-XX:+UseSerialGC -Xms{memory} -XX:+AlwaysPreTouch',
+        # What Spark remembers of jobs that have ended, by default of a thousand.
+        "spark.ui.retainedJobs": 200,
+        "spark.ui.retainedStages": 200,
+        "spark.ui.retainedTasks": 5000,
+        "spark.sql.ui.retainedExecutions": 20,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",

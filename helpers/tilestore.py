@@ -7,6 +7,7 @@ written anew.
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ import pyarrow.parquet as pq
 
 from helpers import InputError, storage
 from helpers.landcover import CLASS_NAMES, group_of_class
-from helpers.pictures import decode
+from helpers.pictures import MAX_BYTES, decode
+from helpers.storage import shown
 
 CODEC = "webp"
 # Tiles that a file holds as one piece, some 50 to 100: what a task of a scoring job takes is a number of whole pieces.
-ROW_GROUP_BYTES = 4 << 20
+ROW_GROUP_BYTES, ROW_GROUP_TILES = 4 << 20, 256
 # A label is trusted for training when this share of the tile's NLCD pixels carries it.
 PURE = 0.9
 
@@ -125,7 +127,7 @@ def manifest(uri, county, year, required=()):
     missing = [key for key in required if key not in (facts or {})]
     if missing:
         raise InputError("expected {} in {}/{}, got {}. {}.".format(
-            ", ".join(required), partition_folder(uri, county, year), MANIFEST,
+            ", ".join(required), shown(partition_folder(uri, county, year)), MANIFEST,
             "no such file" if facts is None else "none of " + ", ".join(missing),
             "Prepare this county and year in notebook 02_data_preparation" if facts is None else "Add them"))
     return facts
@@ -138,7 +140,24 @@ def _manifest(uri, county, year):
 
 
 def _read_json(filesystem, path):
-    return json.loads(filesystem.cat_file(path).decode())
+    """A manifest.
+
+    Raises
+    ------
+    InputError
+        If it isn't whole, or lacks what each must have.
+    """
+    try:
+        facts = json.loads(filesystem.cat_file(path).decode())
+        if all(isinstance(facts[name], kind) for name, kind in (("county", str), ("year", int), ("tiles", int))):
+            return facts
+        came = "one with other kinds of values"
+    except KeyError as error:
+        came = "one without {}".format(error)
+    except (ValueError, TypeError):
+        came = "one that is cut off"
+    raise InputError("expected a manifest with county, year and tiles at {}, got {}. Write the tiles of this county and "
+                     "year again.".format(shown(path), came))
 
 
 def write_manifest(uri, county, year, **facts):
@@ -206,7 +225,7 @@ def partitions(uri):
     found = _manifests(uri)
     if not found:
         raise InputError("expected a tile store at {}, got no finished county and year there. Run notebook "
-                         "02_data_preparation, or give the URI of a store of your own.".format(uri))
+                         "02_data_preparation, or give the URI of a store of your own.".format(shown(uri)))
     return found
 
 
@@ -227,6 +246,58 @@ def size(uri, parts=None):
     filesystem, _ = storage.filesystem(str(uri))
     folders = [storage.filesystem(partition_folder(uri, part["county"], part["year"]))[1] for part in parts]
     return sum(part["tiles"] for part in parts), sum(map(filesystem.du, folders))
+
+
+def row_groups(uri, part):
+    """What the files of a county and year say of themselves: nothing but their ends is read.
+
+    Parameters
+    ----------
+    uri : str
+    part : dict
+        Its manifest.
+
+    Returns
+    -------
+    dict
+        For each file's name, ``(rows, bytes)`` of its row groups, bytes as Java holds them; None of a file that is
+        damaged.
+    """
+    filesystem, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
+    filesystem.invalidate_cache()
+    paths = sorted(path for path in filesystem.ls(folder, detail=False) if path.endswith(".parquet"))
+
+    def look(path):
+        try:
+            with filesystem.open(path, "rb") as file:
+                facts = pq.ParquetFile(file).metadata
+                groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
+                return [(group.num_rows, group.total_byte_size) for group in groups]
+        except (FileNotFoundError, pa.ArrowException):
+            return None
+
+    with ThreadPoolExecutor(16) as threads:  # Over a network a file's end is a wait and nothing else.
+        return {path.rsplit("/", 1)[-1]: groups for path, groups in zip(paths, threads.map(look, paths))}
+
+
+def damaged(uri, part, names):
+    """Those of some files of a county and year that can't be read to their end.
+
+    Returns
+    -------
+    list of str
+    """
+    filesystem, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
+    found = []
+    for name in names:
+        try:
+            with filesystem.open(storage.join(folder, name), "rb") as file:
+                parquet = pq.ParquetFile(file)
+                for group in range(parquet.metadata.num_row_groups):
+                    parquet.read_row_group(group, columns=["tile_id", "image"])
+        except (OSError, pa.ArrowException):
+            found.append(name)
+    return found
 
 
 def classes(uri):
@@ -278,7 +349,7 @@ def read(uri, county=None, year=None, split=None, columns=None, row=None):
         asked = ", ".join("{} {}".format(k, v) for k, v in
                           (("county", county), ("year", year), ("split", split), ("row", row)) if v is not None)
         raise InputError("expected tiles of {} in {}, got a store of {}. Prepare them in notebook "
-                         "02_data_preparation.".format(asked or "any county", uri, ", ".join(
+                         "02_data_preparation.".format(asked or "any county", shown(uri), ", ".join(
                              "{county} {year}".format(**m) for m in partitions(uri))))
     frame = pd.concat(frames, ignore_index=True)
     return frame if columns is None else frame[list(columns)]
@@ -394,29 +465,58 @@ def write_images(folder, uri, held_out="", seed=0, held_out_share=0.2):
     keep_only(uri, [])
     for county, part in frame.groupby("county", sort=True):
         # One row group at a time, so that a folder of any size passes through a bounded memory.
-        with storage.writing(partition_folder(uri, county, 0) + "/part-0.parquet") as file:
-            writer = pq.ParquetWriter(file, SCHEMA)
-            for start in range(0, len(part), 256):
-                chunk = part.iloc[start:start + 256]
+        folder_uri = partition_folder(uri, county, 0)
+        filesystem, path = storage.filesystem(folder_uri)
+        for left in filesystem.glob(path + "/*.parquet"):
+            filesystem.rm(left)
+        with storage.writing(folder_uri + "/part-0.parquet") as file:
+            # Pictures are not compressed again, nor looked up: Java would hold them twice more.
+            writer = pq.ParquetWriter(file, SCHEMA, use_dictionary=[name for name in SCHEMA.names if name != "image"],
+                                      compression={name: "none" if name == "image" else "snappy" for name in SCHEMA.names})
+            start = 0
+            while start < len(part):
+                images = _next_images(part["path"].iloc[start:start + ROW_GROUP_TILES])
+                chunk = part.iloc[start:start + len(images)]
+                start += len(images)
                 label = chunk["label"].where(chunk["label"] >= 0).astype("Int8")
                 is_land_cover = tuple(names) == CLASS_NAMES
                 rows = chunk.assign(
                     row=0, col=0, scene_id=chunk["tile_id"], acquired="", nine_point=label, label=label,
                     group=group_of_class(chunk["label"]) if is_land_cover else None,
-                    purity=label.notna().astype("float32"),
-                    image=[_bytes(path) for path in chunk["path"]])
+                    purity=label.notna().astype("float32"), image=images)
                 writer.write_table(pa.Table.from_pandas(rows[SCHEMA.names], SCHEMA, preserve_index=False))
             writer.close()
         write_manifest(uri, county, 0, tiles=len(part), classes=list(names), source=str(county), codec="as given")
     return names
 
 
+def _next_images(paths):
+    """Contents of the first of some files: as many as a row group takes."""
+    images, n_bytes = [], 0
+    for path in paths:
+        images.append(_bytes(path))
+        n_bytes += len(images[-1] or b"")
+        if n_bytes >= ROW_GROUP_BYTES:
+            break
+    return images
+
+
 def _bytes(path):
-    """A file's content; None where it vanished after it was listed, or can't be opened."""
+    """A file's content, of one that is too large only as much as tells it; None where it vanished after it was listed.
+
+    Raises
+    ------
+    InputError
+        If it is there and can't be read.
+    """
     try:
-        return Path(path).read_bytes()
-    except OSError:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        raise InputError("expected a picture that can be read at {!r}, got: {}. Mend that and write the store again."
+                         .format(path, error.strerror))
 
 
 def _list_images(folder):
@@ -424,10 +524,19 @@ def _list_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError("expected a folder of pictures at {}, got no such folder. Check the path.".format(folder))
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    inside = folder.resolve()
+    # A link that leads out of the folder is none of its pictures.
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+                   and inside in p.resolve().parents)
     if not paths:
         raise InputError("expected pictures ({}) in {}, got none. Put them into one sub-folder for each "
                          "class.".format(", ".join(IMAGE_SUFFIXES), folder))
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise InputError("expected file names in UTF-8 in {}, got {}. Rename it.".format(
+                folder, ascii(str(path.relative_to(folder)))))
     tops = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in paths]
     names = sorted(set(top for top in tops if top is not None))
     if names and None in tops:

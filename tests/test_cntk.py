@@ -277,6 +277,22 @@ def test_a_process_that_dies_again_leaves_its_last_words_in_the_rows(trained, tm
 
 
 @needs_cntk
+def test_a_model_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
+    """Its user function is named so that importing it would write a file."""
+    import tiny
+    saved = tiny.model(tmp_path / "bundle")
+    python36("with_code", path=str(saved.folder / "model.model"), writes=str(tmp_path / "ran"))
+    facts = json.loads((saved.folder / "model.json").read_text())
+    facts["files"]["model.model"] = bundle.sha256(saved.folder / "model.model")
+    (saved.folder / "model.json").write_text(json.dumps(facts))
+    engine = engines.load(bundle.load(saved.folder), "cntk")
+    with pytest.raises(engines.EngineDied) as died:
+        engine.score(np.zeros((1, tiny.PX, tiny.PX, 3), np.uint8))
+    assert not (tmp_path / "ran").exists()
+    assert "expected a network of CNTK's own operations, got one with a function of someone's own" in str(died.value)
+
+
+@needs_cntk
 def test_the_process_ends_with_its_worker(trained):
     program = ("import sys, numpy as np; from helpers import bundle, engines; "
                "engine = engines.load(bundle.load(sys.argv[1]), 'cntk'); "

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from helpers import InputError, predictions, scoring, tilestore
+from helpers import InputError, pictures, predictions, scoring, tilestore
 
 TILES = 90
 
@@ -194,11 +194,130 @@ def test_a_store_that_names_a_tile_twice(spark, model, place):
         scoring.score(spark, place.store, model, place.table)
 
 
-def test_a_file_of_the_store_that_is_damaged(spark, model, place):
-    with open(place.store + "/county=place/year=0/part-0.parquet", "r+b") as file:
-        file.seek(-4, os.SEEK_END)
-        file.write(b"XXXX")
-    with pytest.raises(InputError, match="expected every file of the tile store .* got part-0.parquet gone or damaged"):
+def broken_manifest(place, text):
+    Path(tilestore.partition_folder(place.store, "place", 0), "_manifest.json").write_text(text)
+
+
+def foreign_claim(place):
+    path = Path(place.table, "_scoring", "claim.json")
+    path.parent.mkdir(parents=True)
+    path.write_text('{"a": 1}')
+
+
+MISTAKES = {
+    "a manifest of another number": (lambda place: tilestore.write_manifest(place.store, "place", 0, tiles=91), {},
+                                     "expected 91 tiles of county place, year 0 .* got 90. Write its tiles again."),
+    "a manifest that is cut off": (lambda place: broken_manifest(place, '{"tiles": '), {},
+                                   "expected a manifest with county, year and tiles at .*, got one that is cut off"),
+    "a manifest without tiles": (lambda place: broken_manifest(place, '{"county": "place", "year": 0}'), {},
+                                 "expected a manifest .* got one without 'tiles'"),
+    "a manifest of words": (lambda place: broken_manifest(place, '{"county": "place", "year": 0, "tiles": "many"}'), {},
+                            "expected a manifest .* got one with other kinds of values"),
+    "a table that is a file": (lambda place: Path(place.table).write_text("mine"), {},
+                               "expected the folder of a prediction table at .*, got a file"),
+    "a table below a file": (lambda place: Path(place.table).write_text("mine"), {"below": "/table"},
+                             "expected a folder to write a prediction table to at .*, got: Not a directory"),
+    "a claim of something else": (foreign_claim, {}, "expected a claim of this program in .*claim.json, got another file"),
+    "no tiles in a chunk": (None, {"chunk_tiles": 0}, "expected chunks of 1 tile or more, got 0"),
+    "fewer than none": (None, {"chunk_tiles": -5}, "expected chunks of 1 tile or more, got -5"),
+    "no partition": (None, {"partitions": 0}, "expected 1 partition or more, got 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_told_in_one_sentence(spark, model, place, mistake):
+    make, options, sentence = MISTAKES[mistake]
+    if make:
+        make(place)
+    options = dict(options)
+    table = place.table + options.pop("below", "")
+    with pytest.raises(InputError, match=sentence) as told:
+        scoring.score(spark, place.store, model, table, **options)
+    assert "\n" not in str(told.value)
+
+
+def test_a_name_with_a_line_end_is_told_on_one_line(spark, model, place):
+    (place.folder / "a\nb.png").write_bytes(b"none")
+    place.write()
+    place.score(spark, model)
+    assert r"  unreadable, 'a\nb.png': expected" in scoring.tell(scoring.summary(place.table))
+
+
+def split_into(place, files):
+    """Write the store again as several files; the folder."""
+    folder = Path(tilestore.partition_folder(place.store, "place", 0))
+    whole, = folder.glob("*.parquet")
+    table = pq.read_table(whole, partitioning=None)
+    whole.unlink()
+    for i in range(files):
+        pq.write_table(table.slice(TILES // files * i, TILES // files), folder / f"part-{i}.parquet")
+    return folder
+
+
+def damage(path, what):
+    if what == "gone":
+        return path.unlink()
+    place, content = -4, b"XXXX"
+    if what == "pictures":
+        group = pq.ParquetFile(path).metadata.row_group(0)
+        column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image")
+        place, content = column.dictionary_page_offset or column.data_page_offset, b"\xff" * 40
+    with open(path, "r+b") as file:
+        file.seek(place, os.SEEK_SET if place > 0 else os.SEEK_END)
+        file.write(content)
+
+
+@pytest.mark.parametrize("what", ["end", "pictures"])
+def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, place, what):
+    folder = split_into(place, 3)
+    kept = (folder / "part-1.parquet").read_bytes()
+    damage(folder / "part-1.parquet", what)
+    for _ in range(2):
+        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: county=place/year=0/"
+                                             "part-1.parquet. All other tiles have their row"):
+            scoring.score(spark, place.store, model, place.table, chunk_tiles=40)
+        table = predictions.Table(place.table)
+        assert not table.is_finished()
+        rows = table.rows([name for chunk in table.state()["chunks"] for name in chunk["files"]])
+        assert sorted(rows["tile_id"]) == [f"{i:05d}.png" for i in range(TILES) if i // 30 != 1]
+    assert scoring.summary(place.table)["scored_now"] == 0  # by the second job
+    (folder / "part-1.parquet").write_bytes(kept)
+    assert place.score(spark, model)[0] == 30
+
+
+def test_a_file_of_the_store_that_is_gone(spark, model, place):
+    damage(split_into(place, 3) / "part-1.parquet", "gone")
+    with pytest.raises(InputError, match="expected 90 tiles of county place, year 0 in the tile store .*, as its "
+                                         "_manifest.json says, got 60. Write its tiles again."):
+        scoring.score(spark, place.store, model, place.table)
+
+
+def test_a_picture_of_300_mb_costs_one_row(spark, model, place):
+    """Which Java has no memory for."""
+    with open(place.folder / "00007.png", "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        file.truncate(300 << 20)
+    place.write()
+    _, table = place.score(spark, model)
+    assert table.set_index("tile_id")["error_kind"].dropna().to_dict() == {"00007.png": "too_large"}
+
+
+def test_large_pictures_travel_alone(spark, model, place):
+    """The plan goes by the largest of them, not by the mean."""
+    noise = np.random.default_rng(0).bytes(pictures.MAX_BYTES - 8)
+    for number in (7, 8, 9, 40, 41):
+        (place.folder / f"000{number:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + noise)
+    place.write()
+    job = scoring._Job(spark, place.store, model, place.table, "fastest", None, None)
+    assert job._look_at(job.choose(None, None)).batch_rows == 1
+    _, table = place.score(spark, model)
+    assert table["error_kind"].value_counts().to_dict() == {"unreadable": 5}
+
+
+def test_pieces_that_java_has_no_memory_for(spark, model, place, monkeypatch):
+    monkeypatch.setattr(tilestore, "ROW_GROUP_BYTES", -pictures.MAX_BYTES)
+    monkeypatch.setattr(scoring._Job, "_java_bytes", lambda self: 100_000)
+    with pytest.raises(InputError, match="expected row groups of at most 0 MB .* Write its tiles again in smaller ones"):
         scoring.score(spark, place.store, model, place.table)
 
 
@@ -270,7 +389,7 @@ def test_jobs_that_start_at_the_same_moment(tmp_path, before):
     for attempt in range(3):
         table = predictions.Table(tmp_path / str(attempt))
         if before != "nothing":
-            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "process": 1, "started": 0,
+            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "space": "", "process": 1, "started": 0,
                                             "renewed": time.time() - 2 * predictions.CLAIM_S})
         jobs = [subprocess.Popen([sys.executable, "-c", program, table.uri], text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
@@ -321,10 +440,21 @@ def test_the_claim_of_a_dead_process_has_expired(tmp_path):
         pass
 
 
+def test_another_container_of_this_machine_has_process_numbers_of_its_own(tmp_path):
+    table = predictions.Table(tmp_path)
+    with predictions.Claim(table):
+        pass
+    table.write_json("claim.json", {"owner": "x", "host": socket.gethostname(), "space": "pid:[1]", "process": 2 ** 22 + 1,
+                                    "started": 0, "renewed": time.time()})
+    with pytest.raises(InputError, match="got another at work"):
+        with predictions.Claim(table):
+            pass
+
+
 @pytest.mark.parametrize("age, expired", [(5, False), (predictions.CLAIM_S + 5, True)])
 def test_a_claim_from_another_machine_expires_by_its_age(tmp_path, age, expired):
     table = predictions.Table(tmp_path)
-    table.write_json("claim.json", {"owner": "x", "host": "elsewhere", "process": 1, "started": 0,
+    table.write_json("claim.json", {"owner": "x", "host": "elsewhere", "space": "", "process": 1, "started": 0,
                                     "renewed": time.time() - age})
     if expired:
         with predictions.Claim(table):
@@ -338,7 +468,7 @@ def test_a_claim_from_another_machine_expires_by_its_age(tmp_path, age, expired)
 def test_a_job_whose_claim_was_taken_adds_nothing_more(tmp_path):
     table = predictions.Table(tmp_path)
     with predictions.Claim(table) as claim:
-        table.write_json("claim.json", {"owner": "y", "host": "elsewhere", "process": 1, "started": 0,
+        table.write_json("claim.json", {"owner": "y", "host": "elsewhere", "space": "", "process": 1, "started": 0,
                                         "renewed": time.time()})
         with pytest.raises(InputError, match="got another at work"):
             claim.check()
@@ -367,6 +497,10 @@ def test_claims_on_a_store_without_folders(monkeypatch):
 @pytest.mark.parametrize("uri, said", [
     ("abfs://box@account.dfs.core.windows.net/tiles", "abfs://box@account.dfs.core.windows.net/tiles"),
     ("https://account.blob.core.windows.net/tiles?sv=2024&sig=SECRET", "https://account.blob.core.windows.net/tiles"),
-    ("sftp://me:SECRET@host/tiles", "sftp://host/tiles"), ("/data/tiles", "/data/tiles")])
+    ("sftp://me:SECRET@host/tiles", "sftp://host/tiles"), ("sftp://SECRET@host/tiles", "sftp://host/tiles"),
+    ("sftp://me:SEC/RET@host/tiles", "sftp://host/tiles"), ("sftp://me:SEC?RET@host/tiles", "sftp://host/tiles"),
+    ("https://host:80/tiles?sig=SEC@RET", "https://host:80/tiles"), ("https://host/a#SECRET", "https://host/a"),
+    ("abfss://me:SECRET@account.dfs.core.windows.net/t", "abfss://account.dfs.core.windows.net/t"),
+    ("s3://bucket/it@home", "s3://bucket/it@home"), ("/data/tiles", "/data/tiles")])
 def test_a_uri_is_shown_without_its_secret(uri, said):
     assert predictions.shown(uri) == said

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import tiny
 from helpers import InputError, bundle, engines, scoring, tilestore
 
 PX = 32
@@ -112,11 +113,52 @@ def test_a_bundle_that_points_outside_itself(model, tmp_path, name):
         bundle.load(tmp_path / "copy")
 
 
+@pytest.mark.parametrize("where", ["weights.bin", "../weights.bin"])
+def test_a_network_whose_weights_lie_elsewhere_is_refused(tmp_path, where):
+    """Even with the right checksum: of that other file there is none."""
+    import onnx
+    saved = tiny.model(tmp_path / "bundle")
+    path = saved.folder / "model.onnx"
+    network = onnx.load(str(path))
+    weights = network.graph.initializer[0]
+    (saved.folder / where).write_bytes(onnx.numpy_helper.to_array(weights).tobytes())
+    weights.ClearField("raw_data")
+    weights.data_location = onnx.TensorProto.EXTERNAL
+    weights.external_data.add(key="location", value=where)
+    path.write_bytes(network.SerializeToString())
+    rewrite_checksum(saved.folder, "model.onnx")
+    with pytest.raises(InputError, match="expected model.onnx of the bundle .* to hold its weights, got one that has them"):
+        bundle.load(saved.folder)
+
+
+def rewrite_checksum(folder, name):
+    facts = json.loads((folder / "model.json").read_text())
+    facts["files"][name] = bundle.sha256(folder / name)
+    (folder / "model.json").write_text(json.dumps(facts))
+
+
+def test_a_link_in_a_bundle_is_refused(tmp_path):
+    saved = tiny.model(tmp_path / "bundle")
+    (saved.folder / "model.onnx").rename(tmp_path / "elsewhere.onnx")
+    (saved.folder / "model.onnx").symlink_to(tmp_path / "elsewhere.onnx")
+    with pytest.raises(InputError, match="expected model.onnx .* got no such fil"):
+        bundle.load(saved.folder)
+
+
+def test_a_file_that_is_no_network_is_one_sentence(tmp_path):
+    saved = tiny.model(tmp_path / "bundle")
+    (saved.folder / "model.onnx").write_bytes(b"\xff" * 100)
+    rewrite_checksum(saved.folder, "model.onnx")
+    with pytest.raises(InputError, match="expected model.onnx .* to be an ONNX network, got: "):
+        bundle.load(saved.folder)
+
+
 def test_nothing_here_reads_pickles():
     """A pickle runs what is in it."""
     import ast
     from pathlib import Path
-    for path in Path(bundle.__file__).parent.rglob("*.py"):
+    house = Path(bundle.__file__).parents[1]
+    for path in [*(house / "helpers").rglob("*.py"), *(house / "setup_scripts").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
             modules = {name.split(".")[0] for name in names + [getattr(node, "module", None) or ""]}

@@ -1,10 +1,12 @@
+import errno
 import io
+import os
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import InputError, tilestore
+from helpers import InputError, pictures, tilestore
 
 
 def picture(rng, size=(40, 30), mode="RGB", suffix="png"):
@@ -68,6 +70,24 @@ def test_a_picture_that_vanished_after_it_was_listed_is_a_row_without_bytes(fold
     assert frame["tile_id"][frame["image"].isna()].tolist() == ["sea/3.jpg"] and len(frame) == 20
 
 
+def test_a_file_holds_its_pictures_in_pieces_of_some_megabytes(tmp_path):
+    """And of a picture that is too large only as much as tells it."""
+    (tmp_path / "place").mkdir()
+    for i in range(600):
+        (tmp_path / "place" / f"{i:03d}.png").write_bytes(bytes(1 << 20) if 300 <= i < 310 else b"small")
+    with open(tmp_path / "place" / "599.png", "wb") as file:
+        file.truncate(3 << 30)
+    tilestore.write_images(tmp_path / "place", str(tmp_path / "store"))
+    part, = tilestore.partitions(tmp_path / "store")
+    (name, groups), = tilestore.row_groups(tmp_path / "store", part).items()
+    assert [rows for rows, _ in groups] == [256, 48, 4, 256, 36]
+    image = tilestore.read(tmp_path / "store")["image"].iloc[-1]
+    assert len(image) == pictures.MAX_BYTES + 1
+    with pytest.raises(pictures.BadPicture, match="expected a picture of at most 16 MB, got a larger one"):
+        pictures.decode(image)
+    assert tilestore.damaged(tmp_path / "store", part, [name]) == []
+
+
 def test_a_second_folder_is_held_out_whole(folder, tmp_path):
     other = tmp_path / "other" / "photos"
     other.mkdir(parents=True)
@@ -82,6 +102,38 @@ def test_a_second_folder_is_held_out_whole(folder, tmp_path):
     (other / "sea").rename(other / "lake")
     with pytest.raises(InputError, match="expected the classes city, sea in .*, got city, lake"):
         tilestore.write_images(folder, str(tmp_path / "store"), held_out=other)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_no_picture(folder, tmp_path):
+    (tmp_path / "private.key").write_bytes(b"mine")
+    (folder / "sea" / "key.png").symlink_to(tmp_path / "private.key")
+    (folder / "sea" / "same.png").symlink_to(folder / "sea" / "0.png")
+    tilestore.write_images(folder, str(tmp_path / "store"))
+    names = set(tilestore.read(tmp_path / "store")["tile_id"])
+    assert "sea/key.png" not in names and "sea/same.png" in names
+
+
+def test_a_file_name_that_is_no_text(folder, tmp_path):
+    os.rename(bytes(folder) + b"/sea/0.png", bytes(folder) + b"/sea/Stra\xdfe.png")
+    with pytest.raises(InputError, match=r"expected file names in UTF-8 in .*, got 'sea/Stra\\udcdfe.png'. Rename it."):
+        tilestore.write_images(folder, str(tmp_path / "store"))
+
+
+def test_only_a_file_that_is_gone_is_missing(folder, tmp_path, monkeypatch):
+    """One that the disk can't read is no picture that isn't there."""
+    def fails(path, mode):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr("builtins.open", fails)
+    with pytest.raises(InputError, match="expected a picture that can be read at .*, got: Input/output error."):
+        tilestore._bytes(str(folder / "sea" / "0.png"))
+
+
+@pytest.mark.parametrize("call", [
+    lambda uri: tilestore.partitions(uri), lambda uri: tilestore.manifest(uri, "a", 1, ["crs"])])
+def test_a_store_is_named_without_its_secret(call):
+    with pytest.raises(InputError) as told:
+        call("memory://a/tiles?sig=SECRET")
+    assert "SECRET" not in str(told.value) and "memory://a/tiles" in str(told.value)
 
 
 def test_unlabelled_pictures_have_no_label(folder, tmp_path):
