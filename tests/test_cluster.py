@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 import tiny
-from helpers import InputError, bundle, predictions, scoring, tilestore
+from helpers import InputError, predictions, scoring, tilestore
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TILES, CHUNK_TILES, PARTITIONS, BATCH_ROWS = 960, 240, 4, "12"

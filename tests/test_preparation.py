@@ -11,7 +11,7 @@ import pytest
 import shapely
 
 import scenes
-from helpers import InputError, catalog, grid, landcover, preparation, rasters, tilestore
+from helpers import InputError, catalog, grid, landcover, preparation, tilestore
 
 
 def halves(x, y):

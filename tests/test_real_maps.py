@@ -9,7 +9,7 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform, transform_bounds
 
-from helpers import catalog, grid, landcover, preparation, rasters
+from helpers import catalog, grid, landcover, rasters
 
 NLCD = ("augusta_nlcd_2011.tif", "rhode_island_nlcd.tif")
 NAIP = ("m_3211605_ne_11_060_20200415.tif", "m_4208701_ne_16_060_20200902.tif", "m_4709963_se_14_1_20150926.tif",

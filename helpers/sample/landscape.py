@@ -13,7 +13,6 @@ import shapely
 from scipy import ndimage
 
 from helpers.grid import TILE_M
-from helpers.sample import counties
 from helpers.sample.textures import noise
 
 LOW_M = 8                     # pixel of the coarse layout

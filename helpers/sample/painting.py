@@ -8,7 +8,6 @@ import numpy as np
 import shapely
 from PIL import Image, ImageDraw, ImageFilter
 
-from helpers.grid import TILE_M
 from helpers.sample import landscape as land
 from helpers.sample.textures import SHADES, SIZE, Swatches, contrast, noise, pack, palette, plants, soil
 
@@ -17,7 +16,7 @@ _CROPS = ("rows_fine", "rows_broad", "tilled", "hay", "orchard", "strips")
 _WOODS = ("broadleaf", "conifer", "mixed", "swamp")
 _WOOD_CODES = {"broadleaf": 41, "conifer": 42, "mixed": 43, "swamp": 90}
 _TOWN_CODES = {"park": 21, "large_lots": 22, "houses": 23, "dense": 23, "commerce": 24}
-_ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (150, 146, 140, 136), 
+_ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (150, 146, 140, 136),
                    (84, 70, 60, 88), (114, 102, 90, 110), (188, 185, 180, 174), (106, 110, 120, 110),
                    (132, 112, 94, 124)], float)
 
