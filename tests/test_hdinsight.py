@@ -729,7 +729,7 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
     started = time.monotonic()
     done = run(cluster.node.python, REPOSITORY / "tests" / "livy.py", NOTEBOOKS / "05_parallel_scoring.ipynb",
-               cluster.master, json.dumps(parameters), env=environment, timeout=600, cwd=container)
+               cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "still there: 3" in done.stdout and "a row for each tile: True | errors: 0" in done.stdout
     assert len(scoring_module.read("abfs://tutorial/runs/tiny/predictions"))
