@@ -617,7 +617,7 @@ class Cluster:
         started = time.monotonic()
         words = [word for key, value in parameters.items() for word in ("-y", json.dumps({key: value}))]
         done = run(self.node.python, "-m", "papermill", NOTEBOOKS / f"{name}.ipynb", self.home / f"{name}.ipynb", "-k",
-                   "landcover", "--cwd", NOTEBOOKS, "--no-progress-bar", *words, env=self.environment, timeout=400)
+                   "landcover", "--cwd", NOTEBOOKS, "--no-progress-bar", *words, env=self.environment, timeout=600)
         assert done.returncode == 0, done.stderr[-3000:]
         record_seconds(f"notebook {name}", time.monotonic() - started)
 
@@ -729,7 +729,7 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
     started = time.monotonic()
     done = run(cluster.node.python, REPOSITORY / "tests" / "livy.py", NOTEBOOKS / "05_parallel_scoring.ipynb",
-               cluster.master, json.dumps(parameters), env=environment, timeout=300, cwd=container)
+               cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "still there: 3" in done.stdout and "a row for each tile: True | errors: 0" in done.stdout
     assert len(scoring_module.read("abfs://tutorial/runs/tiny/predictions"))
@@ -810,10 +810,11 @@ def test_scoring_on_spark_4(request):
         done = run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "pyspark==4.3.0",
                    "py4j==0.10.9.9", timeout=900)
         assert done.returncode == 0, done.stderr[-2000:]
-    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_scoring.py", "tests/test_predictions.py",
-               "-W", "ignore::FutureWarning", env=dict(os.environ, PYTHONPATH=str(folder)), timeout=580)
+    environment = dict(os.environ, PYTHONPATH=f"{folder}:{REPOSITORY}")
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_scoring.py",
+               "tests/test_predictions.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]
-    version = run(sys.executable, "-c", "import pyspark; print(pyspark.__version__)", env=dict(os.environ, PYTHONPATH=str(folder)))
+    version = run(sys.executable, "-c", "import pyspark; print(pyspark.__version__)", env=environment)
     record_passed(request, started, version=version.stdout.strip(),
                   tests=done.stdout.strip().splitlines()[-1].split(" in ")[0])
 
