@@ -56,7 +56,7 @@ BROKEN_TILES = 64
 EXAMPLES = 3
 
 # What a job counts on its workers: tiles, errors, and seconds of its slots.
-TILES, ERRORS, READ, DECODE, NETWORK, WRITE, SLOT = range(7)
+TILES, ERRORS, LEFT_OUT, READ, DECODE, NETWORK, WRITE, START, SLOT = COUNTS = range(9)
 
 log = logging.getLogger(__name__)
 
@@ -295,8 +295,8 @@ class _Job:
         self.chunk_tiles = chunk_tiles or planning.CHUNK_TILES * self.slots
         self.table = predictions.Table(predictions_uri)
         self.task_bytes = 64 << 20
-        self.scored, self.is_damaged = 0, False
-        self.counts = spark.sparkContext.accumulator(np.zeros(7), _Sums)
+        self.scored, self.is_damaged, self.id = 0, False, uuid.uuid4().hex
+        self.counts = spark.sparkContext.accumulator(np.zeros(len(COUNTS)), _Sums)
         self.started = time.monotonic()
 
     def choose(self, county, years):
@@ -468,22 +468,28 @@ class _Job:
             frame = self._frame(pieces, wanted)
             if self.partitions is not None:
                 frame = frame.repartition(self.partitions)
-            before = self.counts.value.copy()
+            before, jobs = self.counts.value.copy(), self._jobs()
             started = time.monotonic()
-            scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts),
+            scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts, self.id),
                                       PREDICTION_TYPE + ", {} bigint".format(CRC))
             name, paths = self._despite_damage(lambda: self._write(scored))
+            counted = self.counts.value - before
+            self._count_writing(jobs, counted[SLOT])
             expected = {}
             for piece in pieces:
                 expected[_name(piece)] = expected.get(_name(piece), 0) + piece["tiles"]
-            facts = self._check(paths, expected)
+            facts = self._check(paths, expected, self.is_damaged or counted[LEFT_OUT] > 0)
             if facts["tiles"]:
                 self._join(name, paths, dict(facts, files_of={part: current[part] for part in expected}))
             self.scored += sum(facts["tiles"].values())
             seconds = time.monotonic() - started
-            counted = self.counts.value - before
             log.info("chunk joined number=%d of=%d tiles=%d errors=%d seconds=%.1f tiles_per_second=%.0f", number,
                      len(chunks), counted[TILES], counted[ERRORS], seconds, counted[TILES] / seconds)
+            if counted[LEFT_OUT]:
+                self._summarize(self.scored)
+                raise InputError("expected scores from the engine {}, got none {} times one after another, for it hung or "
+                                 "crashed. {:,} tiles of this chunk were left out, all others so far have their row; try "
+                                 "another engine.".format(self.engine, scoring_process.IN_VAIN, int(counted[LEFT_OUT])))
         if wanted is not None:
             wanted.unpersist()
         return self.scored
@@ -617,7 +623,7 @@ class _Job:
         for chunk in self.state["chunks"]:
             chunk["files_of"].update({part: current[part] for part in set(chunk["files_of"]) & names})
 
-    def _check(self, paths, expected=None):
+    def _check(self, paths, expected=None, some_lack=False):
         """Read a new chunk back.
 
         Parameters
@@ -626,6 +632,8 @@ class _Job:
             Its files.
         expected : dict, optional
             Tiles of each county and year.
+        some_lack : bool
+            Whether there may be fewer.
 
         Returns
         -------
@@ -633,7 +641,7 @@ class _Job:
             ``tiles`` of each county and year, ``classes`` and ``errors``, counted.
         """
         rows = ds.dataset(paths, format="parquet", filesystem=self.table.filesystem).to_table(
-            columns=KEYS + ["class_id", "error_kind", "error"]).to_pandas()
+            columns=KEYS + ["class_id", "error_kind", "error", "model", "engine"]).to_pandas()
         double = rows[rows.duplicated(KEYS)]
         if len(double):
             raise InputError("expected one tile of each name in the store {}, got {} twice in county {}, year {}. "
@@ -641,17 +649,51 @@ class _Job:
                                  shown(self.tiles_uri), *double.iloc[0][["tile_id", "county", "year"]]))
         tiles = {_name({"county": county, "year": year}): int(count)
                  for (county, year), count in rows.groupby(["county", "year"]).size().items()}
-        if expected is not None and tiles != expected and not (self.is_damaged and all(
+        if expected is not None and tiles != expected and not (some_lack and all(
                 count <= expected.get(name, 0) for name, count in tiles.items())):
             raise RuntimeError("expected rows {}, got {}".format(expected, tiles))
+        self._check_engine(rows)
         failed = rows[rows["error_kind"].notna()]
-        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and set(failed["error_kind"]) == {"engine"}:
+        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and set(failed["error_kind"]) <= {"engine", "timeout"}:
             raise RuntimeError("the engine {} failed with all {} tiles of a chunk: {}".format(
                 self.engine, len(rows), failed["error"].iloc[0]))
         classes = rows["class_id"].dropna().astype(int).value_counts()
         return {"tiles": tiles, "classes": {str(class_id): int(count) for class_id, count in classes.items()},
                 "errors": {kind: {"tiles": len(part), "examples": _examples(part)}
                            for kind, part in failed.groupby("error_kind")}}
+
+    def _check_engine(self, rows):
+        """See that rows come from this table's model and engine, by the name that it gives itself on the workers."""
+        if set(rows["model"]) - {self.bundle.checksum}:
+            raise RuntimeError("expected rows of model {}, got {}".format(self.bundle.checksum, set(rows["model"])))
+        names = set(rows["engine"][rows["error_kind"].isna()]) | {self.state.get("scored_by")} - {None}
+        if len(names) > 1:
+            raise InputError("expected rows of one engine, got {}. Let all workers have a GPU, or none, or choose "
+                             "another folder.".format(" and ".join(sorted(names))))
+        self.state["scored_by"] = names.pop() if names else None
+
+    def _jobs(self):
+        """Numbers of the Spark jobs that this thread has started."""
+        context = self.spark.sparkContext
+        return set(context.statusTracker().getJobIdsForGroup(context.getLocalProperty("spark.jobGroup.id")))
+
+    def _count_writing(self, before, slot_s):
+        """Count what Java spent on the tasks of a chunk beside what Python did: it writes when all rows are there."""
+        context = self.spark.sparkContext
+        context._jsc.sc().listenerBus().waitUntilEmpty()
+        jobs = [context.statusTracker().getJobInfo(job) for job in self._jobs() - before]
+        stages = sorted({stage for job in jobs if job for stage in job.stageIds})
+        store = context._jsc.sc().statusStore()
+        try:
+            seconds = [store.lastStageAttempt(stage).executorRunTime() / 1000 for stage in stages]
+        except Exception:  # Py4J's: Spark has forgotten the stage.
+            return
+        if seconds:
+            # Where the tiles are shuffled, what comes before reads them.
+            more = np.zeros(len(COUNTS))
+            more[READ], more[WRITE], more[SLOT] = sum(seconds[:-1]), max(0, seconds[-1] - slot_s), 0
+            more[SLOT] = more.sum()
+            self.counts.add(more)
 
     def _join(self, name, paths, facts, instead_of=()):
         """Make a chunk part of the table, in one step."""
@@ -682,7 +724,7 @@ class _Job:
             "errors": errors, "chunks": len(self.state["chunks"]), "chunk_tiles": self.chunk_tiles,
             "seconds": round(seconds, 2), "tiles_per_second": round(scored / seconds, 1), "slots": self.slots,
             "slot_seconds": {name: round(float(counts[i]), 2) for name, i in (
-                ("read", READ), ("decode", DECODE), ("network", NETWORK), ("write", WRITE))}}
+                ("start", START), ("read", READ), ("decode", DECODE), ("network", NETWORK), ("write", WRITE))}}
         result["slot_seconds"]["other"] = round(float(counts[SLOT] - counts[READ:SLOT].sum()), 2)
         self.table.write_json("table.json", self.state)
         self.table.write_json("summary.json", result)
@@ -705,21 +747,22 @@ def _crc(F):
     return F.coalesce(F.crc32("image"), F.lit(-1))
 
 
-def _on_worker(shipped, engine, threads, counts):
+def _on_worker(shipped, engine, threads, counts, job):
     """The function that Spark runs on a worker: batches to its process, rows back, and what there is to count."""
     def run(batches):
         import pyarrow as pa
         from pyspark import SparkFiles
-        process = scoring_process.kept(SparkFiles.get(shipped), engine, threads)
+        process = scoring_process.kept(SparkFiles.get(shipped), engine, threads, job)
         names = scoring_process.TILES.names
-        counted, clock = np.zeros(7), time.perf_counter
+        counted, clock = np.zeros(len(COUNTS)), time.perf_counter
         begun = last = clock()
-        before = process.decode_s, process.network_s
+        before = process.decode_s, process.network_s, process.start_s
         for batch in batches:
             counted[READ] += clock() - last
             rows = process.score(pa.RecordBatch.from_arrays([batch.column(name) for name in names],
                                                             schema=scoring_process.TILES))
             counted[TILES] += len(rows)
+            counted[LEFT_OUT] += len(batch) - len(rows)
             counted[ERRORS] += len(rows) - rows.column("error_kind").null_count
             started = clock()
             yield rows
@@ -727,7 +770,8 @@ def _on_worker(shipped, engine, threads, counts):
             # Spark takes the rows here, and writes them in another thread while it reads on.
             counted[WRITE] += last - started
         counted[READ] += clock() - last
-        counted[DECODE], counted[NETWORK] = process.decode_s - before[0], process.network_s - before[1]
+        spent = process.decode_s, process.network_s, process.start_s
+        counted[[DECODE, NETWORK, START]] = np.subtract(spent, before)
         counted[SLOT] = clock() - begun
         counts.add(counted)
         session.ready_worker()

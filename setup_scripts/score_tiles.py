@@ -42,3 +42,6 @@ if __name__ == "__main__":
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped. Run the same command again, and it goes on where it was.", file=sys.stderr)
+        sys.exit(130)

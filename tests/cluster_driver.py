@@ -30,8 +30,11 @@ def slowed(on_worker, program):
 
         def on_this_worker(batches):
             from helpers import scoring_process
-            scoring_process.PROGRAM = program
-            return run(batches)
+            before, scoring_process.PROGRAM = scoring_process.PROGRAM, program
+            try:
+                yield from run(batches)
+            finally:
+                scoring_process.PROGRAM = before
         return on_this_worker
     return slow
 
