@@ -253,9 +253,9 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
             job.claim = claim
             job.open(replace)
             job.run(chosen)
-    except Exception as error:
+    except BaseException as error:  # Whoever stops it by hand finds that in the log, too.
         log.info("job stopped table=%s error=%s", shown(predictions_uri), type(error).__name__)
-        if not isinstance(error, InputError):
+        if isinstance(error, Exception) and not isinstance(error, InputError):
             _raise_store_error(error, tiles_uri)
             raise_user_error(error)
         raise

@@ -5,6 +5,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 from helpers import InputError, bundle, scoring, session
@@ -27,6 +28,8 @@ def main(arguments):
         logging.getLogger("py4j").setLevel(logging.WARNING)
     model = bundle.load(chosen.model)
     spark = session.start(chosen.master, "scoring")
+    # Spark's own answer to Ctrl-C asks Java something in the middle of another question.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with session.progress(spark, "scoring"):
             scoring.score(spark, chosen.tiles, model, chosen.table, chosen.engine, chunk_tiles=chosen.chunk_tiles,
