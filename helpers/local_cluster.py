@@ -103,7 +103,7 @@ class Cluster:
         if not self.process("master"):
             self.stop()
             self._configure(port)
-            self._launch("master", "--port", str(port), "--webui-port", str(self.web_port))
+            self._launch("master", "--port", str(self.port), "--webui-port", str(self.web_port))
             self._wait("the master", lambda: self._alive_workers() is not None)
         for number in range(1, workers + 1):
             if not self.process(f"worker-{number}"):

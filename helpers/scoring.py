@@ -14,7 +14,7 @@ Spark has other ways. One write of the whole table would lose a night with the d
 doubles its rows, a chunk can't be smaller than a file, what dies leaves files in the table that only Spark knows
 to skip, and a second query on the same checkpoint is noticed when both have done the work. Speculative execution
 helps against a slow machine and not against a dead one; on a cluster ``spark.speculation`` can be set, the
-committer allows it.
+committer allows it. ``tests/benchmarks/ways_to_resume.py`` measures them.
 """
 
 import atexit
@@ -286,7 +286,8 @@ class _Job:
         if engine not in engines.of(bundle):
             engines.load(bundle, engine)  # says what is wrong
         if chunk_tiles is not None and not chunk_tiles >= 1:
-            raise InputError("expected chunks of 1 tile or more, got {}. Leave it out, or give more.".format(chunk_tiles))
+            raise InputError("expected chunks of 1 tile or more, got {}. Leave it out, or give more.".format(
+                chunk_tiles))
         if partitions is not None and not partitions >= 1:
             raise InputError("expected 1 partition or more, got {}. Leave it out, or give more.".format(partitions))
         self.spark, self.tiles_uri, self.bundle, self.engine = spark, str(tiles_uri), bundle, engine
@@ -412,8 +413,8 @@ class _Job:
             groups += [pair for of in whole.values() for pair in of if pair[0]]
         largest, room = max((n_bytes for _, n_bytes in groups), default=0), self._java_bytes() // 2
         if largest > max(room, tilestore.ROW_GROUP_BYTES + pictures.MAX_BYTES):
-            raise InputError("expected row groups of at most {} MB in the tile store {}, for which Java has memory, got "
-                             "one of {} MB. Write its tiles again in smaller ones.".format(
+            raise InputError("expected row groups of at most {} MB in the tile store {}, for which Java has memory, "
+                             "got one of {} MB. Write its tiles again in smaller ones.".format(
                                  room >> 20, shown(self.tiles_uri), largest >> 20))
         plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine,
                              self.chunk_tiles, max((n_bytes // rows for rows, n_bytes in groups), default=0))
@@ -446,8 +447,8 @@ class _Job:
 
     def _raise_damage(self, lacking):
         """Say which files are the reason why tiles of these counties and years lack their row; else return."""
-        names = ["county={county}/year={year}/{}".format(name, **part) for part in lacking for name in tilestore.damaged(
-            self.tiles_uri, part, tilestore.row_groups(self.tiles_uri, part))]
+        names = ["county={county}/year={year}/{}".format(name, **part) for part in lacking
+                 for name in tilestore.damaged(self.tiles_uri, part, tilestore.row_groups(self.tiles_uri, part))]
         if names:
             self._summarize(self.scored)
             raise InputError("expected every file of the tile store {} as it was written, got {} damaged: {}. All "
@@ -487,9 +488,9 @@ class _Job:
                      len(chunks), counted[TILES], counted[ERRORS], seconds, counted[TILES] / seconds)
             if counted[LEFT_OUT]:
                 self._summarize(self.scored)
-                raise InputError("expected scores from the engine {}, got none {} times one after another, for it hung or "
-                                 "crashed. {:,} tiles of this chunk were left out, all others so far have their row; try "
-                                 "another engine.".format(self.engine, scoring_process.IN_VAIN, int(counted[LEFT_OUT])))
+                raise InputError("expected scores from the engine {}, got none {} times one after another, for it hung "
+                                 "or crashed. {:,} tiles of this chunk were left out, all others so far have their row; "
+                                 "try another engine.".format(self.engine, scoring_process.IN_VAIN, int(counted[LEFT_OUT])))
         if wanted is not None:
             wanted.unpersist()
         return self.scored
@@ -654,7 +655,8 @@ class _Job:
             raise RuntimeError("expected rows {}, got {}".format(expected, tiles))
         self._check_engine(rows)
         failed = rows[rows["error_kind"].notna()]
-        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and set(failed["error_kind"]) <= {"engine", "timeout"}:
+        kinds = set(failed["error_kind"])
+        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and kinds <= {"engine", "timeout"}:
             raise RuntimeError("the engine {} failed with all {} tiles of a chunk: {}".format(
                 self.engine, len(rows), failed["error"].iloc[0]))
         classes = rows["class_id"].dropna().astype(int).value_counts()
