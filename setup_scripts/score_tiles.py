@@ -25,7 +25,8 @@ def main(arguments):
     chosen = parser.parse_args(arguments)
     if chosen.log:
         logging.basicConfig(filename=chosen.log, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("py4j").setLevel(logging.WARNING)
+    # What it meets is raised too; in the log it would be pages, of a job that was stopped by hand.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     model = bundle.load(chosen.model)
     spark = session.start(chosen.master, "scoring")
     # Spark's own answer to Ctrl-C asks Java something in the middle of another question.
