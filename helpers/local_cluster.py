@@ -26,6 +26,8 @@ HOST = "127.0.0.1"
 # A worker has one core, like a slot of a cluster; its executor's Java needs little, for pixels live in Python.
 CORES, MEMORY, EXECUTOR_MEMORY, JAVA_HEAP = 1, "1g", "640m", "256m"
 START_S, STOP_S = 60, 15
+# Of a standalone master, by Spark's own custom.
+PORT = 7077
 CLASSES = "org.apache.spark.deploy.{0}.{1}"
 
 
@@ -80,28 +82,28 @@ class Cluster:
         workers = [process for name, process in self.running().items() if name != "master"]
         return [child for worker in workers for child in worker.children()]
 
-    def start(self, workers=2, port=7077):
+    def start(self, workers=2, port=None):
         """Start what of the cluster doesn't run.
 
         Parameters
         ----------
         workers : int
             Of one core each.
-        port : int
-            Of the master.
+        port : int, optional
+            Of the master; by default ``PORT``, or another where that is taken.
 
         Raises
         ------
         InputError
             If the port is taken, or a process doesn't start.
         """
-        if self.process("master") and self.port != port:
+        if self.process("master") and port not in (None, self.port):
             raise InputError(f"expected no cluster here, or one on port {port}, got one on port {self.port}. Stop "
                              "it first.")
         if not self.process("master"):
             self.stop()
             self._configure(port)
-            self._launch("master", "--port", str(port), "--webui-port", str(self.web_port))
+            self._launch("master", "--port", str(self.port), "--webui-port", str(self.web_port))
             self._wait("the master", lambda: self._alive_workers() is not None)
         for number in range(1, workers + 1):
             if not self.process(f"worker-{number}"):
@@ -127,16 +129,11 @@ class Cluster:
 
     def _configure(self, port):
         """Write the settings, and a new secret, where only this user can read them."""
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                raise InputError(f"expected port {port} of {HOST} to be free, got one in use. Choose another with "
-                                 "--port.") from None
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            self.web_port = probe.getsockname()[1]
+        if port is None:
+            port = PORT if _is_free(PORT) else _free_port()
+        elif not _is_free(port):
+            raise InputError(f"expected port {port} of {HOST} to be free, got one in use. Choose another with --port.")
+        self.web_port = _free_port()
         self.port = port
         for name in ("logs", "work"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
@@ -198,12 +195,28 @@ class Cluster:
         return "\n".join(lines), len(running) == len(self.processes) and alive is not None
 
 
+def _is_free(port):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
 def main(arguments):
     parser = argparse.ArgumentParser(prog="local_cluster.sh", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["start", "stop", "status"],
                         help="start what doesn't run of it; stop all of it; say what runs")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of one core (default: 2)")
-    parser.add_argument("--port", type=int, default=7077, help="of the master (default: 7077)")
+    parser.add_argument("--port", type=int, help=f"of the master (default: {PORT}, or another where that is taken)")
     chosen = parser.parse_args(arguments)
     cluster = Cluster()
     if chosen.command == "start":

@@ -14,7 +14,7 @@ Spark has other ways. One write of the whole table would lose a night with the d
 doubles its rows, a chunk can't be smaller than a file, what dies leaves files in the table that only Spark knows
 to skip, and a second query on the same checkpoint is noticed when both have done the work. Speculative execution
 helps against a slow machine and not against a dead one; on a cluster ``spark.speculation`` can be set, the
-committer allows it.
+committer allows it. ``tests/benchmarks/ways_to_resume.py`` measures them.
 """
 
 import atexit
@@ -56,7 +56,7 @@ BROKEN_TILES = 64
 EXAMPLES = 3
 
 # What a job counts on its workers: tiles, errors, and seconds of its slots.
-TILES, ERRORS, READ, DECODE, NETWORK, WRITE, SLOT = range(7)
+TILES, ERRORS, LEFT_OUT, READ, DECODE, NETWORK, WRITE, START, SLOT = COUNTS = range(9)
 
 log = logging.getLogger(__name__)
 
@@ -253,9 +253,9 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
             job.claim = claim
             job.open(replace)
             job.run(chosen)
-    except Exception as error:
+    except BaseException as error:  # Whoever stops it by hand finds that in the log, too.
         log.info("job stopped table=%s error=%s", shown(predictions_uri), type(error).__name__)
-        if not isinstance(error, InputError):
+        if isinstance(error, Exception) and not isinstance(error, InputError):
             _raise_store_error(error, tiles_uri)
             raise_user_error(error)
         raise
@@ -286,7 +286,8 @@ class _Job:
         if engine not in engines.of(bundle):
             engines.load(bundle, engine)  # says what is wrong
         if chunk_tiles is not None and not chunk_tiles >= 1:
-            raise InputError("expected chunks of 1 tile or more, got {}. Leave it out, or give more.".format(chunk_tiles))
+            raise InputError("expected chunks of 1 tile or more, got {}. Leave it out, or give more.".format(
+                chunk_tiles))
         if partitions is not None and not partitions >= 1:
             raise InputError("expected 1 partition or more, got {}. Leave it out, or give more.".format(partitions))
         self.spark, self.tiles_uri, self.bundle, self.engine = spark, str(tiles_uri), bundle, engine
@@ -295,8 +296,8 @@ class _Job:
         self.chunk_tiles = chunk_tiles or planning.CHUNK_TILES * self.slots
         self.table = predictions.Table(predictions_uri)
         self.task_bytes = 64 << 20
-        self.scored, self.is_damaged = 0, False
-        self.counts = spark.sparkContext.accumulator(np.zeros(7), _Sums)
+        self.scored, self.is_damaged, self.id = 0, False, uuid.uuid4().hex
+        self.counts = spark.sparkContext.accumulator(np.zeros(len(COUNTS)), _Sums)
         self.started = time.monotonic()
 
     def choose(self, county, years):
@@ -412,8 +413,8 @@ class _Job:
             groups += [pair for of in whole.values() for pair in of if pair[0]]
         largest, room = max((n_bytes for _, n_bytes in groups), default=0), self._java_bytes() // 2
         if largest > max(room, tilestore.ROW_GROUP_BYTES + pictures.MAX_BYTES):
-            raise InputError("expected row groups of at most {} MB in the tile store {}, for which Java has memory, got "
-                             "one of {} MB. Write its tiles again in smaller ones.".format(
+            raise InputError("expected row groups of at most {} MB in the tile store {}, for which Java has memory, "
+                             "got one of {} MB. Write its tiles again in smaller ones.".format(
                                  room >> 20, shown(self.tiles_uri), largest >> 20))
         plan = planning.plan(*tilestore.size(self.tiles_uri, todo), self.slots, self.bundle, self.engine,
                              self.chunk_tiles, max((n_bytes // rows for rows, n_bytes in groups), default=0))
@@ -446,8 +447,8 @@ class _Job:
 
     def _raise_damage(self, lacking):
         """Say which files are the reason why tiles of these counties and years lack their row; else return."""
-        names = ["county={county}/year={year}/{}".format(name, **part) for part in lacking for name in tilestore.damaged(
-            self.tiles_uri, part, tilestore.row_groups(self.tiles_uri, part))]
+        names = ["county={county}/year={year}/{}".format(name, **part) for part in lacking
+                 for name in tilestore.damaged(self.tiles_uri, part, tilestore.row_groups(self.tiles_uri, part))]
         if names:
             self._summarize(self.scored)
             raise InputError("expected every file of the tile store {} as it was written, got {} damaged: {}. All "
@@ -468,22 +469,28 @@ class _Job:
             frame = self._frame(pieces, wanted)
             if self.partitions is not None:
                 frame = frame.repartition(self.partitions)
-            before = self.counts.value.copy()
+            before, jobs = self.counts.value.copy(), self._jobs()
             started = time.monotonic()
-            scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts),
+            scored = frame.mapInArrow(_on_worker(shipped, self.engine, threads, self.counts, self.id),
                                       PREDICTION_TYPE + ", {} bigint".format(CRC))
             name, paths = self._despite_damage(lambda: self._write(scored))
+            counted = self.counts.value - before
+            self._count_writing(jobs, counted[SLOT])
             expected = {}
             for piece in pieces:
                 expected[_name(piece)] = expected.get(_name(piece), 0) + piece["tiles"]
-            facts = self._check(paths, expected)
+            facts = self._check(paths, expected, self.is_damaged or counted[LEFT_OUT] > 0)
             if facts["tiles"]:
                 self._join(name, paths, dict(facts, files_of={part: current[part] for part in expected}))
             self.scored += sum(facts["tiles"].values())
             seconds = time.monotonic() - started
-            counted = self.counts.value - before
             log.info("chunk joined number=%d of=%d tiles=%d errors=%d seconds=%.1f tiles_per_second=%.0f", number,
                      len(chunks), counted[TILES], counted[ERRORS], seconds, counted[TILES] / seconds)
+            if counted[LEFT_OUT]:
+                self._summarize(self.scored)
+                raise InputError("expected scores from the engine {}, got none {} times one after another, for it hung "
+                                 "or crashed. {:,} tiles of this chunk were left out, all others so far have their row; "
+                                 "try another engine.".format(self.engine, scoring_process.IN_VAIN, int(counted[LEFT_OUT])))
         if wanted is not None:
             wanted.unpersist()
         return self.scored
@@ -617,7 +624,7 @@ class _Job:
         for chunk in self.state["chunks"]:
             chunk["files_of"].update({part: current[part] for part in set(chunk["files_of"]) & names})
 
-    def _check(self, paths, expected=None):
+    def _check(self, paths, expected=None, some_lack=False):
         """Read a new chunk back.
 
         Parameters
@@ -626,6 +633,8 @@ class _Job:
             Its files.
         expected : dict, optional
             Tiles of each county and year.
+        some_lack : bool
+            Whether there may be fewer.
 
         Returns
         -------
@@ -633,7 +642,7 @@ class _Job:
             ``tiles`` of each county and year, ``classes`` and ``errors``, counted.
         """
         rows = ds.dataset(paths, format="parquet", filesystem=self.table.filesystem).to_table(
-            columns=KEYS + ["class_id", "error_kind", "error"]).to_pandas()
+            columns=KEYS + ["class_id", "error_kind", "error", "model", "engine"]).to_pandas()
         double = rows[rows.duplicated(KEYS)]
         if len(double):
             raise InputError("expected one tile of each name in the store {}, got {} twice in county {}, year {}. "
@@ -641,17 +650,52 @@ class _Job:
                                  shown(self.tiles_uri), *double.iloc[0][["tile_id", "county", "year"]]))
         tiles = {_name({"county": county, "year": year}): int(count)
                  for (county, year), count in rows.groupby(["county", "year"]).size().items()}
-        if expected is not None and tiles != expected and not (self.is_damaged and all(
+        if expected is not None and tiles != expected and not (some_lack and all(
                 count <= expected.get(name, 0) for name, count in tiles.items())):
             raise RuntimeError("expected rows {}, got {}".format(expected, tiles))
+        self._check_engine(rows)
         failed = rows[rows["error_kind"].notna()]
-        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and set(failed["error_kind"]) == {"engine"}:
+        kinds = set(failed["error_kind"])
+        if len(rows) >= BROKEN_TILES and len(failed) == len(rows) and kinds <= {"engine", "timeout"}:
             raise RuntimeError("the engine {} failed with all {} tiles of a chunk: {}".format(
                 self.engine, len(rows), failed["error"].iloc[0]))
         classes = rows["class_id"].dropna().astype(int).value_counts()
         return {"tiles": tiles, "classes": {str(class_id): int(count) for class_id, count in classes.items()},
                 "errors": {kind: {"tiles": len(part), "examples": _examples(part)}
                            for kind, part in failed.groupby("error_kind")}}
+
+    def _check_engine(self, rows):
+        """See that rows come from this table's model and engine, by the name that it gives itself on the workers."""
+        if set(rows["model"]) - {self.bundle.checksum}:
+            raise RuntimeError("expected rows of model {}, got {}".format(self.bundle.checksum, set(rows["model"])))
+        names = set(rows["engine"][rows["error_kind"].isna()]) | {self.state.get("scored_by")} - {None}
+        if len(names) > 1:
+            raise InputError("expected rows of one engine, got {}. Let all workers have a GPU, or none, or choose "
+                             "another folder.".format(" and ".join(sorted(names))))
+        self.state["scored_by"] = names.pop() if names else None
+
+    def _jobs(self):
+        """Numbers of the Spark jobs that this thread has started."""
+        context = self.spark.sparkContext
+        return set(context.statusTracker().getJobIdsForGroup(context.getLocalProperty("spark.jobGroup.id")))
+
+    def _count_writing(self, before, slot_s):
+        """Count what Java spent on the tasks of a chunk beside what Python did: it writes when all rows are there."""
+        context = self.spark.sparkContext
+        context._jsc.sc().listenerBus().waitUntilEmpty()
+        jobs = [context.statusTracker().getJobInfo(job) for job in self._jobs() - before]
+        stages = sorted({stage for job in jobs if job for stage in job.stageIds})
+        store = context._jsc.sc().statusStore()
+        try:
+            seconds = [store.lastStageAttempt(stage).executorRunTime() / 1000 for stage in stages]
+        except Exception:  # Py4J's: Spark has forgotten the stage.
+            return
+        if seconds:
+            # Where the tiles are shuffled, what comes before reads them.
+            more = np.zeros(len(COUNTS))
+            more[READ], more[WRITE], more[SLOT] = sum(seconds[:-1]), max(0, seconds[-1] - slot_s), 0
+            more[SLOT] = more.sum()
+            self.counts.add(more)
 
     def _join(self, name, paths, facts, instead_of=()):
         """Make a chunk part of the table, in one step."""
@@ -682,7 +726,7 @@ class _Job:
             "errors": errors, "chunks": len(self.state["chunks"]), "chunk_tiles": self.chunk_tiles,
             "seconds": round(seconds, 2), "tiles_per_second": round(scored / seconds, 1), "slots": self.slots,
             "slot_seconds": {name: round(float(counts[i]), 2) for name, i in (
-                ("read", READ), ("decode", DECODE), ("network", NETWORK), ("write", WRITE))}}
+                ("start", START), ("read", READ), ("decode", DECODE), ("network", NETWORK), ("write", WRITE))}}
         result["slot_seconds"]["other"] = round(float(counts[SLOT] - counts[READ:SLOT].sum()), 2)
         self.table.write_json("table.json", self.state)
         self.table.write_json("summary.json", result)
@@ -705,21 +749,22 @@ def _crc(F):
     return F.coalesce(F.crc32("image"), F.lit(-1))
 
 
-def _on_worker(shipped, engine, threads, counts):
+def _on_worker(shipped, engine, threads, counts, job):
     """The function that Spark runs on a worker: batches to its process, rows back, and what there is to count."""
     def run(batches):
         import pyarrow as pa
         from pyspark import SparkFiles
-        process = scoring_process.kept(SparkFiles.get(shipped), engine, threads)
+        process = scoring_process.kept(SparkFiles.get(shipped), engine, threads, job)
         names = scoring_process.TILES.names
-        counted, clock = np.zeros(7), time.perf_counter
+        counted, clock = np.zeros(len(COUNTS)), time.perf_counter
         begun = last = clock()
-        before = process.decode_s, process.network_s
+        before = process.decode_s, process.network_s, process.start_s
         for batch in batches:
             counted[READ] += clock() - last
             rows = process.score(pa.RecordBatch.from_arrays([batch.column(name) for name in names],
                                                             schema=scoring_process.TILES))
             counted[TILES] += len(rows)
+            counted[LEFT_OUT] += len(batch) - len(rows)
             counted[ERRORS] += len(rows) - rows.column("error_kind").null_count
             started = clock()
             yield rows
@@ -727,7 +772,8 @@ def _on_worker(shipped, engine, threads, counts):
             # Spark takes the rows here, and writes them in another thread while it reads on.
             counted[WRITE] += last - started
         counted[READ] += clock() - last
-        counted[DECODE], counted[NETWORK] = process.decode_s - before[0], process.network_s - before[1]
+        spent = process.decode_s, process.network_s, process.start_s
+        counted[[DECODE, NETWORK, START]] = np.subtract(spent, before)
         counted[SLOT] = clock() - begun
         counts.add(counted)
         session.ready_worker()

@@ -33,6 +33,8 @@ from helpers import InputError
 PICTURE_S = 30
 NETWORK_S = 300
 START_S = 300
+# A network that has hung or crashed this often with no score in between is broken: at 300 s each a night is soon over.
+IN_VAIN = 4
 # How often the parent looks where the process is.
 LOOK_S = 0.2
 # Of what a process that ended wrote to standard error.
@@ -89,8 +91,10 @@ class Process:
     Attributes
     ----------
     pid : int or None
-    decode_s, network_s : float
-        Seconds that it has spent on decoding, and in the network.
+    decode_s, network_s, start_s : float
+        Seconds that it has spent on decoding, in the network, and on starting.
+    gave_up : str or None
+        The sentence for a network that is broken. From then on batches come back without rows.
     """
 
     def __init__(self, folder, engine="onnxruntime", threads=1, picture_s=PICTURE_S, network_s=NETWORK_S,
@@ -99,11 +103,19 @@ class Process:
         self._limits = {STARTING: START_S, NETWORK: network_s}
         self._picture_s = picture_s
         self._process = None
-        self.decode_s = self.network_s = 0.0
+        self.decode_s = self.network_s = self.start_s = 0.0
+        # What the rows call it: ONNX Runtime's name tells whether it found a GPU.
+        self._engine = engine
+        self.job = None
+        self.begin()
 
     @property
     def pid(self):
         return None if self._process is None else self._process.pid
+
+    def begin(self):
+        """Trust the network again: another job begins."""
+        self.gave_up, self._in_vain = None, 0
 
     def score(self, batch):
         """Rows of the prediction table for a batch of tiles.
@@ -116,7 +128,7 @@ class Process:
         Returns
         -------
         pyarrow.RecordBatch
-            Columns of ``ROWS``, one row for each tile, in the same order.
+            Columns of ``ROWS``, one row for each tile, in the same order; none of tiles after the network was given up.
 
         Raises
         ------
@@ -125,7 +137,8 @@ class Process:
         RuntimeError
             If the process can't be started.
         """
-        return pa.Table.from_batches(self._rows(batch), ROWS).combine_chunks().to_batches()[0]
+        rows = pa.Table.from_batches(self._rows(batch), ROWS).combine_chunks().to_batches()
+        return rows[0] if rows else pa.RecordBatch.from_pylist([], ROWS)
 
     def close(self):
         """End the process; the next batch starts another."""
@@ -135,10 +148,16 @@ class Process:
 
     def _rows(self, batch, suspect=False):
         """Rows of a batch in order, in pieces. A suspect is a tile alone that has stopped a process before."""
+        if self.gave_up:
+            return []
         try:
             return [self._exchange(batch)]
         except _Stopped as stopped:
             self.close()
+            if stopped.position == NETWORK:
+                self._in_vain += 1
+                if self._in_vain >= IN_VAIN:
+                    self.gave_up = str(stopped)
             if stopped.position == STARTING:
                 if suspect:
                     raise RuntimeError(str(stopped))
@@ -158,7 +177,7 @@ class Process:
         tile = batch.to_pylist()[0]
         return pa.RecordBatch.from_pylist([dict(
             {name: tile[name] for name in ("tile_id", "county", "year", "image_crc")}, error_kind=stopped.kind,
-            error=str(stopped), model=bundle.Bundle(self._arguments[1]).checksum, engine=self._arguments[2])], ROWS)
+            error=str(stopped), model=bundle.Bundle(self._arguments[1]).checksum, engine=self._engine)], ROWS)
 
     def _start(self):
         with tempfile.TemporaryFile() as shared:
@@ -188,6 +207,7 @@ class Process:
         poll.register(outward, select.POLLIN)
         poll.register(inward, select.POLLOUT)
         moved, before = time.monotonic(), None
+        last = moved
         while len(received) < wanted:
             for descriptor, event in poll.poll(1000 * LOOK_S):
                 try:
@@ -207,6 +227,9 @@ class Process:
             position = struct.unpack("<q", self._position)[0], len(received), len(waiting)
             if position != before:
                 moved, before = time.monotonic(), position
+            if position[0] == STARTING:
+                self.start_s += time.monotonic() - last
+            last = time.monotonic()
             limit = self._limits.get(position[0], self._picture_s)
             if time.monotonic() - moved > limit:
                 raise self._hangs(position[0], limit)
@@ -217,7 +240,12 @@ class Process:
             raise InputError(content.decode())
         self.decode_s += decode_s
         self.network_s += network_s
-        return pa.ipc.read_record_batch(pa.py_buffer(content), ROWS)
+        rows = pa.ipc.read_record_batch(pa.py_buffer(content), ROWS)
+        if len(rows):
+            self._engine = rows.column("engine")[0].as_py()
+        if rows.column("class_id").null_count < len(rows):
+            self._in_vain = 0
+        return rows
 
     def _hangs(self, position, limit):
         where = {STARTING: "the model to load", NETWORK: "the network to score the tile"}.get(
@@ -253,8 +281,10 @@ def _end(process, *files):
             pass
 
 
-def kept(folder, engine="onnxruntime", threads=1):
+def kept(folder, engine="onnxruntime", threads=1, job=None):
     """The process of this Python worker: kept for its next task, ended when another bundle or engine is asked for.
+
+    What it has learnt of the network holds for one ``job``.
 
     Returns
     -------
@@ -265,6 +295,9 @@ def kept(folder, engine="onnxruntime", threads=1):
         while _kept:
             _kept.popitem()[1].close()
         _kept[key] = Process(*key)
+    if _kept[key].job != job:
+        _kept[key].begin()
+        _kept[key].job = job
     return _kept[key]
 
 

@@ -592,8 +592,8 @@ class _TerminalBar:
         self._bar.close()
         done, total, errors = self._last
         seconds = time.monotonic() - self._start
-        if self._bar.disable and errors is None:
+        if self._bar.disable and errors is None and total:
             print(f"{self._label}: {done} of {total} tasks, {seconds:.1f} s", file=sys.stderr)
-        elif self._bar.disable:
+        elif self._bar.disable and errors is not None:
             print(f"{self._label}: {done} of {total} tiles, {done / seconds:.1f} tiles/s, {errors} errors, "
                   f"{seconds:.1f} s" if total else f"{self._label}: nothing new", file=sys.stderr)

@@ -5,6 +5,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 
 from helpers import InputError, bundle, scoring, session
@@ -24,9 +25,12 @@ def main(arguments):
     chosen = parser.parse_args(arguments)
     if chosen.log:
         logging.basicConfig(filename=chosen.log, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        logging.getLogger("py4j").setLevel(logging.WARNING)
+    # What it meets is raised too; in the log it would be pages, of a job that was stopped by hand.
+    logging.getLogger("py4j").setLevel(logging.CRITICAL)
     model = bundle.load(chosen.model)
     spark = session.start(chosen.master, "scoring")
+    # Spark's own answer to Ctrl-C asks Java something in the middle of another question.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with session.progress(spark, "scoring"):
             scoring.score(spark, chosen.tiles, model, chosen.table, chosen.engine, chunk_tiles=chosen.chunk_tiles,
@@ -42,3 +46,6 @@ if __name__ == "__main__":
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped. Run the same command again, and it goes on where it was.", file=sys.stderr)
+        sys.exit(130)

@@ -30,17 +30,21 @@ def slowed(on_worker, program):
 
         def on_this_worker(batches):
             from helpers import scoring_process
-            scoring_process.PROGRAM = program
-            return run(batches)
+            before, scoring_process.PROGRAM = scoring_process.PROGRAM, program
+            try:
+                yield from run(batches)
+            finally:
+                scoring_process.PROGRAM = before
         return on_this_worker
     return slow
 
 
-def main(master, folder, pause, batch_rows):
+def main(master, folder, pause, batch_rows, settings="{}"):
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
     scoring._on_worker = slowed(scoring._on_worker, SLOW.format(folder=folder, pause=float(pause)))
-    spark = session.start(master, "tests", settings={"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows})
+    spark = session.start(master, "tests", settings=dict(
+        json.loads(settings), **{"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows}))
     print(json.dumps({"slots": spark.sparkContext.defaultParallelism}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -1,7 +1,11 @@
 """Bad pictures: which are converted, which become rows with a reason, and what thousands of damaged ones do."""
 
 import io
+import os
+import signal
 import struct
+import subprocess
+import sys
 import time
 import warnings
 import zlib
@@ -250,6 +254,7 @@ def test_a_picture_that_hangs_or_crashes_is_given_up_alone(model):
     assert rows["error"][1].startswith("expected the picture to be read within 1 s, got no answer.")
     assert rows["error"][3].startswith("expected a picture that can be read, got a process that ended with status -11")
     assert set(rows["model"]) == {model.checksum} and rows["image_crc"].tolist() == list(range(6))
+    assert set(rows["engine"]) == {"onnxruntime"}
     last = scorer.pid
     assert scorer.score(batch_of([PNG])).num_rows == 1 and scorer.pid == last
     scorer.close()
@@ -262,8 +267,75 @@ def test_a_network_that_hangs_or_crashes_costs_one_tile(model):
     rows = scorer.score(batch_of(colours)).to_pandas()
     scorer.close()
     assert rows["error_kind"].tolist() == [None, "timeout", None, "engine", None, "engine"]
+    assert set(rows["engine"]) == {"onnxruntime"}
     assert rows["error"][1].startswith("expected the network to score the tile within 1 s, got no answer.")
     assert rows["error"][5] == "expected a score, got ValueError: a shape that it does not like. Try another engine."
+
+
+NAMED = """
+from helpers import engines
+class Named(engines.OnnxRuntime):
+    name = "onnxruntime-cuda"
+engines._FILES["onnxruntime"] = ("model.onnx", Named)
+"""
+
+
+def test_a_tile_that_is_given_up_names_the_engine_as_the_others_do(model):
+    scorer = process(model, picture_s=1, program=FAULTY.format(NAMED))
+    rows = scorer.score(batch_of([PNG, b"hang"])).to_pandas()
+    scorer.close()
+    assert rows["error_kind"].tolist() == [None, "timeout"] and set(rows["engine"]) == {"onnxruntime-cuda"}
+
+
+def test_a_network_that_only_hangs_is_given_up_soon(model):
+    """After that no tile is tried, and none gets a row; until another job begins."""
+    hangs = tilestore.encode(np.full((PX, PX, 3), 66, np.uint8))
+    scorer = process(model, network_s=0.5, program=FAULTY.format(FAULTY_NETWORK))
+    started = time.monotonic()
+    rows = scorer.score(batch_of([hangs] * 50)).to_pandas()
+    assert scorer.gave_up.startswith("expected the network to score the tile within 0.5 s, got no answer.")
+    assert rows["error_kind"].tolist() == ["timeout"] * (scoring_process.IN_VAIN - 1)
+    assert len(scorer.score(batch_of([PNG] * 10))) == 0 and time.monotonic() - started < 60
+    scorer.begin()
+    assert scorer.score(batch_of([PNG] * 10)).column("error_kind").null_count == 10
+    # A score in between, and it is trusted on.
+    for _ in range(3):
+        kinds = scorer.score(batch_of([hangs, PNG])).column("error_kind").to_pylist()
+        assert kinds == ["timeout", None]
+    scorer.close()
+
+
+def test_a_scorer_that_hangs_goes_with_its_worker(model, tmp_path):
+    """Which the kernel sees to: it would never read its pipe again."""
+    program = tmp_path / "program.py"
+    program.write_text(FAULTY.format(""))
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "import sys, threading, time; import pyarrow as pa; from helpers import scoring_process as s\n"
+         "scorer = s.Process(sys.argv[1], program=open(sys.argv[2]).read())\n"
+         "row = {'tile_id': 'a', 'image': b'hang', 'county': 'x', 'year': 0, 'image_crc': 1}\n"
+         "batch = pa.RecordBatch.from_pylist([row], s.TILES)\n"
+         "threading.Thread(target=scorer.score, args=[batch], daemon=True).start()\n"
+         "while scorer.pid is None or s.struct.unpack('<q', scorer._position)[0] != 0: time.sleep(0.1)\n"
+         "print(scorer.pid, flush=True); time.sleep(60)", str(model.folder), str(program)],
+        stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert psutil.pid_exists(pid)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = alive(pid)
+    if left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_a_process_that_is_killed_from_outside_changes_nothing(model):

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+import cluster_driver
 import tiny
 from helpers import InputError, pictures, predictions, scoring, tilestore
 
@@ -186,6 +188,166 @@ def test_a_driver_that_dies_loses_one_chunk(spark, model, place, monkeypatch, wh
     assert {name for chunk in table.state()["chunks"] for name in chunk["files"]} == set(table.files())
 
 
+def steal(table):
+    """Another job takes the claim, as after this one has stood still."""
+    table.write_json("claim.json", {"owner": "another", "host": "elsewhere", "process": 1, "started": 0,
+                                    "renewed": time.time()})
+
+
+def test_a_job_that_loses_its_claim_adds_nothing_more(spark, model, place, monkeypatch):
+    plain, calls = predictions.Table.write, []
+
+    def write(table, frame, name):
+        calls.append(name)
+        if len(calls) == 2:
+            steal(table)
+        return plain(table, frame, name)
+
+    monkeypatch.setattr(predictions.Table, "write", write)
+    with pytest.raises(InputError, match="got another at work .host elsewhere"):
+        scoring.score(spark, place.store, model, place.table, chunk_tiles=40)
+    table = predictions.Table(place.table)
+    assert len(calls) == 2 and len(table.state()["chunks"]) == 1 and len(table.files()) == len(
+        table.state()["chunks"][0]["files"])
+    assert table.read_json("claim.json")["owner"] == "another" and not table.is_finished()
+
+
+def test_a_job_that_loses_its_claim_at_the_end_does_not_finish(spark, model, place, monkeypatch):
+    plain = scoring._Job._join
+
+    def join(job, *arguments):
+        plain(job, *arguments)
+        steal(job.table)
+
+    monkeypatch.setattr(scoring._Job, "_join", join)
+    with pytest.raises(InputError, match="got another at work .host elsewhere"):
+        scoring.score(spark, place.store, model, place.table)
+    assert not predictions.Table(place.table).is_finished()
+
+
+def dies_at(monkeypatch, number):
+    """The driver dies before its n-th chunk is looked at."""
+    plain, calls = scoring._Job._check, []
+
+    def check(*arguments):
+        calls.append(1)
+        if len(calls) == number:
+            raise Died
+        return plain(*arguments)
+
+    monkeypatch.setattr(scoring._Job, "_check", check)
+
+
+def test_a_finished_table_that_grows_is_not_finished_until_it_has_grown(spark, model, place, monkeypatch):
+    place.score(spark, model)
+    tiny.pictures(place.folder, range(TILES, TILES + 50))
+    place.write()
+    dies_at(monkeypatch, 2)
+    with pytest.raises(Died):
+        scoring.score(spark, place.store, model, place.table, chunk_tiles=30)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="expected a finished prediction table"):
+        scoring.read(place.table)
+    assert place.score(spark, model)[0] == 20
+
+
+def test_what_another_job_began_must_be_ended_too(spark, model, place, tmp_path, monkeypatch):
+    """One dies in a county; one that scores another county leaves the table unfinished."""
+    tiny.pictures(tmp_path / "other", range(1000, 1011))
+    first = tilestore.manifest(place.store, "place", 0)
+    tilestore.write_images(tmp_path / "other", place.store)
+    tilestore.write_manifest(place.store, **first)
+    dies_at(monkeypatch, 2)
+    with pytest.raises(Died):
+        scoring.score(spark, place.store, model, place.table, county="place", chunk_tiles=40)
+    monkeypatch.undo()
+    assert scoring.score(spark, place.store, model, place.table, county="other") == 11
+    with pytest.raises(InputError, match="expected a finished prediction table"):
+        scoring.read(place.table)
+    scoring.score(spark, place.store, model, place.table, county="place")
+    assert len(scoring.read(place.table)) == TILES + 11
+
+
+CRASHES = """
+import os, signal
+from helpers import engines, scoring, scoring_process
+engines.OnnxRuntime.score = lambda self, tiles: os.kill(os.getpid(), signal.SIGSEGV)
+scoring_process.serve(scoring.score_batch)
+"""
+
+
+def test_an_engine_that_crashes_with_every_tile_stops_the_job(spark, place, tmp_path, monkeypatch):
+    """Those that were given up have their row, no other tile was tried, and the next job goes on."""
+    other = tiny.model(tmp_path / "other", seed=2)
+    monkeypatch.setattr(scoring, "_on_worker", cluster_driver.slowed(scoring._on_worker, CRASHES))
+    with pytest.raises(InputError, match=r"expected scores from the engine onnxruntime, got none 4 times one after another"
+                                         r".* \d+ tiles of this chunk were left out"):
+        scoring.score(spark, place.store, other, place.table, chunk_tiles=40)
+    table = predictions.Table(place.table)
+    rows = table.rows(table.files())
+    assert 3 <= len(rows) <= 6 and set(rows["error_kind"]) == {"engine"} and not table.is_finished()
+
+
+def test_rows_of_another_engine_are_refused(spark, place, tmp_path, monkeypatch):
+    """Some workers with a GPU, some without."""
+    other = tiny.model(tmp_path / "other", seed=3)
+    job = scoring._Job(spark, place.store, other, place.table, "onnxruntime", None, None)
+    job.open(False)
+    frame = pd.DataFrame({"model": other.checksum, "engine": ["onnxruntime-cuda", "onnxruntime"], "error_kind": None})
+    job._check_engine(frame[:1])
+    assert job.state["scored_by"] == "onnxruntime-cuda"
+    job._check_engine(frame[:1])
+    with pytest.raises(InputError, match="expected rows of one engine, got onnxruntime and onnxruntime-cuda"):
+        job._check_engine(frame[1:])
+    with pytest.raises(RuntimeError, match="expected rows of model"):
+        job._check_engine(frame[:1].assign(model="another"))
+
+
+SLOW = """
+import time
+from helpers import engines, pictures, scoring, scoring_process
+decode, score = pictures.decode, engines.OnnxRuntime.score
+def slow_decode(*arguments):
+    time.sleep(0.03)
+    return decode(*arguments)
+def slow_score(self, tiles):
+    time.sleep(0.03 * len(tiles))
+    return score(self, tiles)
+{}
+scoring_process.serve(scoring.score_batch)
+"""
+SLOWED = {"decode": "pictures.decode = slow_decode", "network": "engines.OnnxRuntime.score = slow_score",
+          "start": "time.sleep(2.7)"}
+
+
+@pytest.mark.parametrize("phase", ["start", "read", "decode", "network", "write"])
+def test_where_the_time_went(spark, place, tmp_path, monkeypatch, phase):
+    """Each phase made slow by 30 ms a tile, in one task."""
+    other = tiny.model(tmp_path / "other", seed=10 + len(phase))
+    on_worker, write = scoring._on_worker, predictions.Table.write
+
+    def slowly(batches):
+        import time
+        for batch in batches:
+            time.sleep(0.03 * len(batch))
+            yield batch
+
+    def reading(*arguments):
+        run = on_worker(*arguments)
+        return lambda batches: run(slowly(batches))
+
+    if phase == "write":
+        monkeypatch.setattr(predictions.Table, "write", lambda table, frame, name: write(
+            table, frame.mapInArrow(slowly, frame.schema), name))
+    else:
+        monkeypatch.setattr(scoring, "_on_worker", reading if phase == "read" else cluster_driver.slowed(
+            on_worker, SLOW.format(SLOWED[phase])))
+    place.score(spark, other, partitions=1, chunk_tiles=1000)
+    spent = scoring.summary(place.table)["slot_seconds"]
+    # How long a process takes to start is the machine's affair.
+    assert spent[phase] >= 2.6 and max(s for name, s in spent.items() if name not in (phase, "start")) < 1.5, spent
+
+
 def test_a_store_that_names_a_tile_twice(spark, model, place):
     folder = place.store + "/county=place/year=0/"
     shutil.copy(folder + "part-0.parquet", folder + "part-1.parquet")
@@ -344,7 +506,7 @@ def test_the_summary_counts_and_shows_examples(spark, model, place):
     assert summary["classes"] == {name: int(counts.get(i, 0)) for i, name in enumerate(model.classes)}
     assert summary["tiles"] == TILES == sum(summary["classes"].values()) + 6
     spent = summary["slot_seconds"]
-    assert set(spent) == {"read", "decode", "network", "write", "other"} and min(spent.values()) >= 0
+    assert set(spent) == {"start", "read", "decode", "network", "write", "other"} and min(spent.values()) >= 0
     told = scoring.tell(summary)
     assert "Errors: unreadable 5, wrong_size 1\n  unreadable, 00000.png: expected a whole picture" in told
 
