@@ -20,3 +20,10 @@ def test_the_counts_of_the_readme_are_measured():
     measured = json.loads((REPOSITORY / "tests" / "cluster_results.json").read_text())
     table = dict(re.findall(r"^\| ([^|]+) \| 960 of 960[^|]*\| ([\d,]+)", (REPOSITORY / "README.md").read_text(), re.M))
     assert {name: measured[test] for name, test in ROWS.items()} == {name: table.get(name) for name in ROWS}
+
+
+def test_the_ways_of_the_readme_are_measured():
+    measured = json.loads((REPOSITORY / "tests" / "benchmarks" / "ways_to_resume.json").read_text())["ways"]
+    said = (REPOSITORY / "README.md").read_text()
+    for row in measured:
+        assert "| {way} | {lost} | {doubled} | {scored_again} | {seconds} s |".format(**row) in said
