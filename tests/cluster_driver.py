@@ -39,12 +39,11 @@ def slowed(on_worker, program):
     return slow
 
 
-def main(master, folder, pause, batch_rows, settings="{}"):
+def main(master, folder, pause, batch_rows):
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
     scoring._on_worker = slowed(scoring._on_worker, SLOW.format(folder=folder, pause=float(pause)))
-    spark = session.start(master, "tests", settings=dict(
-        json.loads(settings), **{"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows}))
+    spark = session.start(master, "tests", settings={"spark.sql.execution.arrow.maxRecordsPerBatch": batch_rows})
     print(json.dumps({"slots": spark.sparkContext.defaultParallelism}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)

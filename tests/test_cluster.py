@@ -98,14 +98,13 @@ def children(process, word=""):
 
 
 class Driver:
-    def __init__(self, cluster, folder, **settings):
+    def __init__(self, cluster, folder):
         self.folder = folder
         folder.mkdir()
         self.errors = open(folder.with_suffix(".log"), "a")
         self.process = subprocess.Popen(
             [sys.executable, str(REPOSITORY / "tests" / "cluster_driver.py"), cluster.master, str(folder), "0.1",
-             BATCH_ROWS, json.dumps(settings)], env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self.errors, text=True)
+             BATCH_ROWS], env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
         assert self.answer() == {"slots": 2}
 
     def process_info(self):
@@ -365,31 +364,6 @@ def test_the_driver_is_killed_and_the_same_command_run_again(cluster, driver, un
     assert_same(scoring.read(tmp_path / "table"), undisturbed)
     left = [path.name for path in (tmp_path / "table" / "_scoring").iterdir()]
     assert sorted(left) == ["summary.json", "table.json"]
-
-
-def test_speculative_execution_doubles_nothing(cluster, undisturbed, asked, home, tmp_path):
-    """A task on a worker that stands still is begun again on the other, and both of them end."""
-    slow = cluster.process("worker-2")
-    # Half of a chunk's tasks have ended when the rest may be begun again: by then the other worker has done them.
-    with contextlib.closing(Driver(cluster, home / "speculating", **{
-            "spark.speculation": "true", "spark.speculation.interval": "200ms", "spark.speculation.minTaskRuntime": "1s",
-            "spark.speculation.quantile": "0.5"})) as driver:
-        def stand_still():
-            standing = slow.children(recursive=True)
-            for one in standing:
-                one.suspend()
-            try:
-                deadline = time.monotonic() + ANSWER_S
-                while len(driver.scored()) == len(set(driver.scored())) and time.monotonic() < deadline:
-                    time.sleep(0.2)
-            finally:
-                for one in standing:
-                    with contextlib.suppress(psutil.NoSuchProcess):
-                        one.resume()
-
-        answer = disturbed(driver, asked, tmp_path / "table", stand_still)
-        assert answer["summary"]["tiles"] == TILES < len(driver.scored())
-    assert_same(scoring.read(tmp_path / "table"), undisturbed)
 
 
 def test_who_lacks_the_secret_is_turned_away(cluster, home):
