@@ -472,6 +472,10 @@ class Node:
         return [line.split(" ", 2)[2] for line in lines]
 
 
+# Six to ten minutes on two cores, which CI does not have; their seconds are kept part by part.
+rehearsal = pytest.mark.slow
+
+
 @pytest.fixture(scope="session")
 def node():
     python = find_python310()
@@ -648,6 +652,7 @@ def ran(cluster):
     return cluster.own / "runs" / "tiny"
 
 
+@rehearsal
 def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     metrics = json.loads((ran / "metrics.json").read_text())
     parts = tilestore.partitions(ran / "tiles")
@@ -658,6 +663,7 @@ def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     assert {"99009.html", "99009_tiles.parquet", "99009_class_2010.tif"} <= {path.name for path in (ran / "maps").iterdir()}
 
 
+@rehearsal
 def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
     """Spark 3.3.1 and Python 3.10 there, 3.5 and 3.11 or newer here."""
     model = bundle.load(ran / "models" / "tensorflow")
@@ -692,6 +698,7 @@ def upload(ran):
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
 
 
+@rehearsal
 def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
     """Tiles and bundle from Azure storage, rows to it."""
     environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), MASTER=cluster.master,
@@ -707,6 +714,7 @@ def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
     record_seconds("submitted job", time.monotonic() - started)
 
 
+@rehearsal
 def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token alone."""
     # Livy's session has what the cluster asks of any: here the secret, which session.start would have brought.

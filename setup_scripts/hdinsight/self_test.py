@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers import bundle, scoring, tilestore
+from helpers import bundle, engines, scoring, tilestore
 
 PX = 224
 
@@ -64,7 +64,9 @@ def main(where, folder):
     if where == "head":
         import pyspark
         assert pyspark.__version__ >= "3.3", pyspark.__version__
-    rows = next(scoring.score_batches([pd.read_parquet(folder / "tiles.parquet")], folder / "model"))
+    # As on a worker, which gets a bundle that the driver has looked at: what looks at it isn't in the archive.
+    model = bundle.Bundle(folder / "model")
+    rows = scoring.score_batch(pd.read_parquet(folder / "tiles.parquet"), model, engines.load(model))[0]
     assert len(rows) == 10 and rows["error_kind"].isna().all(), rows
     probabilities = np.array(rows["probabilities"].tolist())
     assert np.isfinite(probabilities).all() and probabilities.std(axis=0).max() > 0, probabilities
