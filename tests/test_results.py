@@ -172,6 +172,7 @@ def test_notebook_04_takes_a_store_and_its_answers_hold(run, tmp_path, monkeypat
     assert Run("answers").metrics()["cntk"] == run.metrics()["cntk"]
 
 
+@pytest.mark.slow
 def test_the_notebooks_take_pictures(run, real_data, tmp_path, monkeypatch):
     """Real aerial pictures: retrained on four fifths, judged on the last; and then some without labels."""
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
