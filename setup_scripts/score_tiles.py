@@ -23,10 +23,13 @@ def main(arguments):
                         help="delete a table of another model, engine or store first")
     parser.add_argument("--log", metavar="FILE", help="write a line for each event to this file")
     chosen = parser.parse_args(arguments)
+    # Py4J tells the root of all loggers, by pages, of a job that was stopped by hand; what it meets is raised too.
+    logging.basicConfig(handlers=[logging.NullHandler()])
     if chosen.log:
-        logging.basicConfig(filename=chosen.log, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    # What it meets is raised too; in the log it would be pages, of a job that was stopped by hand.
-    logging.getLogger("py4j").setLevel(logging.CRITICAL)
+        handler = logging.FileHandler(chosen.log)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
+        logging.getLogger("helpers").addHandler(handler)
+        logging.getLogger("helpers").setLevel(logging.INFO)
     model = bundle.load(chosen.model)
     spark = session.start(chosen.master, "scoring")
     # Spark's own answer to Ctrl-C asks Java something in the middle of another question.
