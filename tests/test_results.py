@@ -143,14 +143,14 @@ def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
     execute("02_data_preparation", tmp_path, master="local[2]", train_counties=["99003"], **common)
     execute("03_retraining_tensorflow", tmp_path, run_name="tiny", per_class=12, copies=1, head_epochs=3,
             tuning_epochs=1, seed=5)
-    execute("05_parallel_scoring", tmp_path, run_name="tiny", engine="onnxruntime", master="local[1]")
+    execute("05_parallel_scoring", tmp_path, run_name="tiny", engine="tensorflow", master="local[1]")
     execute("06_mapping_results", tmp_path, **common)
     tiny = Run("tiny")
     assert tiny.folder.parent.parent == tmp_path
     metrics = tiny.metrics()
     stored = tilestore.partitions(tiny.tiles)
     assert {m["county"] for m in stored} == {"99003", "99005", "99009"}
-    assert metrics["scoring"]["engine"] == "onnxruntime"
+    assert metrics["scoring"]["engine"] == "tensorflow"
     assert metrics["scoring"]["tiles"] == sum(m["tiles"] for m in stored)
     assert bundle.load(tiny.models / "tensorflow").facts["seed"] == 5
     # One training county is not enough to fit scores: the rule of 2017 stands in, and the page is there all the same.
