@@ -156,7 +156,8 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     running = SparkSession.getActiveSession()
     if running is not None and running.sparkContext.applicationId not in _started:
         for key, value in _settings(running.sparkContext.master, memory).items():
-            if key.startswith("spark.sql."):
+            # Of what is settled when a session starts, its own settings stand.
+            if running.conf.isModifiable(key):
                 running.conf.set(key, value)
         return _passed(running)
     if running is not None and running.sparkContext.master != master:

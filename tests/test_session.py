@@ -21,6 +21,17 @@ def test_the_session_passes_its_preflight(spark):
                                     "memory", "disk"}
 
 
+def test_a_session_of_somebody_else_gets_what_may_still_be_set(spark, monkeypatch):
+    """Livy's, or a shell's: what is settled at the start of a session stays, and no error comes of it."""
+    monkeypatch.setattr(session, "_started", set())
+    spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", 10_000)
+    try:
+        assert session.start("local[2]") is spark
+        assert spark.conf.get("spark.sql.execution.arrow.maxRecordsPerBatch") == str(session.BATCH_ROWS)
+    finally:
+        spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", session.BATCH_ROWS)
+
+
 def test_workers_run_the_drivers_python_with_one_thread_each(spark):
     def describe(_):
         import os
