@@ -110,7 +110,7 @@ class Cluster:
                 name = f"worker-{number}"
                 self._launch(name, "--cores", str(CORES), "--memory", MEMORY, "--webui-port", "0",
                              "--work-dir", str(self.folder / "work" / name), self.master)
-        self._wait(f"{workers} workers", lambda: (self._alive_workers() or 0) >= workers)
+        self._wait(_count(workers), lambda: (self._alive_workers() or 0) >= workers)
 
     def stop(self):
         """End its processes and all that they have started; whether there were any."""
@@ -191,8 +191,12 @@ class Cluster:
         lines = [f"{name:<10} {f'process {running[name].pid}' if name in running else 'ended'}"
                  for name in sorted(self.processes)]
         alive = self._alive_workers()
-        lines.append(f"{self.master}: {'no answer' if alive is None else f'{alive} workers of {CORES} core'}")
+        lines.append(f"{self.master}: {'no answer' if alive is None else f'{_count(alive)} of {CORES} core'}")
         return "\n".join(lines), len(running) == len(self.processes) and alive is not None
+
+
+def _count(workers):
+    return f"{workers} worker{'' if workers == 1 else 's'}"
 
 
 def _is_free(port):

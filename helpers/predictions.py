@@ -25,6 +25,7 @@ import uuid
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.dataset as ds
 
 from helpers import InputError, storage
@@ -163,9 +164,32 @@ class Table:
         Returns
         -------
         pandas.DataFrame
+
+        Raises
+        ------
+        InputError
+            If one of them is gone or damaged.
         """
         paths = [self.path(name) for name in files]
-        return ds.dataset(paths, format="parquet", filesystem=self.filesystem).to_table(columns=columns).to_pandas()
+        try:
+            return ds.dataset(paths, format="parquet", filesystem=self.filesystem).to_table(columns=columns).to_pandas()
+        except (OSError, pa.ArrowException):
+            self.check(files)
+            raise
+
+    def check(self, files):
+        """Read some of its files to their end.
+
+        Raises
+        ------
+        InputError
+            If one of them is gone or damaged.
+        """
+        found = storage.damaged([storage.join(self.uri, name) for name in files])
+        if found:
+            raise InputError("expected every file of the prediction table {} as it was written, got {} gone or damaged. "
+                             "Put it back from a copy, or delete the table and score its tiles again.".format(
+                                 shown(self.uri), ", ".join(uri.rsplit("/", 1)[1] for uri in found)))
 
     def unfinish(self):
         """Take ``_SUCCESS`` away, before the table changes."""

@@ -256,7 +256,9 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
     except BaseException as error:  # Whoever stops it by hand finds that in the log, too.
         log.info("job stopped table=%s error=%s", shown(predictions_uri), type(error).__name__)
         if isinstance(error, Exception) and not isinstance(error, InputError):
-            _raise_store_error(error, tiles_uri)
+            if _is_store_error(error):
+                job.check_table()
+                _raise_store_error(error, tiles_uri)
             raise_user_error(error)
         raise
     return sum(part["tiles"] for part in chosen)
@@ -264,18 +266,16 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
 
 def _is_store_error(error):
     """Whether a Spark job ended for a file of the store that can't be read."""
-    return re.search(r"FileNotFoundException|is not a Parquet file|Could not read footer|CANNOT_READ_FILE|"
-                     r"FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error))
+    return re.search(storage.AS_IT_WAS + r"|FileNotFoundException|is not a Parquet file|Could not read footer|"
+                     r"CANNOT_READ_FILE|FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error))
 
 
 def _raise_store_error(error, tiles_uri):
-    """Raise the sentence behind a store whose files can't be read; else return."""
-    if _is_store_error(error):
-        # Not its query: a signed URI has its signature there.
-        names = re.findall(r"/([^/\s?]+\.parquet)", str(error))
-        raise InputError("expected every file of the tile store {} as it was when the job began, got {} gone or "
-                         "damaged. Write its tiles again and run the same command.".format(
-                             shown(tiles_uri), names[0] if names else "one")) from error
+    """Raise the sentence behind a store whose files can't be read."""
+    # Not its query: a signed URI has its signature there.
+    names = re.findall(r"(?:/|got )([^/\s?]+\.parquet)", str(error))
+    raise InputError("expected every file of the tile store {} {}, got {} gone or damaged. Write its tiles again and run "
+                     "the same command.".format(shown(tiles_uri), storage.AS_IT_WAS, names[0] if names else "one")) from error
 
 
 class _Job:
@@ -435,15 +435,22 @@ class _Job:
         try:
             return action()
         except Exception as error:
-            if not _is_store_error(error) or storage.is_azure(self.tiles_uri):
+            if not _is_store_error(error):
                 raise
+            self.check_table()
             log.warning("store damaged tiles=%s", shown(self.tiles_uri))
             self.is_damaged = True
             self.spark.catalog.clearCache()
             self.table.remove_leftovers()
             with session.settings(self.spark, {"spark.sql.files.ignoreCorruptFiles": "true",
-                                               "spark.sql.files.ignoreMissingFiles": "true"}):
+                                               "spark.sql.files.ignoreMissingFiles": "true"}), \
+                    session.local_property(self.spark, storage.IGNORE_DAMAGED, "true"):
                 return action()
+
+    def check_table(self):
+        """Say so if it is the table that has a damaged file: of no tile it is known then whether it has its row."""
+        state = self.table.state()
+        self.table.check([file for chunk in state["chunks"] for file in chunk["files"]] if state else [])
 
     def _raise_damage(self, lacking):
         """Say which files are the reason why tiles of these counties and years lack their row; else return."""

@@ -421,6 +421,16 @@ def settings(spark, values):
             spark.conf.unset(name) if value is None else spark.conf.set(name, value)
 
 
+@contextlib.contextmanager
+def local_property(spark, name, value):
+    """A local property of the jobs that this thread starts inside a ``with`` block; their tasks can read it."""
+    spark.sparkContext.setLocalProperty(name, value)
+    try:
+        yield
+    finally:
+        spark.sparkContext.setLocalProperty(name, None)
+
+
 def ready_worker():
     """Make this Python worker quick to begin its next task: called at the end of what a worker runs.
 

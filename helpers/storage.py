@@ -39,6 +39,10 @@ TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
 PASSING = {408, 429, 500, 502, 503, 504}
 # Bytes of a store's file that a task reads at least.
 PIECE_BYTES = 4 << 20
+# Of a file that is gone or damaged, in what is said of it: Spark hands on nothing but the words.
+AS_IT_WAS = "as it was when the job began"
+# A Spark job's local property: what can't be read is left out.
+IGNORE_DAMAGED = "helpers.ignoreDamagedFiles"
 
 
 def shown(uri):
@@ -216,7 +220,9 @@ def read_parquet(spark, files, row_type, task_bytes=64 << 20):
     Returns
     -------
     pyspark.sql.DataFrame
-        In partitions of some ``task_bytes``; rows of a part that has some of ``between`` are all there.
+        In partitions of some ``task_bytes``; rows of a part that has some of ``between`` are all there. Where a file is
+        gone or damaged, a job over it ends; in one with the local property ``IGNORE_DAMAGED`` only the rows from there
+        to the file's end are missing.
     """
     pieces = [(file, start, min(task_bytes, file["size"] - start))
               for file in files for start in range(0, max(1, file["size"]), task_bytes)]
@@ -231,29 +237,28 @@ def read_parquet(spark, files, row_type, task_bytes=64 << 20):
     shared = spark.sparkContext.broadcast(tasks)
 
     def run(batches):
+        from pyspark import TaskContext
         use(known)
+        is_ignored = TaskContext.get().getLocalProperty(IGNORE_DAMAGED) == "true"
         for batch in batches:
             for task in batch.column(0).to_pylist():
                 for file, start, length in shared.value[task]:
-                    yield from _row_groups(file, start, length, row_type)
+                    try:
+                        yield from _row_groups(file, start, length, row_type)
+                    except InputError:
+                        if not is_ignored:
+                            raise
 
     return spark.range(0, len(tasks), 1, max(1, len(tasks))).mapInArrow(run, row_type)
 
 
 def _row_groups(file, start, length, row_type, rows=64):
     """Record batches of the row groups that begin in a piece of a file."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
     system, path = filesystem(file["uri"])
-    damaged = InputError("expected every file of {} as it was when the job began, got {} gone or damaged. Write it "
-                         "again and run the same command.".format(*shown(file["uri"]).rsplit("/", 1)))
     schema = _arrow_schema(row_type)
-    try:
-        opened = system.open(path, "rb")
+    with _damage_told(file["uri"]), system.open(path, "rb") as opened:
         parquet = pq.ParquetFile(opened)
-    except (FileNotFoundError, pa.ArrowInvalid):
-        raise damaged
-    with opened:
         columns = [name for name in schema.names if name not in file["constants"]]
         for number in range(parquet.metadata.num_row_groups):
             group = parquet.metadata.row_group(number)
@@ -262,10 +267,62 @@ def _row_groups(file, start, length, row_type, rows=64):
             if not start <= first < start + length or not _may_hold(group, file.get("between")):
                 continue
             for batch in parquet.iter_batches(rows, row_groups=[number], columns=columns):
-                arrays = [pa.array([file["constants"][field.name]] * len(batch), field.type)
-                          if field.name in file["constants"]
-                          else batch.column(batch.schema.get_field_index(field.name)).cast(field.type) for field in schema]
-                yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+                yield _with_constants(batch, schema, file["constants"])
+
+
+@contextlib.contextmanager
+def _damage_told(uri):
+    """Say which file it is that is gone, or that Arrow can't read."""
+    try:
+        yield
+    except Exception as error:
+        if _is_damage(error):
+            raise InputError("expected every file of {} {}, got {} gone or damaged. Write it again and run the same "
+                             "command.".format(shown(uri).rsplit("/", 1)[0], AS_IT_WAS, shown(uri).rsplit("/", 1)[1])) \
+                from error
+        raise
+
+
+def _is_damage(error):
+    """Whether a file is gone or Arrow can't read it. Arrow's own OSError has no number; one of the network has."""
+    import pyarrow as pa
+    return isinstance(error, (FileNotFoundError, pa.ArrowException)) or type(error) is OSError and error.errno is None
+
+
+def damaged(uris, columns=None):
+    """Those of some Parquet files that are gone, or can't be read to their end.
+
+    Parameters
+    ----------
+    uris : list of str
+    columns : list of str, optional
+        To read; all by default.
+
+    Returns
+    -------
+    list of str
+    """
+    import pyarrow.parquet as pq
+    found = []
+    for uri in uris:
+        system, path = filesystem(uri)
+        try:
+            with system.open(path, "rb") as file:
+                parquet = pq.ParquetFile(file)
+                for group in range(parquet.metadata.num_row_groups):
+                    parquet.read_row_group(group, columns=columns)
+        except Exception as error:
+            if not _is_damage(error):
+                raise
+            found.append(uri)
+    return found
+
+
+def _with_constants(batch, schema, constants):
+    import pyarrow as pa
+    arrays = [pa.array([constants[field.name]] * len(batch), field.type) if field.name in constants
+              else batch.column(batch.schema.get_field_index(field.name)).cast(field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _may_hold(group, between):

@@ -287,17 +287,9 @@ def damaged(uri, part, names):
     -------
     list of str
     """
-    filesystem, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
-    found = []
-    for name in names:
-        try:
-            with filesystem.open(storage.join(folder, name), "rb") as file:
-                parquet = pq.ParquetFile(file)
-                for group in range(parquet.metadata.num_row_groups):
-                    parquet.read_row_group(group, columns=["tile_id", "image"])
-        except (OSError, pa.ArrowException):
-            found.append(name)
-    return found
+    folder = partition_folder(uri, part["county"], part["year"])
+    found = set(storage.damaged([storage.join(folder, name) for name in names], ["tile_id", "image"]))
+    return [name for name in names if storage.join(folder, name) in found]
 
 
 def classes(uri):

@@ -76,7 +76,9 @@ make_environment() {
     rm -f "$stamp"
     "$interpreter" -m venv --clear "$environment"
     install_system_packages "$repository/setup_scripts/system_packages.txt"
-    "$python" -m pip install --quiet --disable-pip-version-check -r "$repository/requirements.txt"
+    # pip compiles file after file; afterwards all cores do it together.
+    "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$repository/requirements.txt"
+    "$python" -W ignore -m compileall -q -q -j 0 "$environment/lib" || true
     "$python" -m pip install --quiet --disable-pip-version-check --no-deps --editable "$repository"
     echo "$wanted $(usable_version "$python")" > "$stamp"
     echo "Set up: $("$python" --version), $("$python" -m pip list --disable-pip-version-check 2>/dev/null \

@@ -117,6 +117,36 @@ def test_executors_read_and_write_there(spark, uri, pictures, model, tmp_path):
     assert {name for chunk in kept.state()["chunks"] for name in chunk["files"]} == set(kept.files())
 
 
+@pytest.mark.parametrize("what", ["end", "page"])
+def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
+    """As on a disk: the others have their rows, it is named, and written again it is scored."""
+    tilestore.write_images(pictures, uri + "/tiles")
+    system, folder = storage.filesystem(tilestore.partition_folder(uri + "/tiles", "place", 0))
+    whole, = (path for path in system.ls(folder, detail=False) if path.endswith(".parquet"))
+    table = pq.read_table(pa.BufferReader(system.cat_file(whole)))
+    system.rm(whole)
+    for number in range(3):
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.slice(TILES // 3 * number, TILES // 3), sink)
+        kept = sink.getvalue().to_pybytes()
+        if number == 2:
+            group = pq.ParquetFile(pa.BufferReader(kept)).metadata.row_group(0)
+            column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image")
+            place = len(kept) - 4 if what == "end" else column.dictionary_page_offset or column.data_page_offset
+            system.pipe_file(storage.join(folder, "part-2.parquet"), kept[:place] + b"\xff" * 40 + kept[place + 40:])
+        else:
+            system.pipe_file(storage.join(folder, f"part-{number}.parquet"), kept)
+    for _ in range(2):
+        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: county=place/year=0/"
+                                             "part-2.parquet. All other tiles have their row"):
+            scoring.score(spark, uri + "/tiles", model, uri + "/table", chunk_tiles=40)
+        half = predictions.Table(uri + "/table")
+        rows = half.rows([name for chunk in half.state()["chunks"] for name in chunk["files"]])
+        assert sorted(rows["tile_id"]) == sorted(table.column("tile_id").to_pylist()[:TILES // 3 * 2])
+    system.pipe_file(storage.join(folder, "part-2.parquet"), kept)
+    assert score(spark, uri, model)[0] == TILES // 3
+
+
 @pytest.mark.parametrize("way", ["variable", "file"])
 def test_a_job_with_nothing_but_a_token(spark, azure, uri, pictures, model, monkeypatch, tmp_path, way):
     """As on HDInsight: bundle, tiles and table by the token of the environment, or of a file that is renewed."""

@@ -420,16 +420,16 @@ def damage(path, what):
     if what == "gone":
         return path.unlink()
     place, content = -4, b"XXXX"
-    if what == "pictures":
+    if what in ("image", "tile_id"):
         group = pq.ParquetFile(path).metadata.row_group(0)
-        column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image")
+        column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == what)
         place, content = column.dictionary_page_offset or column.data_page_offset, b"\xff" * 40
     with open(path, "r+b") as file:
         file.seek(place, os.SEEK_SET if place > 0 else os.SEEK_END)
         file.write(content)
 
 
-@pytest.mark.parametrize("what", ["end", "pictures"])
+@pytest.mark.parametrize("what", ["end", "image"])
 def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, place, what):
     folder = split_into(place, 3)
     kept = (folder / "part-1.parquet").read_bytes()
@@ -445,6 +445,23 @@ def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, place, wh
     assert scoring.summary(place.table)["scored_now"] == 0  # by the second job
     (folder / "part-1.parquet").write_bytes(kept)
     assert place.score(spark, model)[0] == 30
+
+
+@pytest.mark.parametrize("what", ["end", "gone", "tile_id"])
+def test_a_damaged_file_of_the_table_is_no_reason_to_score_its_tiles_again(spark, model, place, what):
+    place.score(spark, model)
+    table = predictions.Table(place.table)
+    file, = table.state()["chunks"][0]["files"]
+    damage(Path(place.table) / file, what)
+    tiny.pictures(place.folder, [TILES])
+    place.write()
+    before = table.state()
+    with pytest.raises(InputError, match="got chunk-.* gone or damaged"):
+        scoring.read(place.table)
+    with pytest.raises(InputError, match=f"expected every file of the prediction table .*, got {Path(file).name} "
+                                         "gone or damaged"):
+        scoring.score(spark, place.store, model, place.table)
+    assert table.state()["chunks"] == before["chunks"]
 
 
 def test_a_file_of_the_store_that_is_gone(spark, model, place):

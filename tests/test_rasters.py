@@ -43,6 +43,22 @@ def test_tiles_of_a_1_m_scene_are_its_pixels(whole):
         assert (image == truth(tile.row, tile.col)).all()
 
 
+def test_neighbours_are_read_together_and_nothing_between_others(whole, monkeypatch):
+    """Two tiles with a third between them that nobody wants: its pixels aren't read."""
+    widths, read = [], rasters._read_strip
+
+    def noted(dataset, window):
+        widths.append(window.width // grid.TILE_PX)
+        return read(dataset, window)
+
+    monkeypatch.setattr(rasters, "_read_strip", noted)
+    three = TILES[TILES["row"] == TILES["row"].mode()[0]].sort_values("col").head(3)
+    for tiles, expected in ((three, [3]), (three.iloc[[0, 2]], [1, 1])):
+        widths.clear()
+        images, _ = rasters.cut_tiles(tiles, [whole], scenes.CRS)
+        assert all(image is not None for image in images) and widths == expected
+
+
 @pytest.mark.parametrize("resolution", [0.6, 0.3, 2.0])
 def test_tiles_of_another_resolution_show_the_same_ground(tmp_path, resolution):
     scenes.write_scene(tmp_path / "fine.tif", scenes.LEFT - 36, scenes.TOP + 48, 1296, 1500, resolution)

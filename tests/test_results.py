@@ -140,7 +140,8 @@ def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
     (tmp_path / "data").symlink_to(run.folder.parents[1] / "data")
     common = {"run_name": "tiny", "county": "99009"}
-    execute("02_data_preparation", tmp_path, master="local[2]", train_counties=["99003"], **common)
+    execute("02_data_preparation", tmp_path, master="local[2]", train_counties=["99003"], train_years=[2010],
+            train_tiles=15, **common)
     execute("03_retraining_tensorflow", tmp_path, run_name="tiny", per_class=12, copies=1, head_epochs=3,
             tuning_epochs=1, seed=5)
     execute("05_parallel_scoring", tmp_path, run_name="tiny", engine="tensorflow", master="local[1]")

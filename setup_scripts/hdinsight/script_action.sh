@@ -108,9 +108,11 @@ for folder in pathlib.Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")
             file.locate().is_file() and file.locate().stat().st_size == file.size) for file in files):
         shutil.rmtree(folder)
 PYTHON
-    "$environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps --only-binary=:all: --require-hashes \
+    "$environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-compile --no-deps --only-binary=:all: --require-hashes \
         --requirement "$code/setup_scripts/hdinsight/requirements-cluster.txt" \
         || fail "expected the packages of requirements-cluster.txt with their checksums, got the error above. Run it again."
+    # All cores compile together, and those who use it may not.
+    "$environment/bin/python" -W ignore -m compileall -q -q -j 0 "$environment/lib" || true
     echo "$code" > "$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"
     echo "$wanted" > "$environment/complete"
     step "environment: $(find "$environment/lib/python3.10/site-packages" -maxdepth 1 -name '*.dist-info' | wc -l) packages"
@@ -158,7 +160,7 @@ for package in importlib.metadata.distributions():
         continue
     for file in package.files or ():
         path = str(package.locate_file(file))
-        if ".." not in file.parts and "__pycache__" not in file.parts and "include" not in file.parts and os.path.isfile(path):
+        if not {"..", "__pycache__", "include", "tests"} & set(file.parts) and os.path.isfile(path):
             link = os.path.join(target, str(file))
             os.makedirs(os.path.dirname(link), exist_ok=True)
             if not os.path.lexists(link):  # Two packages may share a file.
@@ -167,6 +169,8 @@ PYTHON
     keep=$part/lib/python3.10/site-packages/helpers
     mkdir -p "$keep"
     tar -C "$code/helpers" --exclude=weights --exclude=pretraining -cf - . | tar -x -C "$keep"
+    # Compiled once here, not by each executor of each job; not for times of files, which unpacking may change.
+    "$environment/bin/python" -W ignore -m compileall -q -q -j 0 --invalidation-mode unchecked-hash "$part/lib" || true
     tar -C "$part" --dereference -cf - . | gzip -1 > "$executors.part"
     # Unpacked as YARN does, it scores the same ten tiles in an environment that knows nothing of this node.
     rm -rf "$part"
@@ -181,7 +185,7 @@ PYTHON
 }
 
 code_sum() {
-    { echo "$drivers_only"; cat "$environment/complete"; cd "$code"; find helpers -type f -exec cksum {} + | sort; } | cksum
+    { cat "$environment/complete"; cd "$code"; find helpers setup_scripts/hdinsight/script_action.sh -type f -exec cksum {} + | sort; } | cksum
 }
 
 # $1: its name, $2: its title, $3: where driver and executors find Python.
