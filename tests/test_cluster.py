@@ -20,6 +20,7 @@ import pytest
 
 import tiny
 from helpers import InputError, predictions, runs, scoring, session, tilestore
+from test_tutorial_script import House
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 TILES, CHUNK_TILES, PARTITIONS, BATCH_ROWS = 960, 240, 4, "12"
@@ -399,6 +400,18 @@ def test_no_secret_is_in_what_a_run_leaves_behind(cluster, home, undisturbed):
         assert SECRET.encode() not in content and own.encode() not in content, path
     for process in cluster.family():
         assert own not in " ".join(process.cmdline()) and SECRET not in " ".join(process.cmdline())
+
+
+def test_the_tutorial_is_run_on_it(cluster, tmp_path):
+    """As the cluster's own last line says: ``run_tutorial.sh --master`` with its address."""
+    house = House(tmp_path)
+    house.environment["TUTORIAL_HOME"] = str(cluster.home)
+    house.notebook("05", "from helpers import session\nspark = session.start(master)\n"
+                         "(folder / 'counted').write_text(f'{spark.sparkContext.master} {spark.range(1000).count()}')\n"
+                         "session.stop(spark)", master="local[*]")
+    done = house.run("--run-name", "rehearsal", "--master", cluster.master)
+    assert done.returncode == 0, done.stderr
+    assert (cluster.home / "runs" / "rehearsal" / "counted").read_text() == f"{cluster.master} 1000"
 
 
 def test_starting_what_runs_starts_nothing(cluster):
