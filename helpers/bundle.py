@@ -203,7 +203,8 @@ def _lrn_in_plain_operations(graph):
         steps = [("Mul", [x, x], "/squares"), ("Conv", [y + "/squares", y + "/band", y + "/bias"], "/sum"),
                  ("Sqrt", [y + "/sum"], "/root"), ("Sqrt", [y + "/root"], "/fourth"),
                  ("Mul", [y + "/root", y + "/fourth"], "/power"), ("Div", [x, y + "/power"], "")]
-        nodes += [helper.make_node(operator, inputs, [y + output], name=y + output) for operator, inputs, output in steps]
+        nodes += [helper.make_node(operator, inputs, [y + output], name=y + output)
+                  for operator, inputs, output in steps]
         names += [y + output for _, _, output in steps]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -280,8 +281,8 @@ def _add_int8(part, calibration, validation):
     if not (facts["same_class"] >= SAME_CLASS and lost <= ACCURACY_LOST):
         (part / INT8).unlink()
         facts["refused"] = (
-            "expected the int8 network to name {:.0%} of {} validation tiles as float32 does and to lose at most {:.1f} "
-            "points of accuracy, got {:.1%} and {:.1f} points. float32 is used; calibrate on more tiles to have "
+            "expected the int8 network to name {:.0%} of {} validation tiles as float32 does and to lose at most "
+            "{:.1f} points of accuracy, got {:.1%} and {:.1f} points. float32 is used; calibrate on more tiles to have "
             "int8.".format(SAME_CLASS, len(tiles), 100 * ACCURACY_LOST, facts["same_class"], 100 * lost))
     return facts
 

@@ -24,13 +24,14 @@ import shapely
 from helpers import InputError, downloads, grid, rasters
 from helpers.runs import home
 
-# Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields,
-# pastures, forests of both kinds, and towns in each.
+# Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie,
+# fields, pastures, forests of both kinds, and towns in each.
 TRAINING = {
     "06065": "Riverside, CA", "08069": "Larimer, CO", "12105": "Polk, FL", "13121": "Fulton, GA", "19153": "Polk, IA",
-    "25027": "Worcester, MA", "27137": "St. Louis, MN", "32003": "Clark, NV", "36001": "Albany, NY", "41039": "Lane, OR",
-    "48029": "Bexar, TX", "55025": "Dane, WI"}
-# Those of them that validate, the second where the first is mapped: from mountains to fields, they have all six classes.
+    "25027": "Worcester, MA", "27137": "St. Louis, MN", "32003": "Clark, NV", "36001": "Albany, NY",
+    "41039": "Lane, OR", "48029": "Bexar, TX", "55025": "Dane, WI"}
+# Those of them that validate, the second where the first is mapped: from mountains to fields, they have all six
+# classes.
 VALIDATION = ("08069", "06065")
 # A year's scenes have to cover this share of a county, or it counts as not flown: the border scenes of a neighbouring
 # state's year touch it too.
@@ -417,8 +418,8 @@ def _boundaries(where):
         where = downloads.fetch(where, "county boundaries", ".zip" if where.endswith(".zip") else ".geojson",
                                 check=lambda content: _check_boundaries(content, address))
     if not Path(where).exists():
-        raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to a file that "
-                         "geopandas reads.")
+        raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to a file "
+                         "that geopandas reads.")
     try:
         with warnings.catch_warnings():
             # A ring that isn't closed is closed: other programs write such.
@@ -445,8 +446,8 @@ def coverage(address, boundary, year):
     Parameters
     ----------
     address : str
-        The service with ``version`` (1.0.0 or 2.0.1) and ``coverage`` in its query. A coverage with ``{year}`` in its name
-        is one of a year; any other is asked for that time.
+        The service with ``version`` (1.0.0 or 2.0.1) and ``coverage`` in its query. A coverage with ``{year}`` in its
+        name is one of a year; any other is asked for that time.
     boundary : shapely.Geometry
         Longitude and latitude.
     year : int
@@ -545,8 +546,8 @@ def label_files(where, place):
         if shapely.intersects(rasters.footprint(str(file))[0], place.boundary):
             found.append(Labels(str(file), int(years[0])))
     if not found:
-        raise InputError(f"expected an NLCD raster over county {place.county} ({place.name}), got {len(files)} elsewhere in "
-                         f"{where}. Choose the raster of this place.")
+        raise InputError(f"expected an NLCD raster over county {place.county} ({place.name}), got {len(files)} "
+                         f"elsewhere in {where}. Choose the raster of this place.")
     return found
 
 
@@ -576,8 +577,8 @@ class Folder(_Source):
         for path in sorted(p for p in self.folder.glob("*.tif*") if "nlcd" not in p.name.lower()):
             date = re.search(r"(?<!\d)((?:19|20)\d\d)([01]\d)([0-3]\d)(?!\d)", path.stem)
             if not date:
-                raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, got "
-                                 "none. Rename it.")
+                raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, "
+                                 "got none. Rename it.")
             footprint, resolution = rasters.footprint(str(path))
             if shapely.intersects(footprint, place.boundary):
                 scenes.append(Scene(path.stem, str(path), "-".join(date.groups()), int(date[1]), footprint, resolution))

@@ -75,8 +75,8 @@ class Places:
                   for value in network.graph.value_info}
         averaged = [node.input[0] for node in network.graph.node if node.op_type == "GlobalAveragePool"]
         if not averaged or len(shapes.get(averaged[0], ())) != 4:
-            raise InputError("expected a network that averages feature maps, as a ResNet does, got {} without. Take the "
-                             "bundle of notebook 03_retraining_tensorflow.".format(bundle.folder))
+            raise InputError("expected a network that averages feature maps, as a ResNet does, got {} without. Take "
+                             "the bundle of notebook 03_retraining_tensorflow.".format(bundle.folder))
         self.side = shapes[averaged[0]][2]
         # The stage before has maps of twice the detail, where single roofs are still apart. Of its maps the widest
         # are its last.
@@ -422,8 +422,8 @@ class Scorer:
                              "left out, got {}. Prepare more training tiles or counties, or years further "
                              "apart.".format(LEAST_CHANGED, ", ".join(
                                  "{} in {}".format(n, view.county) for n, view in zip(changed, views))))
-        self.heads = [_fit_heads([v for v in views if v is not left], [b for v, b in zip(views, labels) if v is not left],
-                                 seed) for left in views]
+        self.heads = [_fit_heads([v for v in views if v is not left],
+                                 [b for v, b in zip(views, labels) if v is not left], seed) for left in views]
         tables = [evidence(view, _judge(view, [heads]), predictions) for view, heads in zip(views, self.heads)]
         folds = []
         for k, view in enumerate(views):

@@ -1,7 +1,7 @@
 """Files from the network: asked for again while a server is busy, kept whole or not at all, checked when used again.
 
-What is asked of whom stands in ``ADDRESSES``. A setting of the environment takes the place of each, so that mirrors, and
-servers of one's own, are asked in the same way.
+What is asked of whom stands in ``ADDRESSES``. A setting of the environment takes the place of each, so that mirrors,
+and servers of one's own, are asked in the same way.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ ADDRESSES = {
     "TUTORIAL_SCENES": "https://planetarycomputer.microsoft.com/api/stac/v1",
     # Hands out a token to read the scenes with; empty: none is needed.
     "TUTORIAL_SIGNING": "https://planetarycomputer.microsoft.com/api/sas/v1/token/naip",
-    # A WCS with Annual NLCD, with version and coverage; or a raster, or a folder of them, on this machine. A coverage may
-    # have {year} in its name; any other is asked for a time. This server answers 1.0.0, and 2.0.1 with an error.
+    # A WCS with Annual NLCD, with version and coverage; or a raster, or a folder of them, on this machine. A coverage
+    # may have {year} in its name; any other is asked for a time. This server answers 1.0.0, and 2.0.1 with an error.
     "TUTORIAL_LABELS": "https://dmsdata.cr.usgs.gov/geoserver/mrlc_Land-Cover-Native_conus_year_data/wcs?version=1.0.0"
                        "&coverage=mrlc_Land-Cover-Native_conus_year_data:Land-Cover-Native_conus_year_data",
 }

@@ -257,8 +257,8 @@ def of(bundle):
 def fastest(bundle):
     """The fastest engine for a bundle on this machine, by its name.
 
-    ``onnxruntime`` where it finds a GPU; without one ``onnxruntime-int8`` if the bundle's int8 network was good enough to
-    be kept, else ``onnxruntime``.
+    ``onnxruntime`` where it finds a GPU; without one ``onnxruntime-int8`` if the bundle's int8 network was good enough
+    to be kept, else ``onnxruntime``.
 
     Parameters
     ----------

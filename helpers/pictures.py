@@ -67,8 +67,8 @@ def decode(image, size=None, tile_px=None):
         raise BadPicture("missing", "expected the bytes of a picture, got none: it was gone when the store was "
                                     "written. Bring it back and write the store again.")
     if len(image) > MAX_BYTES:
-        raise BadPicture("too_large", "expected a picture of at most {} MB, got a larger one. Cut it into tiles.".format(
-            MAX_BYTES >> 20))
+        raise BadPicture("too_large", "expected a picture of at most {} MB, got a larger one. Cut it into "
+                                      "tiles.".format(MAX_BYTES >> 20))
     if image[:8] == _PNG:
         _check_png(image)
     try:

@@ -9,12 +9,13 @@ from helpers import InputError, engines
 from helpers.session import BATCH_ROWS
 
 # Tiles of a chunk for each slot, half a minute to some minutes of work: a scoring job's chunks join its table one after
-# another, and a driver's death costs one at most. A chunk more takes about a second, for planning it and reading it back.
+# another, and a driver's death costs one at most. A chunk more takes about a second, for planning it and reading it
+# back.
 CHUNK_TILES = 4096
 # Of a chunk: few enough that starting tasks costs nothing, and enough that no core waits long for the last one.
 TASKS_A_SLOT = 16
-# Encoded pictures that travel to Python at once. Spark 3 counts the rows of an Arrow batch and not their bytes, so large
-# pictures travel in fewer rows.
+# Encoded pictures that travel to Python at once. Spark 3 counts the rows of an Arrow batch and not their bytes, so
+# large pictures travel in fewer rows.
 BATCH_BYTES = 16 << 20
 # A Python worker that has imported what scores, before it loads a network; measured with ONNX Runtime.
 WORKER_MB = 200
@@ -37,8 +38,8 @@ settings : dict
 
 Machine = namedtuple("Machine", "name cores price bandwidth")
 Machine.__doc__ = """A size of machine: physical cores, dollars an hour, and bytes a second of its network."""
-# Azure's general-purpose sizes. Two of their vCPUs are one core. Prices are list prices for Linux in East US, pay as you
-# go, in 2024, without HDInsight's surcharge: look yours up. Networks: learn.microsoft.com, "Dsv5 size series".
+# Azure's general-purpose sizes. Two of their vCPUs are one core. Prices are list prices for Linux in East US, pay as
+# you go, in 2024, without HDInsight's surcharge: look yours up. Networks: learn.microsoft.com, "Dsv5 size series".
 MACHINES = (Machine("Standard_D8s_v5", 4, 0.384, 12.5e9 / 8), Machine("Standard_D16s_v5", 8, 0.768, 12.5e9 / 8),
             Machine("Standard_D32s_v5", 16, 1.536, 16e9 / 8))
 # What one Azure storage account gives out by default in most regions: 50 Gbit/s.
@@ -89,8 +90,8 @@ def plan(tiles, n_bytes, slots, bundle, engine="fastest", chunk_tiles=None, row_
 
 def in_words(plan):
     """A plan as one sentence."""
-    return ("{tiles:,} tiles in about {tasks} task(s) on {slots} slot(s); each worker holds {batch_rows} tiles at a time "
-            "({pictures_mb:.0f} MB) and the network ({network_mb:.0f} MB), {worker_mb:.0f} MB in all.".format(
+    return ("{tiles:,} tiles in about {tasks} task(s) on {slots} slot(s); each worker holds {batch_rows} tiles at a "
+            "time ({pictures_mb:.0f} MB) and the network ({network_mb:.0f} MB), {worker_mb:.0f} MB in all.".format(
                 **plan._asdict()))
 
 

@@ -1,7 +1,7 @@
 """The prediction table on disk: what belongs to it, and which job may write to it.
 
-A table is a folder of Parquet files on any URI of ``storage``. It grows by chunks. A chunk's files are whole before they
-get their place in the folder, and belong to the table from the moment when ``_scoring/table.json`` names them, a
+A table is a folder of Parquet files on any URI of ``storage``. It grows by chunks. A chunk's files are whole before
+they get their place in the folder, and belong to the table from the moment when ``_scoring/table.json`` names them, a
 file that is always replaced as a whole. What the folder holds beyond that is left by a job that died, and removed
 by the next. ``_SUCCESS`` stands there while every tile asked for has its row.
 
@@ -96,8 +96,9 @@ class Table:
             try:
                 self._etags[name] = self.filesystem.replace(path, content, self._etags[name])
             except FileExistsError:
-                raise InputError("expected to be the only job that writes the prediction table {}, got another that has "
-                                 "written its {}. Wait for it, or choose another folder.".format(shown(self.uri), name))
+                raise InputError("expected to be the only job that writes the prediction table {}, got another that "
+                                 "has written its {}. Wait for it, or choose another folder.".format(
+                                     shown(self.uri), name))
         elif self._local:
             with whole_file(path) as part:
                 part.write_bytes(content)
@@ -187,8 +188,8 @@ class Table:
         """
         found = storage.damaged([storage.join(self.uri, name) for name in files])
         if found:
-            raise InputError("expected every file of the prediction table {} as it was written, got {} gone or damaged. "
-                             "Put it back from a copy, or delete the table and score its tiles again.".format(
+            raise InputError("expected every file of the prediction table {} as it was written, got {} gone or "
+                             "damaged. Put it back from a copy, or delete the table and score its tiles again.".format(
                                  shown(self.uri), ", ".join(uri.rsplit("/", 1)[1] for uri in found)))
 
     def unfinish(self):

@@ -1,6 +1,7 @@
 """From scenes and labels to a tile store: what an executor runs, and the job around it.
 
-A county and year is cut in chunks, each a Spark job of its own, so that a run that was interrupted goes on where it was.
+A county and year is cut in chunks, each a Spark job of its own, so that a run that was interrupted goes on where it
+was.
 """
 
 import errno
@@ -27,8 +28,8 @@ REMOTE_TILES = 512
 BLOCK = 8
 # Tiles that a task holds at a time, before and after they are encoded: 40 MB.
 BATCH_TILES = 256
-# For the plan: tiles a second on a core, as the benchmark measures them; bytes a second of a connection; a tile's bytes in
-# the store.
+# For the plan: tiles a second on a core, as the benchmark measures them; bytes a second of a connection; a tile's bytes
+# in the store.
 TILES_A_SECOND, BYTES_A_SECOND, BYTES_A_TILE = 150, 5e6, 80e3
 
 
@@ -109,16 +110,16 @@ def cut(batches, scenes, crs):
 def draw_blocks(labelled, per_class, seed):
     """Choose blocks of a county to train or validate on, before any picture is read.
 
-    Every second block is drawn at random, so that the county is seen as it is, mixed tiles and common covers as well. The
-    others are those with most pure tiles of the class that is furthest from its number.
+    Every second block is drawn at random, so that the county is seen as it is, mixed tiles and common covers as well.
+    The others are those with most pure tiles of the class that is furthest from its number.
 
     Parameters
     ----------
     labelled : pandas.DataFrame
         All tiles of the county, of ``label``.
     per_class : int
-        Pure tiles of each class to reach; of a rarer one all, while no more than twice as many tiles as that makes for all
-        classes together come along.
+        Pure tiles of each class to reach; of a rarer one all, while no more than twice as many tiles as that makes for
+        all classes together come along.
     seed : int
         Of the draw, and of ties.
 
@@ -244,8 +245,9 @@ def check_classes(sources, jobs, per_class=None, seed=0):
     for split, part in table.groupby("split"):
         sums = part[list(landcover.CLASS_NAMES)].sum()
         if (sums == 0).any():
-            raise InputError(f"expected pure tiles of every class in the {split} counties ({', '.join(part['county'])}), "
-                             f"got none of {', '.join(sums.index[sums == 0])}. Choose others, or add one.")
+            raise InputError(f"expected pure tiles of every class in the {split} counties "
+                             f"({', '.join(part['county'])}), got none of {', '.join(sums.index[sums == 0])}. "
+                             "Choose others, or add one.")
     return table
 
 
@@ -354,8 +356,8 @@ def plan_in_words(sources, jobs, table):
         if split == "map":
             scenes = sources[split].scenes(county, year)
             bare = catalogs.leaf_off(scenes, sources[split].county(county).boundary)
-            lines += [f"Scene {scene.scene_id}, taken on {scene.acquired}, shows {bare[scene.scene_id]:.1%} of the county, "
-                      "perhaps with bare trees." for scene in scenes if scene.scene_id in bare]
+            lines += [f"Scene {scene.scene_id}, taken on {scene.acquired}, shows {bare[scene.scene_id]:.1%} of the "
+                      "county, perhaps with bare trees." for scene in scenes if scene.scene_id in bare]
             share = sources[split].covered(county)[year]
             if share < catalogs.COVERED:
                 lines.append(f"The scenes of {year} cover only {share:.0%} of county {county}.")
@@ -393,8 +395,8 @@ def prepare(spark, catalog, county, year, split, uri, leaf_off="keep", per_class
     -------
     dict
         The manifest: ``tiles`` written, ``wanted`` by the county, of which ``not_drawn``, ``no_scene`` and ``no_label``
-        were dropped, CRS, sources, ``leaf_off`` scenes with their share of the county, and ``reused`` if nothing had to be
-        done.
+        were dropped, CRS, sources, ``leaf_off`` scenes with their share of the county, and ``reused`` if nothing had to
+        be done.
 
     Raises
     ------
@@ -423,8 +425,8 @@ def prepare(spark, catalog, county, year, split, uri, leaf_off="keep", per_class
     chunks.join()
     written = spark.read.parquet(chunks.uri).count()
     if not written:
-        raise InputError(f"expected scenes from {year} that show county {county} ({found.place.name}), got none that shows "
-                         "a whole tile of it. Choose a county inside the scenes, or add scenes that cover it.")
+        raise InputError(f"expected scenes from {year} that show county {county} ({found.place.name}), got none that "
+                         "shows a whole tile of it. Choose a county inside the scenes, or add scenes that cover it.")
     tilestore.write_manifest(uri, county, year, tiles=written, no_label=no_label, leaf_off=found.bare,
                              not_drawn=found.wanted - len(found.tiles), no_scene=len(labelled) - written,
                              label_source=found.labels.source or found.labels.href, **found.facts)
@@ -469,7 +471,8 @@ def _pieces(nearest, most):
 def _cut_on_spark(spark, labelled, nearest, scenes, crs, folder):
     """Write the tiles of a chunk to a folder of its own."""
     slots = spark.sparkContext.defaultParallelism
-    # As many tasks as keep all slots busy to the end; from a server fewer, for the blocks that two tasks share travel twice.
+    # As many tasks as keep all slots busy to the end; from a server fewer, for the blocks that two tasks share travel
+    # twice.
     remote = any(downloads.is_remote(scene.href) for scene in scenes)
     pieces = _pieces(nearest, REMOTE_TILES if remote else -(-len(labelled) // (4 * slots)))
     # The rows go to each worker whole, and nothing is shuffled.

@@ -56,8 +56,8 @@ def _open(href, kind):
                 return rasterio.open(href)
         except rasterio.errors.RasterioIOError as error:
             came = "a broken file" if os.path.exists(href) else "no such file"
-            raise InputError(f"expected a {kind} at {href}, got {came} ({_said(error)}). Bring the file again, or take it "
-                             "out of the catalogue.") from None
+            raise InputError(f"expected a {kind} at {href}, got {came} ({_said(error)}). Bring the file again, or take "
+                             "it out of the catalogue.") from None
     logger = logging.getLogger("rasterio._env")
     if _without_queries not in logger.filters:
         logger.addFilter(_without_queries)
@@ -87,7 +87,8 @@ def _fresh():
 
 
 def _broken(href, error):
-    advice = downloads.OFFLINE if downloads.is_remote(href) else "Bring the file again, or take it out of the catalogue."
+    advice = (downloads.OFFLINE if downloads.is_remote(href)
+              else "Bring the file again, or take it out of the catalogue.")
     return InputError(f"expected a whole scene at {href}, got one that breaks off ({_said(error)}). {advice}")
 
 
@@ -126,9 +127,9 @@ def open_scene(href, crs):
 
     Notes
     -----
-    Of a scene of 0.5 m or finer, the overview is read whose pixels are still no larger than ``PIXEL_M``: a quarter of the
-    bytes. Made by averaging, as it should be, it gives the same picture but for some rounding; made by taking every second
-    pixel, it would give a grainier one.
+    Of a scene of 0.5 m or finer, the overview is read whose pixels are still no larger than ``PIXEL_M``: a quarter of
+    the bytes. Made by averaging, as it should be, it gives the same picture but for some rounding; made by taking every
+    second pixel, it would give a grainier one.
     """
     with contextlib.ExitStack() as stack:
         scene = stack.enter_context(_open(href, "scene"))
@@ -186,11 +187,14 @@ def overview_level(resolution, factors):
 
 
 def _is_alpha(scene, href):
-    """Does the band that is declared as alpha say where there is a picture? Then it holds 0 and 255, and little between."""
+    """Does the band that is declared as alpha say where there is a picture? Then it holds 0 and 255, and little
+    between.
+    """
     band = scene.colorinterp.index(ColorInterp.alpha) + 1
     # A few blocks: without overviews, a look at the whole band would be a download of all of it.
     height, width = scene.block_shapes[band - 1]
-    windows = [scene.block_window(band, int(part * ((scene.height - 1) // height)), int(part * ((scene.width - 1) // width)))
+    windows = [scene.block_window(band, int(part * ((scene.height - 1) // height)),
+                                  int(part * ((scene.width - 1) // width)))
                for part in (0.3, 0.5, 0.7)]
     try:
         look = np.concatenate([scene.read(band, window=window).ravel() for window in windows])
@@ -204,7 +208,8 @@ def _is_alpha(scene, href):
 def _with_infrared(scene):
     """A scene whose near infrared is declared as alpha, as many NAIP files are: a band like others.
 
-    GDAL takes a band for alpha by what the file declares, so it reads a description of the file that declares otherwise.
+    GDAL takes a band for alpha by what the file declares, so it reads a description of the file that declares
+    otherwise.
     """
     with rasterio.MemoryFile(ext=".vrt") as memory:
         rasterio.shutil.copy(scene, memory.name, driver="VRT")
@@ -271,8 +276,8 @@ class _Scenes:
 def open_scenes(crs):
     """Scenes that stay open for many calls of ``cut_tiles``, each opened when it is first needed.
 
-    What GDAL has read of them it keeps, so that a block that several strips of tiles share is read and unpacked once. It
-    keeps at most ``CACHE_MB``.
+    What GDAL has read of them it keeps, so that a block that several strips of tiles share is read and unpacked once.
+    It keeps at most ``CACHE_MB``.
 
     Yields
     ------
@@ -509,9 +514,10 @@ def check_labels(content, what, bounds):
     if not (_is_local(crs) or crs.to_dict().get("proj") == "aea" or crs.to_epsg() == 5070):
         raise InputError(f"expected {what} in EPSG:5070, got {crs.to_string()[:60]!r}. {downloads.OFFLINE}")
     if not (np.allclose(got, bounds, rtol=0, atol=0.1) and np.allclose(size, NLCD_M, rtol=0, atol=1e-3)):
-        raise InputError(f"expected {what} with pixels of {NLCD_M} m within {tuple(map(int, bounds))}, got {size[0]:g} m "
-                         f"within {tuple(round(b, 1) for b in got)}. {downloads.OFFLINE}")
-    check_codes(codes[(codes != (NODATA_CODE if nodata is None else nodata)) & (codes != NODATA_CODE) & (codes != 0)], what)
+        raise InputError(f"expected {what} with pixels of {NLCD_M} m within {tuple(map(int, bounds))}, got {size[0]:g} "
+                         f"m within {tuple(round(b, 1) for b in got)}. {downloads.OFFLINE}")
+    check_codes(codes[(codes != (NODATA_CODE if nodata is None else nodata)) & (codes != NODATA_CODE) & (codes != 0)],
+                what)
 
 
 def _is_local(crs):
@@ -544,8 +550,8 @@ def join_labels(paths):
                 part = np.where(part == piece.nodata, NODATA_CODE, part)
             codes[row:row + piece.height, col:col + piece.width] = part
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs="EPSG:5070", tiled=True,
-                         nodata=NODATA_CODE, compress="DEFLATE", transform=rasterio.transform.from_origin(
+        with memory.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs="EPSG:5070",
+                         tiled=True, nodata=NODATA_CODE, compress="DEFLATE", transform=rasterio.transform.from_origin(
                              round(left), round(top), NLCD_M, NLCD_M)) as file:
             file.write(codes, 1)
         return bytes(memory.getbuffer())
@@ -657,7 +663,8 @@ def read_overview(href, crs, pixel_m=20.0):
         shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
         try:
             rgb = scene.read((1, 2, 3), out_shape=(3, *shape), resampling=Resampling.average)
-            valid = scene.dataset_mask(out_shape=shape) > 0 if scene.nodata is None else (rgb != scene.nodata).any(axis=0)
+            valid = (scene.dataset_mask(out_shape=shape) > 0 if scene.nodata is None
+                     else (rgb != scene.nodata).any(axis=0))
         except rasterio.errors.RasterioIOError as error:
             raise _broken(href, error) from None
         rgb[:, ~valid] = 0

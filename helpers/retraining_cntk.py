@@ -19,7 +19,8 @@ import numpy as np
 
 from helpers import InputError, backbones, runs
 from helpers import bundle as bundles
-from helpers.cntk_process import BATCH, compute, load_network, start_cntk  # noqa: F401 (part of this module's interface)
+from helpers.cntk_process import (  # noqa: F401 (part of this module's interface)
+    BATCH, compute, load_network, start_cntk)
 from helpers.retraining_tensorflow import augment  # noqa: F401 (the same tiles for both frameworks)
 
 # Caffe's AlexNet, as in 2017, from the ONNX model zoo.

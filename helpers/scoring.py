@@ -267,15 +267,17 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
 def _is_store_error(error):
     """Whether a Spark job ended for a file of the store that can't be read."""
     return re.search(storage.AS_IT_WAS + r"|FileNotFoundException|is not a Parquet file|Could not read footer|"
-                     r"CANNOT_READ_FILE|FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error))
+                     r"CANNOT_READ_FILE|FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND",
+                     str(error))
 
 
 def _raise_store_error(error, tiles_uri):
     """Raise the sentence behind a store whose files can't be read."""
     # Not its query: a signed URI has its signature there.
     names = re.findall(r"(?:/|got )([^/\s?]+\.parquet)", str(error))
-    raise InputError("expected every file of the tile store {} {}, got {} gone or damaged. Write its tiles again and run "
-                     "the same command.".format(shown(tiles_uri), storage.AS_IT_WAS, names[0] if names else "one")) from error
+    raise InputError("expected every file of the tile store {} {}, got {} gone or damaged. Write its tiles again and "
+                     "run the same command.".format(
+                         shown(tiles_uri), storage.AS_IT_WAS, names[0] if names else "one")) from error
 
 
 class _Job:
@@ -496,8 +498,9 @@ class _Job:
             if counted[LEFT_OUT]:
                 self._summarize(self.scored)
                 raise InputError("expected scores from the engine {}, got none {} times one after another, for it hung "
-                                 "or crashed. {:,} tiles of this chunk were left out, all others so far have their row; "
-                                 "try another engine.".format(self.engine, scoring_process.IN_VAIN, int(counted[LEFT_OUT])))
+                                 "or crashed. {:,} tiles of this chunk were left out, all others so far have their "
+                                 "row; try another engine.".format(
+                                     self.engine, scoring_process.IN_VAIN, int(counted[LEFT_OUT])))
         if wanted is not None:
             wanted.unpersist()
         return self.scored
@@ -569,7 +572,8 @@ class _Job:
         found = {info["name"].rsplit("/", 1)[-1]: info["size"] for info in filesystem.ls(path, detail=True)}
         return [{"uri": storage.join(folder, name), "size": size, "between": between,
                  "constants": {"county": part["county"], "year": part["year"], "file": storage.join(folder, name)}}
-                for name, size in sorted(found.items()) if name.endswith(".parquet") and name in (part.get("names") or found)]
+                for name, size in sorted(found.items())
+                if name.endswith(".parquet") and name in (part.get("names") or found)]
 
     def _frame(self, pieces, wanted):
         """The tiles of a chunk, with the checksums of their pictures."""

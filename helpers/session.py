@@ -129,8 +129,8 @@ def start(master="local[*]", app_name="land-cover", memory="1g", settings=None):
     ----------
     master : str
         Spark's master: ``local[*]`` for all cores of this machine, ``local[2]`` for two,
-        ``spark://host:7077`` or ``yarn`` for a cluster. The default gives way to ``TUTORIAL_MASTER``, which kernels that
-        are wired to a cluster set.
+        ``spark://host:7077`` or ``yarn`` for a cluster. The default gives way to ``TUTORIAL_MASTER``, which kernels
+        that are wired to a cluster set.
     app_name : str
         Shown in Spark's lists of applications.
     memory : str
@@ -453,7 +453,9 @@ def ready_worker():
 
 
 def stop(spark):
-    """Stop the session and its workers, if ``start`` has started it; what they left in the temporary folder goes too."""
+    """Stop the session and its workers, if ``start`` has started it; what they left in the temporary folder goes
+    too.
+    """
     if spark.sparkContext.applicationId in _started:
         spark.stop()
 

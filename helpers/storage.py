@@ -89,8 +89,8 @@ def filesystem(uri):
     """
     uri = str(uri)
     if uri.startswith("adl://"):
-        raise InputError("expected abfss://container@account.dfs.core.windows.net/path, got {}. Azure Data Lake Gen1 was "
-                         "retired in 2024: bring what was there to Gen2.".format(shown(uri)))
+        raise InputError("expected abfss://container@account.dfs.core.windows.net/path, got {}. Azure Data Lake Gen1 "
+                         "was retired in 2024: bring what was there to Gen2.".format(shown(uri)))
     if is_azure(uri):
         return _azure(uri)
     try:
@@ -132,8 +132,8 @@ def _azure(uri):
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError("expected a connection string or token that Azure's library can read for {}, got one it can't. "
-                         "Copy it again from the storage account.".format(shown(uri)))
+        raise InputError("expected a connection string or token that Azure's library can read for {}, got one it "
+                         "can't. Copy it again from the storage account.".format(shown(uri)))
 
 
 @contextlib.contextmanager
@@ -539,7 +539,8 @@ def _refused(url, came):
     with contextlib.suppress(ValueError):
         ends = datetime.strptime(expiry[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
         if ends < datetime.now(timezone.utc):
-            return InputError("expected a token that is valid for {}, got one that expired at {}. Make a new one and set it "
-                              "again.".format(_place(url), expiry))
-    return InputError("expected to be allowed to use {}, got {}. Give this identity the role Storage Blob Data Contributor "
-                      "there, or set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING.".format(_place(url), came))
+            return InputError("expected a token that is valid for {}, got one that expired at {}. Make a new one and "
+                              "set it again.".format(_place(url), expiry))
+    return InputError("expected to be allowed to use {}, got {}. Give this identity the role Storage Blob Data "
+                      "Contributor there, or set AZURE_STORAGE_SAS_TOKEN or AZURE_STORAGE_CONNECTION_STRING.".format(
+                          _place(url), came))

@@ -51,10 +51,10 @@ def encode(tile):
 
     Notes
     -----
-    Of the lossless formats that Pillow 8.4 reads, this is the smallest and the quickest to decode beside its size: tiles
-    of real NAIP scenes take 72 kB in place of 91 kB as PNG at level 1, and decoding one takes two thirds of the time.
-    ``tests/benchmarks/benchmark.py codecs`` measures them, libraries other than Pillow too; none of those pays for
-    being installed on every node.
+    Of the lossless formats that Pillow 8.4 reads, this is the smallest and the quickest to decode beside its size:
+    tiles of real NAIP scenes take 72 kB in place of 91 kB as PNG at level 1, and decoding one takes two thirds of the
+    time. ``tests/benchmarks/benchmark.py codecs`` measures them, libraries other than Pillow too; none of those pays
+    for being installed on every node.
     """
     from PIL import Image
     buffer = io.BytesIO()
@@ -156,8 +156,8 @@ def _read_json(filesystem, path):
         came = "one without {}".format(error)
     except (ValueError, TypeError):
         came = "one that is cut off"
-    raise InputError("expected a manifest with county, year and tiles at {}, got {}. Write the tiles of this county and "
-                     "year again.".format(shown(path), came))
+    raise InputError("expected a manifest with county, year and tiles at {}, got {}. Write the tiles of this county "
+                     "and year again.".format(shown(path), came))
 
 
 def write_manifest(uri, county, year, **facts):
@@ -464,7 +464,8 @@ def write_images(folder, uri, held_out="", seed=0, held_out_share=0.2):
         with storage.writing(folder_uri + "/part-0.parquet") as file:
             # Pictures are not compressed again, nor looked up: Java would hold them twice more.
             writer = pq.ParquetWriter(file, SCHEMA, use_dictionary=[name for name in SCHEMA.names if name != "image"],
-                                      compression={name: "none" if name == "image" else "snappy" for name in SCHEMA.names})
+                                      compression={name: "none" if name == "image" else "snappy"
+                                                   for name in SCHEMA.names})
             start = 0
             while start < len(part):
                 images = _next_images(part["path"].iloc[start:start + ROW_GROUP_TILES])

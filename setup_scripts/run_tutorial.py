@@ -51,10 +51,10 @@ def options(arguments):
                     "Run again, it keeps what is done. Options not given keep the notebooks' own values.")
     add = parser.add_argument
     add("--county", metavar="COUNTY", help="county to map: 99007 of the sample, 25017, or 'Middlesex, MA'")
-    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a folder "
-        "with a static STAC catalogue or GeoTIFFs")
-    add("--train-counties", type=codes, metavar="CODE,CODE", help="counties to train on, of that catalogue, in place of "
-        "those of notebooks/README.md")
+    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a "
+        "folder with a static STAC catalogue or GeoTIFFs")
+    add("--train-counties", type=codes, metavar="CODE,CODE", help="counties to train on, of that catalogue, in place "
+        "of those of notebooks/README.md")
     add("--validation-county", metavar="CODE", help="county to validate on; never trained on")
     add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
@@ -77,17 +77,20 @@ def options(arguments):
     if "images" in chosen and "tiles_uri" in chosen:
         raise InputError("expected either --images or --tiles, got both. Leave one out.")
     if ("train_counties" in chosen) != ("validation_county" in chosen):
-        raise InputError("expected --train-counties and --validation-county together, got one of them. Name the other too.")
+        raise InputError("expected --train-counties and --validation-county together, got one of them. Name the other "
+                         "too.")
     return real_county(chosen)
 
 
-# Pure tiles of each class and county to train on, where whole counties would have to be downloaded; and those of each class
-# that a network is trained on, of all counties: changed copies of 3,000 tiles take some 2 GB of memory.
+# Pure tiles of each class and county to train on, where whole counties would have to be downloaded; and those of each
+# class that a network is trained on, of all counties: changed copies of 3,000 tiles take some 2 GB of memory.
 TRAIN_TILES, PER_CLASS = 50, 500
 
 
 def real_county(chosen):
-    """The choices with what a county outside the sample needs besides: where to train and validate, and a run's name."""
+    """The choices with what a county outside the sample needs besides: where to train and validate, and a run's
+    name.
+    """
     county = chosen.get("county")
     if county and not county.startswith("99") and "tiles_uri" not in chosen and "images" not in chosen:
         chosen.setdefault("catalog", "naip")
@@ -97,8 +100,8 @@ def real_county(chosen):
     if name == "sample" or "tiles_uri" in chosen or "images" in chosen:
         return chosen
     if not county or "years" not in chosen:
-        raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the county, "
-                         "and two years in which it was flown.")
+        raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the "
+                         "county, and two years in which it was flown.")
     from helpers import catalog
     chosen["county"] = catalog.open(name).county(county).county
     if "train_counties" not in chosen:
@@ -285,8 +288,8 @@ def announce(chosen):
     table = preparation.plan(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
     print(*preparation.plan_in_words(sources, jobs, table), sep="\n")
     if "model_uri" in chosen:
-        print("The counties to train on are prepared for the score of what is newly developed, which learns from their two "
-              "years.")
+        print("The counties to train on are prepared for the score of what is newly developed, which learns from their "
+              "two years.")
     print(flush=True)
 
 

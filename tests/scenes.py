@@ -46,8 +46,8 @@ def write_cog(path, left, top, width_m, height_m, resolution=1.0, overviews=True
     rng = np.random.default_rng(seed)
     declared = dict(photometric="RGB", alpha="YES") if infrared_as_alpha else {}
     with rasterio.MemoryFile() as memory:
-        with memory.open(driver="GTiff", width=width, height=height, count=4, dtype="uint8", crs=CRS, tiled=True, **declared,
-                         transform=from_origin(left, top, resolution, resolution)) as file:
+        with memory.open(driver="GTiff", width=width, height=height, count=4, dtype="uint8", crs=CRS, tiled=True,
+                         **declared, transform=from_origin(left, top, resolution, resolution)) as file:
             for start in range(0, height, 1024):  # strips, for a large scene
                 rgb = ground(*np.meshgrid(x, y[start:start + 1024])).transpose(2, 0, 1).astype(int)
                 rgb += rng.integers(-6, 7, rgb.shape[1:])

@@ -266,7 +266,8 @@ def wcs(years, folder, timed=None):
                 return reply(self, 200, b"<ServiceExceptionReport><ServiceException>java.lang.NullPointerException"
                              b"</ServiceException></ServiceExceptionReport>", {"Content-Type": "text/xml"})
             done = subprocess.run([program], capture_output=True, timeout=60, env={
-                "QUERY_STRING": f"map={mapfile}&{query}", "REQUEST_METHOD": "GET", "MAPSERVER_CONFIG_FILE": str(config)})
+                "QUERY_STRING": f"map={mapfile}&{query}", "REQUEST_METHOD": "GET",
+                "MAPSERVER_CONFIG_FILE": str(config)})
             head, _, body = done.stdout.partition(b"\r\n\r\n")
             kind = re.search(rb"(?i)content-type: *([^\r\n]+)", head)
             reply(self, 200, body, {"Content-Type": kind[1].decode() if kind else "text/plain"})

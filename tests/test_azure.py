@@ -131,14 +131,15 @@ def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
         kept = sink.getvalue().to_pybytes()
         if number == 2:
             group = pq.ParquetFile(pa.BufferReader(kept)).metadata.row_group(0)
-            column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == "image")
+            column = next(group.column(i) for i in range(group.num_columns)
+                          if group.column(i).path_in_schema == "image")
             place = len(kept) - 4 if what == "end" else column.dictionary_page_offset or column.data_page_offset
             system.pipe_file(storage.join(folder, "part-2.parquet"), kept[:place] + b"\xff" * 40 + kept[place + 40:])
         else:
             system.pipe_file(storage.join(folder, f"part-{number}.parquet"), kept)
     for _ in range(2):
-        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: county=place/year=0/"
-                                             "part-2.parquet. All other tiles have their row"):
+        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: "
+                                             "county=place/year=0/part-2.parquet. All other tiles have their row"):
             scoring.score(spark, uri + "/tiles", model, uri + "/table", chunk_tiles=40)
         half = predictions.Table(uri + "/table")
         rows = half.rows([name for chunk in half.state()["chunks"] for name in chunk["files"]])
@@ -204,8 +205,8 @@ def test_throttling_is_waited_for_as_long_as_asked(azure, uri):
 def test_throttling_without_end_is_one_sentence(azure, uri, monkeypatch):
     monkeypatch.setattr(storage, "TRIES", 2)
     azure.proxy.fault = lambda method, path: "busy"
-    with pytest.raises(InputError, match=r"expected an answer from 127.0.0.1:\d+/devstoreaccount1/tutorial within 2 tries, "
-                                         r"got 503 ServerBusy\. Run the same again"):
+    with pytest.raises(InputError, match=r"expected an answer from 127.0.0.1:\d+/devstoreaccount1/tutorial within 2 "
+                                         r"tries, got 503 ServerBusy\. Run the same again"):
         storage.filesystem(uri)[0].cat_file("tutorial/note")
     with pytest.raises(InputError, match="within 2 tries"):
         tilestore.partitions(uri)
@@ -250,7 +251,8 @@ def test_an_expired_token_is_one_sentence_without_it(spark, azure, uri, pictures
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", good)
     assert len(tilestore.read(uri + "/tiles")) == TILES
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", expired)
-    with pytest.raises(InputError, match=r"expected a token that is valid for .*, got one that expired at 2\d\d\d-") as told:
+    with pytest.raises(InputError, match=r"expected a token that is valid for .*, got one that expired at "
+                                         r"2\d\d\d-") as told:
         scoring.score(spark, uri + "/tiles", model, uri + "/table")
     signature = expired.split("sig=")[1][:20]
     assert signature not in str(told.value) and "sig=" not in str(told.value) and "\n" not in str(told.value)

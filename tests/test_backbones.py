@@ -109,8 +109,8 @@ def test_alexnet_onnx_equals_keras_in_every_output(some_pictures):
     path = backbones.get("alexnet_small").path
     graph = onnx.load(str(path))
     assert [o.version for o in graph.opset_import] == [9]
-    layers = ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "conv3", "relu3", "conv4", "relu4", "conv5", "relu5",
-              "pool5", "flatten", "fc6", "relu6", "fc7", "relu7"]
+    layers = ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "conv3", "relu3", "conv4", "relu4", "conv5",
+              "relu5", "pool5", "flatten", "fc6", "relu6", "fc7", "relu7"]
     assert [node.name for node in graph.graph.node] == layers == [node.output[0] for node in graph.graph.node]
     assert {node.op_type for node in graph.graph.node} == {"Conv", "Relu", "MaxPool", "Flatten", "Gemm"}
     assert [i.name for i in graph.graph.input] == ["pictures"] and len(graph.graph.initializer) == 14

@@ -63,7 +63,8 @@ class Cluster:
         return f"spark://127.0.0.1:{self.port}"
 
     def secret(self):
-        return next(line.split()[1] for line in (self.folder / "spark.conf").read_text().splitlines() if "secret" in line)
+        return next(line.split()[1] for line in (self.folder / "spark.conf").read_text().splitlines()
+                    if "secret" in line)
 
     def process(self, name):
         known = json.loads((self.folder / "processes.json").read_text())["processes"][name]
@@ -105,7 +106,8 @@ class Driver:
         self.errors = open(folder.with_suffix(".log"), "a")
         self.process = subprocess.Popen(
             [sys.executable, str(REPOSITORY / "tests" / "cluster_driver.py"), cluster.master, str(folder), "0.1",
-             BATCH_ROWS], env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True)
+             BATCH_ROWS], env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
+            text=True)
         assert self.answer() == {"slots": 2}
 
     def process_info(self):

@@ -55,7 +55,8 @@ def features_of_onnx_runtime(path, values, preprocess=lambda x: x):
     """The same two pictures' features, computed by ONNX Runtime from the file itself, one picture at a time."""
     model = onnx.load(str(path))
     known = {output.name for output in model.graph.output}
-    model.graph.output.extend(helper.make_tensor_value_info(v, TensorProto.FLOAT, None) for v in values if v not in known)
+    model.graph.output.extend(helper.make_tensor_value_info(v, TensorProto.FLOAT, None)
+                              for v in values if v not in known)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     pictures = np.random.RandomState(0).randint(0, 256, (2, *given.shape[2:], 3)).astype(np.uint8)

@@ -207,8 +207,9 @@ def made_up(n=400, seed=0):
     """Scores of tiles whose truth follows them, and the truth."""
     rng = np.random.default_rng(seed)
     score = np.sort(rng.random(n) ** 3)[::-1]
-    tiles = pd.DataFrame({"tile_id": [f"t{i:03d}" for i in range(n)], "row": np.arange(n) // 20, "col": np.arange(n) % 20,
-                          "score": score, "plain": score, "line": score ** 2, "new_m2": 10000.0})
+    tiles = pd.DataFrame({"tile_id": [f"t{i:03d}" for i in range(n)], "row": np.arange(n) // 20,
+                          "col": np.arange(n) % 20, "score": score, "plain": score, "line": score ** 2,
+                          "new_m2": 10000.0})
     real = tiles[rng.random(n) < score]
     return tiles, pd.DataFrame({"row": real["row"], "col": real["col"], "share": 0.2, "kind": "single"})
 

@@ -70,7 +70,8 @@ def test_a_file_is_kept_checked_and_never_half_used(server, tmp_path):
     assert facts["from"] == url and facts["bytes"] == 25600
     # Damaged behind our back: downloaded again.
     path.write_bytes(b"half")
-    assert downloads.fetch(url, "a file", ".bin", {"token": "secret"}).stat().st_size == 25600 and len(server.asked) == 2
+    assert (downloads.fetch(url, "a file", ".bin", {"token": "secret"}).stat().st_size == 25600
+            and len(server.asked) == 2)
 
 
 def test_what_is_not_what_was_wanted_is_not_kept(server, tmp_path):

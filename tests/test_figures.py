@@ -130,7 +130,8 @@ def test_the_overview_draws_every_tile_and_the_boundary_where_they_are(ax):
     assert list(legend_of(ax)) == ["tile, 224 m", "edge of a scene", "county boundary", "shown below"]
     assert len(ax.collections[0].get_paths()) == len(county())
     edges = [patch.get_bbox().bounds for patch in ax.patches]
-    assert edges == [pytest.approx((1398 * TILE_M / 1000, 20898 * TILE_M / 1000, 20 * TILE_M / 1000, 20 * TILE_M / 1000))]
+    assert edges == [pytest.approx((1398 * TILE_M / 1000, 20898 * TILE_M / 1000,
+                                    20 * TILE_M / 1000, 20 * TILE_M / 1000))]
     # Nodata is transparent.
     assert (np.asarray(ax.images[0].get_array())[:, :9, 3] == 0).all()
     outline = np.concatenate([line.get_xydata() for line in ax.lines])

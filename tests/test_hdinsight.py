@@ -92,7 +92,8 @@ def test_nothing_is_open_to_all_and_nothing_unpinned():
             assert re.search(r"python=3\.\d+\.\d+\b", line), line
     for name, least in (("requirements-cluster.txt", 100), ("requirements-cluster-cntk.txt", 35)):
         pins = (SCRIPTS / name).read_text()
-        entries = dict(re.findall(r"^([a-z0-9.-]+)==([^,<>\s]+) \\\n    --hash=sha256:[0-9a-f]{64}$", pins, re.MULTILINE))
+        entries = dict(re.findall(r"^([a-z0-9.-]+)==([^,<>\s]+) \\\n    --hash=sha256:[0-9a-f]{64}$", pins,
+                                  re.MULTILINE))
         assert len(entries) == len([line for line in pins.splitlines() if line and line[0] not in "# "]) > least
         assert not set(entries) & {"pyspark", "py4j"}  # those are the cluster's own
     # What install_cntk.sh takes elsewhere, and with hashes and nothing beside the list where it is given one.
@@ -133,8 +134,9 @@ def test_the_other_blocks_of_the_page(no_az):
 
 
 def test_prices_come_before_anything_is_created(no_az):
-    lines = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(no_az, worker_cents="100", head_cents="50", zookeeper_cents="10",
-                                                                    least_workers="2", most_workers="5")).stdout.splitlines()
+    lines = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(
+        no_az, worker_cents="100", head_cents="50", zookeeper_cents="10", least_workers="2",
+        most_workers="5")).stdout.splitlines()
     assert "$3.30 an hour with 2 workers, $6.30 with 5" in lines[0]
     assert next(i for i, line in enumerate(lines) if line.startswith("+ az")) > 0
 
@@ -148,12 +150,14 @@ def test_without_the_cli_there_is_one_sentence(no_az):
                             (["delete_cluster.sh", "now"], "expected --keep-storage, --yes or --dry-run, got 'now'"),
                             (["create_cluster.sh", "now"], "expected --yes, --set-up-again or --dry-run, got 'now'"),
                             (["storage_token.sh", "--days", "8"], "expected 1 to 7 days, got '8'"),
-                            (["submit_scoring.sh", "TILES"], "expected the URIs of tiles, model and table, got 1 of them")):
+                            (["submit_scoring.sh", "TILES"],
+                             "expected the URIs of tiles, model and table, got 1 of them")):
         done = run(SCRIPTS / words[0], *words[1:], "--dry-run", env=no_az)
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-# Stands for Azure, which can't be had here: what it has is a file, and what it is asked goes to another, each word of it.
+# Stands for Azure, which can't be had here: what it has is a file, and what it is asked goes to another, each word of
+# it.
 AZ = """#!{python}
 import json, os, re, sys
 words, where = sys.argv[1:], {where!r}
@@ -289,8 +293,10 @@ def test_a_cluster_is_created_once(no_az, tmp_path):
 
 
 @pytest.mark.parametrize("has, sentence", [
-    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Error"}}, "got the state Error. Run delete_cluster.sh"),
-    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Deleting"}}, "got the state Deleting. Wait, then run"),
+    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Error"}},
+     "got the state Error. Run delete_cluster.sh"),
+    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Deleting"}},
+     "got the state Deleting. Wait, then run"),
     ({"group": ""}, "expected a resource group of the tutorial's own, got landcover, which somebody else has made."),
     ({"said": ""}, "expected a password of 10 or more characters"),
     ({"said": "short-A1\n"}, "expected a password of 10 or more characters"),
@@ -425,8 +431,9 @@ class Node:
         return ["bash", str(SCRIPTS / "script_action.sh"), str(source)]
 
     def leave_half_finished(self):
-        """A first set-up is killed while packages come. Then, and where one had ended well before, parts lie about, code
-        and kernels are gone, and of three packages one has no list of its files yet, one has lost a file, one is gone.
+        """A first set-up is killed while packages come. Then, and where one had ended well before, parts lie about,
+        code and kernels are gone, and of three packages one has no list of its files yet, one has lost a file, one is
+        gone.
         """
         stamp = self.prefix / "environment" / "complete"
         if not stamp.exists():
@@ -529,7 +536,9 @@ def test_everyone_may_read_a_node_and_nobody_but_its_owner_change_it(node):
 
 
 def test_the_set_up_over_one_that_ended_in_the_middle(node):
-    """What the fixture has left half-finished is whole: packages, code, kernel, an archive that has scored by itself."""
+    """What the fixture has left half-finished is whole: packages, code, kernel, an archive that has scored by
+    itself.
+    """
     assert [step.split(":")[0] for step in node.steps] == STEPS
     assert node.steps[2].startswith("environment: 1") and node.steps[4] == "self-test: passed"
     assert node.damaged and all(file.exists() for file in node.damaged)
@@ -594,7 +603,8 @@ class Cluster:
         conf = home / "conf"
         conf.mkdir()
         (conf / "spark-defaults.conf").write_text(f"spark.archives {node.prefix / 'executors.tar.gz'}#environment\n")
-        # The kernel's own environment, but for the executors' Python: here they share the node's disk, and must not use it.
+        # The kernel's own environment, but for the executors' Python: here they share the node's disk, and must not use
+        # it.
         kernel = json.loads((node.kernels / "landcover" / "kernel.json").read_text())
         kernel["env"].update(PYSPARK_PYTHON="./environment/bin/python", SPARK_CONF_DIR=str(conf),
                              TUTORIAL_MASTER=self.master)
@@ -643,7 +653,8 @@ def ran(cluster):
     common = {"run_name": "tiny", "county": "99009"}
     cluster.papermill("02_data_preparation", master=cluster.master, train_counties=["99003"], train_years=[2010],
                       train_tiles=15, **common)
-    cluster.papermill("03_retraining_tensorflow", run_name="tiny", per_class=12, copies=1, head_epochs=2, tuning_epochs=1)
+    cluster.papermill("03_retraining_tensorflow", run_name="tiny", per_class=12, copies=1, head_epochs=2,
+                      tuning_epochs=1)
     cluster.papermill("05_parallel_scoring", run_name="tiny")  # its default master gives way to the kernel's
     cluster.papermill("06_mapping_results", **common)
     return cluster.own / "runs" / "tiny"
@@ -656,7 +667,8 @@ def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     assert metrics["scoring"]["tiles"] == sum(part["tiles"] for part in parts) and metrics["scoring"]["errors"] == 0
     assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
                                        "06_mapping_results"}
-    assert {"99009.html", "99009_tiles.parquet", "99009_class_2010.tif"} <= {path.name for path in (ran / "maps").iterdir()}
+    assert {"99009.html", "99009_tiles.parquet", "99009_class_2010.tif"} <= {
+        path.name for path in (ran / "maps").iterdir()}
 
 
 def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
@@ -709,7 +721,9 @@ def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
 
 
 def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
-    """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token alone."""
+    """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token
+    alone.
+    """
     # Livy's session has what the cluster asks of any: here the secret, which session.start would have brought.
     conf = cluster.home / "livy"
     conf.mkdir()
@@ -780,14 +794,16 @@ def test_the_azure_cli_takes_each_command(no_az, tmp_path, request):
     for words in commands():
         if words[0] not in FOR_REAL:
             done = run(*words, "--dry-run", env=dict(no_az, ssh_public_key=str(key)))
-            shown += [shlex.split(line[2:]) for line in (done.stdout + done.stderr).splitlines() if line.startswith("+ az ")]
+            shown += [shlex.split(line[2:]) for line in (done.stdout + done.stderr).splitlines()
+                      if line.startswith("+ az ")]
     shown = [list(words) for words in dict.fromkeys(map(tuple, shown))]
     wrong = [["az", "hdinsight", "create", "--colour", "blue"], ["az", "hdinsight", "resize", "--name", "x"]]
     # It asks the cloud for nothing: the tests' network would be closed to it anyhow.
-    environment = dict(os.environ, PASSWORD=PASSWORD, AZURE_CONFIG_DIR=no_az["HOME"] + "/azure", AZURE_CORE_COLLECT_TELEMETRY="no",
-                       AZURE_EXTENSION_USE_DYNAMIC_INSTALL="no")
-    done = subprocess.run([str(python), str(REPOSITORY / "tests" / "az_parser.py")], env=environment, timeout=580, text=True,
-                          input="".join(json.dumps(words[1:]) + "\n" for words in shown + wrong), capture_output=True)
+    environment = dict(os.environ, PASSWORD=PASSWORD, AZURE_CONFIG_DIR=no_az["HOME"] + "/azure",
+                       AZURE_CORE_COLLECT_TELEMETRY="no", AZURE_EXTENSION_USE_DYNAMIC_INSTALL="no")
+    done = subprocess.run([str(python), str(REPOSITORY / "tests" / "az_parser.py")], env=environment, timeout=580,
+                          text=True, input="".join(json.dumps(words[1:]) + "\n" for words in shown + wrong),
+                          capture_output=True)
     said = done.stdout.split("\n")[:-1]
     assert len(said) == len(shown) + 2, done.stderr[-2000:]
     assert all(said[-2:]), "the parser takes anything"

@@ -94,7 +94,8 @@ def test_what_a_file_of_ones_own_lacks_the_census_has(sample, files, tmp_path, m
 
 def test_a_name_that_two_counties_have_is_asked_for_by_code(tmp_path, monkeypatch):
     place = shapely.geometry.mapping(shapely.box(-90.5, 38.5, -90.4, 38.6))
-    features = [{"type": "Feature", "properties": {"GEOID": code, "NAME": "St. Louis", "STUSPS": state}, "geometry": place}
+    features = [{"type": "Feature", "properties": {"GEOID": code, "NAME": "St. Louis", "STUSPS": state},
+                 "geometry": place}
                 for code, state in (("29189", "MO"), ("29510", "MO"), ("27137", "MN"))]
     (tmp_path / "counties.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     monkeypatch.setenv("TUTORIAL_COUNTIES", str(tmp_path / "counties.geojson"))
@@ -518,7 +519,8 @@ def test_a_folder_of_geotiffs_is_a_catalogue(sample, tmp_path, monkeypatch):
     assert {s.resolution for s in scenes} == {1.0}
     labelled = preparation.label(tiles, source.labels("my_place", YEAR), crs).assign(split="map").head(4)
     ours = next(preparation.cut([labelled], scenes, crs))
-    assert ours["image"].tolist() == next(preparation.cut([labelled], sample.scenes(COUNTY, YEAR), crs))["image"].tolist()
+    assert ours["image"].tolist() == next(
+        preparation.cut([labelled], sample.scenes(COUNTY, YEAR), crs))["image"].tolist()
     (folder / "scene.tif").symlink_to(sample.scenes(COUNTY, YEAR)[0].href)
     with pytest.raises(InputError, match="YYYYMMDD in the name of the scene scene.tif"):
         source.scenes("my_place", YEAR)
@@ -552,7 +554,8 @@ def script():
     return script
 
 
-def test_a_county_of_the_network_from_the_command_line_to_its_tiles(online, sample, tmp_path, monkeypatch, script, capsys):
+def test_a_county_of_the_network_from_the_command_line_to_its_tiles(online, sample, tmp_path, monkeypatch, script,
+                                                                    capsys):
     """All of it: a place of one's own, other counties to train on, some of their tiles, and what is said before."""
     own = tmp_path / "my_place.geojson"
     own.write_text(json.dumps(shapely.geometry.mapping(sample.county("99001").boundary.centroid.buffer(0.01))))

@@ -310,7 +310,8 @@ def test_a_scorer_that_hangs_goes_with_its_worker(model, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(FAULTY.format(""))
     parent = subprocess.Popen(
-        [sys.executable, "-c", "import sys, threading, time; import pyarrow as pa; from helpers import scoring_process as s\n"
+        [sys.executable, "-c",
+         "import sys, threading, time; import pyarrow as pa; from helpers import scoring_process as s\n"
          "scorer = s.Process(sys.argv[1], program=open(sys.argv[2]).read())\n"
          "row = {'tile_id': 'a', 'image': b'hang', 'county': 'x', 'year': 0, 'image_crc': 1}\n"
          "batch = pa.RecordBatch.from_pylist([row], s.TILES)\n"

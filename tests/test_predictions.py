@@ -280,8 +280,8 @@ def test_an_engine_that_crashes_with_every_tile_stops_the_job(spark, place, tmp_
     """Those that were given up have their row, no other tile was tried, and the next job goes on."""
     other = tiny.model(tmp_path / "other", seed=2)
     monkeypatch.setattr(scoring, "_on_worker", cluster_driver.slowed(scoring._on_worker, CRASHES))
-    with pytest.raises(InputError, match=r"expected scores from the engine onnxruntime, got none 4 times one after another"
-                                         r".* \d+ tiles of this chunk were left out"):
+    with pytest.raises(InputError, match=r"expected scores from the engine onnxruntime, got none 4 times one after "
+                                         r"another.* \d+ tiles of this chunk were left out"):
         scoring.score(spark, place.store, other, place.table, chunk_tiles=40)
     table = predictions.Table(place.table)
     rows = table.rows(table.files())
@@ -379,7 +379,8 @@ MISTAKES = {
                                "expected the folder of a prediction table at .*, got a file"),
     "a table below a file": (lambda place: Path(place.table).write_text("mine"), {"below": "/table"},
                              "expected a folder to write a prediction table to at .*, got: Not a directory"),
-    "a claim of something else": (foreign_claim, {}, "expected a claim of this program in .*claim.json, got another file"),
+    "a claim of something else": (foreign_claim, {},
+                                  "expected a claim of this program in .*claim.json, got another file"),
     "no tiles in a chunk": (None, {"chunk_tiles": 0}, "expected chunks of 1 tile or more, got 0"),
     "fewer than none": (None, {"chunk_tiles": -5}, "expected chunks of 1 tile or more, got -5"),
     "no partition": (None, {"partitions": 0}, "expected 1 partition or more, got 0"),
@@ -435,8 +436,8 @@ def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, place, wh
     kept = (folder / "part-1.parquet").read_bytes()
     damage(folder / "part-1.parquet", what)
     for _ in range(2):
-        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: county=place/year=0/"
-                                             "part-1.parquet. All other tiles have their row"):
+        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: "
+                                             "county=place/year=0/part-1.parquet. All other tiles have their row"):
             scoring.score(spark, place.store, model, place.table, chunk_tiles=40)
         table = predictions.Table(place.table)
         assert not table.is_finished()
@@ -496,7 +497,8 @@ def test_large_pictures_travel_alone(spark, model, place):
 def test_pieces_that_java_has_no_memory_for(spark, model, place, monkeypatch):
     monkeypatch.setattr(tilestore, "ROW_GROUP_BYTES", -pictures.MAX_BYTES)
     monkeypatch.setattr(scoring._Job, "_java_bytes", lambda self: 100_000)
-    with pytest.raises(InputError, match="expected row groups of at most 0 MB .* Write its tiles again in smaller ones"):
+    with pytest.raises(InputError, match="expected row groups of at most 0 MB .* Write its tiles again in smaller "
+                                         "ones"):
         scoring.score(spark, place.store, model, place.table)
 
 
@@ -568,8 +570,8 @@ def test_jobs_that_start_at_the_same_moment(tmp_path, before):
     for attempt in range(3):
         table = predictions.Table(tmp_path / str(attempt))
         if before != "nothing":
-            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "space": "", "process": 1, "started": 0,
-                                            "renewed": time.time() - 2 * predictions.CLAIM_S})
+            table.write_json("claim.json", {"owner": "gone", "host": "elsewhere", "space": "", "process": 1,
+                                            "started": 0, "renewed": time.time() - 2 * predictions.CLAIM_S})
         jobs = [subprocess.Popen([sys.executable, "-c", program, table.uri], text=True,
                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(4)]
         for job in jobs:
@@ -623,8 +625,8 @@ def test_another_container_of_this_machine_has_process_numbers_of_its_own(tmp_pa
     table = predictions.Table(tmp_path)
     with predictions.Claim(table):
         pass
-    table.write_json("claim.json", {"owner": "x", "host": socket.gethostname(), "space": "pid:[1]", "process": 2 ** 22 + 1,
-                                    "started": 0, "renewed": time.time()})
+    table.write_json("claim.json", {"owner": "x", "host": socket.gethostname(), "space": "pid:[1]",
+                                    "process": 2 ** 22 + 1, "started": 0, "renewed": time.time()})
     with pytest.raises(InputError, match="got another at work"):
         with predictions.Claim(table):
             pass

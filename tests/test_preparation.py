@@ -156,7 +156,8 @@ def drawn_county(side=48, seed=0):
     rng = np.random.default_rng(seed)
     label[rng.choice(len(label), 60, replace=False)] = 2
     purity = np.where(rng.random(len(label)) < 0.7, 1.0, 0.6)
-    return pd.DataFrame({"row": row + 8 * 1000, "col": col + 8 * 500, "label": pd.array(label, "Int8"), "purity": purity})
+    return pd.DataFrame({"row": row + 8 * 1000, "col": col + 8 * 500, "label": pd.array(label, "Int8"),
+                         "purity": purity})
 
 
 def test_blocks_are_compact_whole_balanced_and_the_same_every_time():
@@ -204,8 +205,8 @@ def test_a_class_without_pure_tiles_is_told_from_the_labels_alone(county, monkey
     source = catalog.Catalog(county)
     monkeypatch.setattr(source, "scenes", None)  # no scene is asked for
     jobs = [("99001", 2010, "validation")]
-    with pytest.raises(InputError, match=r"in the validation counties \(99001\), got none of Barren, Shrub, Cultivated, "
-                       "Herbaceous"):
+    with pytest.raises(InputError, match=r"in the validation counties \(99001\), got none of Barren, Shrub, "
+                       "Cultivated, Herbaceous"):
         preparation.check_classes({"validation": source}, jobs, 5)
 
 

@@ -1,4 +1,6 @@
-"""Real NLCD and NAIP files, of other projections and resolutions than the sample's, against rasterio's and GDAL's own."""
+"""Real NLCD and NAIP files, of other projections and resolutions than the sample's, against rasterio's and GDAL's
+own.
+"""
 
 import numpy as np
 import pandas as pd
@@ -82,7 +84,9 @@ def test_tiles_are_what_gdals_warp_makes(real_data, name):
 
 
 def test_near_infrared_that_calls_itself_alpha_hides_nothing(real_data, tmp_path):
-    """Native NAIP files declare their near infrared as alpha; over water it is 0, and the water is there all the same."""
+    """Native NAIP files declare their near infrared as alpha; over water it is 0, and the water is there all the
+    same.
+    """
     with rasterio.open(real_data / "geo" / "naip" / "m_4208701_ne_16_060_20200902.tif") as raster:
         assert raster.colorinterp[3].name == "alpha"
         pixels, profile = raster.read(), raster.profile
@@ -124,13 +128,16 @@ def test_a_clip_of_real_imagery_is_cut_and_labelled(real_data, tmp_path, monkeyp
 
 # Around Narragansett Bay, from the state's map: water, the towns' middles, and woods.
 WATER = {"West Passage": (-71.40, 41.55), "bay north of Prudence Island": (-71.345, 41.70),
-         "Rhode Island Sound": (-71.40, 41.40), "Block Island Sound": (-71.55, 41.35), "Mount Hope Bay": (-71.22, 41.68)}
+         "Rhode Island Sound": (-71.40, 41.40), "Block Island Sound": (-71.55, 41.35),
+         "Mount Hope Bay": (-71.22, 41.68)}
 LAND = {"Providence": (-71.412, 41.824), "Pawtucket": (-71.383, 41.878), "Newport": (-71.3128, 41.490),
         "Exeter's woods": (-71.70, 41.58), "Foster's woods": (-71.75, 41.80)}
 
 
 def test_the_grid_lies_on_rhode_islands_coast(real_data):
-    """Water where the bay and the ocean are, towns and woods where they are; a tile aside would tell along the shore."""
+    """Water where the bay and the ocean are, towns and woods where they are; a tile aside would tell along the
+    shore.
+    """
     path = real_data / "geo" / "nlcd" / "rhode_island_nlcd.tif"
     crs = grid.utm_crs(-71.4, 41.6)
     places = {**WATER, **LAND}

@@ -52,7 +52,8 @@ def visit(chromium, tmp_path):
         context = chromium.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True, **options)
         page = context.new_page()
         pages.append(context)
-        page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("console", lambda message: faults.append(message.text) if message.type in ("error", "warning")
+                else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("requestfailed", lambda request: faults.append("failed: " + request.url[:100]))
         page.on("request", lambda request: None if re.match("(file|data|blob):", request.url)
@@ -540,7 +541,8 @@ def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, mon
     # Beyond the county a picture is empty, not pale.
     edge = np.asarray(Image.open(tmp_path / "large_pictures/2016/2/0-0.webp").convert("RGBA")).astype(int)
     assert edge[:100, :, 3].max() == 0 and edge[200, 200, 3] == 255
-    assert coarse[30, 30, :2] == pytest.approx([40, 60], abs=6) and coarse[200, 200, :2] == pytest.approx([50, 70], abs=6)
+    assert (coarse[30, 30, :2] == pytest.approx([40, 60], abs=6)
+            and coarse[200, 200, :2] == pytest.approx([50, 70], abs=6))
 
 
 def test_a_county_of_sixty_five_thousand_tiles_stays_usable(visit, tmp_path, monkeypatch):
@@ -597,8 +599,8 @@ def test_a_source_line_claims_no_more_than_is_known():
                          for year in (2010, 2016))
         return report.source_line(before, after, **options)
     assert told("/somewhere/m_1.tif", "/labels/nlcd.tif", drawn=True) == (
-        "Drawn for this tutorial, not real land: pictures of 2010 and 2016, labels of 2011 and 2017. EPSG:26911 (NAD83 / "
-        "UTM zone 11N).")
+        "Drawn for this tutorial, not real land: pictures of 2010 and 2016, labels of 2011 and 2017. EPSG:26911 (NAD83 "
+        "/ UTM zone 11N).")
     assert told("https://example.org/naip/m_1.tif", "https://example.org/wcs/nlcd_2011.tif?x=1") == (
         "NAIP (USDA): pictures of 2010 and 2016, labels of 2011 and 2017 (nlcd_2011.tif). EPSG:26911 (NAD83 / UTM zone "
         "11N).")

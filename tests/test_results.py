@@ -209,7 +209,8 @@ def test_the_floors_hold_in_other_worlds(seed, tmp_path, monkeypatch):
     execute("06_mapping_results", tmp_path, run_name=name, seed=seed)
     metrics = Run(name).metrics()
     figures = json.loads(OTHER_WORLDS.read_text()) if OTHER_WORLDS.exists() else {}
-    figures[str(seed)] = {model: metrics[model] for model in ("tensorflow", "baseline_colour", "baseline_untrained", "change")}
+    figures[str(seed)] = {model: metrics[model] for model in (
+        "tensorflow", "baseline_colour", "baseline_untrained", "change")}
     write_json(OTHER_WORLDS, figures)
     assert (home() / "data" / f"sample-{seed}").is_dir()
     assert_floors(metrics)

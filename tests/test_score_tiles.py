@@ -28,8 +28,8 @@ def place(tmp_path_factory):
 
 def command(place, *options):
     return subprocess.Popen(
-        [sys.executable, str(REPOSITORY / "setup_scripts" / "score_tiles.py"), str(place / "tiles"), str(place / "model"),
-         str(place / "table"), "--master", "local[1]", *options], cwd=REPOSITORY, text=True,
+        [sys.executable, str(REPOSITORY / "setup_scripts" / "score_tiles.py"), str(place / "tiles"),
+         str(place / "model"), str(place / "table"), "--master", "local[1]", *options], cwd=REPOSITORY, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=str(REPOSITORY)))
 
 

@@ -127,7 +127,8 @@ def test_a_network_whose_weights_lie_elsewhere_is_refused(tmp_path, where):
     weights.external_data.add(key="location", value=where)
     path.write_bytes(network.SerializeToString())
     rewrite_checksum(saved.folder, "model.onnx")
-    with pytest.raises(InputError, match="expected model.onnx of the bundle .* to hold its weights, got one that has them"):
+    with pytest.raises(InputError, match="expected model.onnx of the bundle .* to hold its weights, got one that has "
+                                         "them"):
         bundle.load(saved.folder)
 
 

@@ -67,7 +67,8 @@ def of_java(spark):
 
 def medians(lines):
     """Of each figure over some lines."""
-    return {name: statistics.median(line[name] for line in lines) for name in lines[0] if name not in ("minutes", "tiles")}
+    return {name: statistics.median(line[name] for line in lines) for name in lines[0]
+            if name not in ("minutes", "tiles")}
 
 
 @pytest.mark.soak
@@ -91,7 +92,8 @@ def test_twenty_minutes(tmp_path):
     first = medians([line for line in lines if SETTLED <= line["minutes"] < SETTLED + 1])
     last = medians([line for line in lines if line["minutes"] >= last_minute])
     growth = {name: last[name] / first[name] - 1 for name in last if name.endswith("_mb")}
-    figures = {"minutes": round(lines[-1]["minutes"], 1), "jobs": len(lines), "tiles": sum(line["tiles"] for line in lines),
+    figures = {"minutes": round(lines[-1]["minutes"], 1), "jobs": len(lines),
+               "tiles": sum(line["tiles"] for line in lines),
                "after_two_minutes": {name: round(value) for name, value in first.items()},
                "at_the_end": {name: round(value) for name, value in last.items()},
                "growth": {name: round(share, 3) for name, share in growth.items()}, "orphans": len(left)}

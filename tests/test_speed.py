@@ -45,7 +45,8 @@ def network():
 
 def save(network, folder, validation=300, **changed):
     tiles, labels = coloured_tiles(validation, 2)
-    return bundle.save_tensorflow(network, folder, tiles[:20], {"classes": list("abcdef"), "backbone": {"name": "tiny"}},
+    return bundle.save_tensorflow(network, folder, tiles[:20],
+                                  {"classes": list("abcdef"), "backbone": {"name": "tiny"}},
                                   calibration=coloured_tiles(60, 3)[0],
                                   validation=(tiles, changed.get("labels", labels)))
 

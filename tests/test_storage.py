@@ -25,7 +25,8 @@ def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
 @pytest.mark.parametrize("uri, sentence", [
     ("adl://store.azuredatalakestore.net/x?sig=hidden", "Azure Data Lake Gen1 was retired"),
     ("abfs:///path", "expected abfss://container@account.dfs.core.windows.net/path, got abfs:///path"),
-    ("abfs://container/path", "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
+    ("abfs://container/path",
+     "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
     ("abfss://c@a.dfs.core.windows.net/x?sig=hidden", "a token belongs into AZURE_STORAGE_SAS_TOKEN"),
     ("nonsense://x", "expected a path, file: or abfss: URI, got nonsense://x"),
 ])
@@ -76,7 +77,8 @@ def test_without_adlfs_there_is_one_sentence(monkeypatch):
     storage._azure_class.cache_clear()
     monkeypatch.setitem(sys.modules, "adlfs", None)
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
-    with pytest.raises(InputError, match="expected the package adlfs, which reads abfs://tiles@account/a, got none") as told:
+    with pytest.raises(InputError, match="expected the package adlfs, which reads abfs://tiles@account/a, got "
+                                         "none") as told:
         storage.filesystem("abfs://tiles@account/a")
     assert "\n" not in str(told.value)
 

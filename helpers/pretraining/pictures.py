@@ -345,7 +345,8 @@ SIMPLE = {"spectral noise": (_spectral_class, _spectral), "dead leaves": (_leave
 def _composite_class(rng):
     families = rng.choice(list(SIMPLE), 2, replace=False)
     return dict(parts=[(f, SIMPLE[f][0](rng)) for f in families],
-                join=rng.choice(["patches", "half", "blend", "cells"]), exponent=rng.uniform(1.2, 2.4), share=rng.uniform(0.3, 0.7))
+                join=rng.choice(["patches", "half", "blend", "cells"]), exponent=rng.uniform(1.2, 2.4),
+                share=rng.uniform(0.3, 0.7))
 
 
 def _composite(rng, px, c):

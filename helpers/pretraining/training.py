@@ -232,7 +232,8 @@ def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress
     if until:
         return None
     _tell(pooled, held_out, progress)
-    fit(model, large, folder / (name + "-large"), 1 if small else LARGE_PASSES, LARGE_LEARNING_RATE, seed, batch, progress)
+    fit(model, large, folder / (name + "-large"), 1 if small else LARGE_PASSES, LARGE_LEARNING_RATE, seed, batch,
+        progress)
     _tell(pooled, held_out, progress)
     path = folder / backbones.EMBEDDED[name]
     if name == "resnet_small":

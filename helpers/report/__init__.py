@@ -210,8 +210,8 @@ def _webp(picture):
 
 
 def write_style(path, column, calibrated=True):
-    """Write a QGIS style that colours squares by a column of 0 to 1; beside a GeoParquet file of the same name QGIS finds
-    it by itself.
+    """Write a QGIS style that colours squares by a column of 0 to 1; beside a GeoParquet file of the same name QGIS
+    finds it by itself.
 
     Parameters
     ----------
@@ -234,7 +234,8 @@ def write_style(path, column, calibrated=True):
             '<Option name="outline_color" type="QString" value="125,136,144,255"/>'
             '<Option name="outline_width" type="QString" value="0.1"/></Option></layer></symbol>'.format(k, rgb))
     _write_qml(path, '<renderer-v2 type="graduatedSymbol" attr="{}" graduatedMethod="GraduatedColor">'
-               '<ranges>{}</ranges><symbols>{}</symbols></renderer-v2>'.format(column, "".join(ranges), "".join(symbols)))
+               '<ranges>{}</ranges><symbols>{}</symbols></renderer-v2>'.format(
+                   column, "".join(ranges), "".join(symbols)))
 
 
 def write_raster_style(path, legend):

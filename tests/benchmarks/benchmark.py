@@ -88,7 +88,8 @@ class Benchmark:
         self.folder = Run("benchmark").folder / ("quick" if quick else "full")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.cores = len(os.sched_getaffinity(0))
-        self.results = {"quick": quick, "complete": False, "machine": machine(), "goals": GOALS, "runs": [], "ratios": {}}
+        self.results = {"quick": quick, "complete": False, "machine": machine(), "goals": GOALS, "runs": [],
+                        "ratios": {}}
 
     def go_on(self):
         """Take over what an earlier run on the same machine has measured."""
@@ -465,7 +466,8 @@ def others_in_words(results):
             f"{max(row['worker_mb'] for row in rows):.0f} MB (goal: {WORKER_GOAL_MB}).")
     if "cores" in results:
         cores = results["cores"]
-        lines.append(f"- Cores: {', '.join(f'{rate:.1f} tiles/s on {n}' for n, rate in cores['tiles_per_second'].items())}"
+        lines.append("- Cores: "
+                     f"{', '.join(f'{rate:.1f} tiles/s on {n}' for n, rate in cores['tiles_per_second'].items())}"
                      f", efficiency {cores['efficiency']:.2f} (goal: {CORES_GOAL}).")
     return "\n".join(lines)
 
@@ -485,8 +487,8 @@ def draw(results, path):
     for i, way in enumerate(ways):
         ax.text(rate[way], i, f" {rate[way]:.0f}", va="center")
     ax.set_xlabel(f"tiles a second, ResNet-50, {results['machine']['cores']} cores")
-    ax.set_title(f"int8 on Spark scores {results['ratios']['recipe_2017_tensorflow']:.1f} times as fast as the recipe of "
-                 "2017")
+    ax.set_title(f"int8 on Spark scores {results['ratios']['recipe_2017_tensorflow']:.1f} times as fast as the recipe "
+                 "of 2017")
     fig.savefig(path, dpi=120, bbox_inches="tight")
 
 
@@ -502,12 +504,13 @@ def write_readme(results):
 def in_readme(results):
     """What stands between the marks: the figure, the table, and where it was measured."""
     machine, rate = results["machine"], rates(results)
-    return (f"<!-- benchmark -->\n![Bars of tiles a second for each way to score: {rate['ours_int8']:.0f} for this project "
-            f"in int8, {rate['bare_loop']:.0f} for a bare loop, {rate['recipe_2017_tensorflow']:.0f} for the recipe of 2017; "
-            f"the limit is {results['limits']['int8']:.0f}.](notebooks/figures/benchmark.png)\n\n{table(results)}\n\n"
-            f"{others_in_words(results)}\n\nMeasured on {machine['cores']} cores of {machine['processor']}, ONNX Runtime "
-            f"{machine['onnxruntime']} ({', '.join(machine['providers'])}), Spark {machine['spark']}; every run is in "
-            "[results.json](tests/benchmarks/results.json).\n<!-- end of benchmark -->\n")
+    return (f"<!-- benchmark -->\n![Bars of tiles a second for each way to score: {rate['ours_int8']:.0f} for this "
+            f"project in int8, {rate['bare_loop']:.0f} for a bare loop, {rate['recipe_2017_tensorflow']:.0f} for the "
+            f"recipe of 2017; the limit is {results['limits']['int8']:.0f}.](notebooks/figures/benchmark.png)\n\n"
+            f"{table(results)}\n\n{others_in_words(results)}\n\nMeasured on {machine['cores']} cores of "
+            f"{machine['processor']}, ONNX Runtime {machine['onnxruntime']} ({', '.join(machine['providers'])}), Spark "
+            f"{machine['spark']}; every run is in [results.json](tests/benchmarks/results.json).\n"
+            "<!-- end of benchmark -->\n")
 
 
 def main(arguments):

@@ -212,7 +212,8 @@ def codecs(tiles):
             return buffer.getvalue()
         return encode, decoded
 
-    ways = {"png level 1, Pillow": pillow("png", compress_level=1), "png level 6, Pillow": pillow("png", compress_level=6),
+    ways = {"png level 1, Pillow": pillow("png", compress_level=1),
+            "png level 6, Pillow": pillow("png", compress_level=6),
             "webp lossless, Pillow": pillow("webp", lossless=True, quality=0, method=0),
             "tiff lzw, Pillow": pillow("tiff", compression="tiff_lzw", tiffinfo={317: 2}),
             "tiff deflate, Pillow": pillow("tiff", compression="tiff_adobe_deflate", tiffinfo={317: 2}),

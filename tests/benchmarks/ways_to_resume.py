@@ -3,9 +3,9 @@
     python tests/benchmarks/ways_to_resume.py
 
 Each way scores the same tiles on two workers of a local cluster. Its driver is killed when it has scored half of them,
-and the same is run again; then once more, undisturbed, for the clock. Scoring takes a given time for a tile, so that the
-machine's speed matters little. Chunks are also run with one slow worker, with speculative execution and without. What it
-measures goes to ``ways_to_resume.json`` beside it, and from there by hand into the README.
+and the same is run again; then once more, undisturbed, for the clock. Scoring takes a given time for a tile, so that
+the machine's speed matters little. Chunks are also run with one slow worker, with speculative execution and without.
+What it measures goes to ``ways_to_resume.json`` beside it, and from there by hand into the README.
 """
 
 import json
