@@ -652,8 +652,10 @@ class _Job:
         dict
             ``tiles`` of each county and year, ``classes`` and ``errors``, counted.
         """
+        columns = KEYS + ["class_id", "error_kind", "error", "model", "engine"]
+        # On Azure a chunk of which nothing could be read has no file.
         rows = ds.dataset(paths, format="parquet", filesystem=self.table.filesystem).to_table(
-            columns=KEYS + ["class_id", "error_kind", "error", "model", "engine"]).to_pandas()
+            columns=columns).to_pandas() if paths else pd.DataFrame(columns=columns)
         double = rows[rows.duplicated(KEYS)]
         if len(double):
             raise InputError("expected one tile of each name in the store {}, got {} twice in county {}, year {}. "

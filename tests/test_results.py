@@ -9,9 +9,8 @@ import nbformat
 import numpy as np
 import papermill
 import pytest
-import rasterio
 
-from helpers import InputError, bundle, development, engines, landcover, scoring, tilestore
+from helpers import InputError, bundle, engines, landcover, scoring, tilestore
 from helpers.runs import Run
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -120,8 +119,8 @@ def test_the_map_files_are_there(run):
                                                        "99007_tiles.parquet", "99007_tiles.qml"])
 
 
-def execute(name, folder, **parameters):
-    """Execute a notebook and the answers to its exercises with papermill; an unknown parameter is a failure."""
+def with_answers(name, folder, parameters):
+    """Write a notebook that ends in the answers to its exercises, and see that it has parameters; its path."""
     path = NOTEBOOKS / f"{name}.ipynb"
     unknown = set(parameters) - set(papermill.inspect_notebook(str(path)))
     assert not unknown, f"{name} has no parameter {unknown}"
@@ -131,39 +130,14 @@ def execute(name, folder, **parameters):
         notebook.cells += [nbformat.v4.new_code_cell(code)
                            for code in re.findall(r"```python\n(.*?)```", answer, flags=re.DOTALL)]
     nbformat.write(notebook, folder / f"{name}.ipynb")
-    papermill.execute_notebook(str(folder / f"{name}.ipynb"), str(folder / f"{name}.done.ipynb"),
-                               parameters=parameters, cwd=str(NOTEBOOKS), progress_bar=False)
+    return folder / f"{name}.ipynb"
 
 
-def test_the_notebooks_take_other_parameters(run, tmp_path, monkeypatch):
-    """One tiny county of some 200 tiles, another engine and one core, from preparation to map."""
-    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
-    (tmp_path / "data").symlink_to(run.folder.parents[1] / "data")
-    common = {"run_name": "tiny", "county": "99009"}
-    execute("02_data_preparation", tmp_path, master="local[2]", train_counties=["99003"], train_years=[2010],
-            train_tiles=15, **common)
-    execute("03_retraining_tensorflow", tmp_path, run_name="tiny", per_class=12, copies=1, head_epochs=3,
-            tuning_epochs=1, seed=5)
-    execute("05_parallel_scoring", tmp_path, run_name="tiny", engine="tensorflow", master="local[1]")
-    execute("06_mapping_results", tmp_path, **common)
-    tiny = Run("tiny")
-    assert tiny.folder.parent.parent == tmp_path
-    metrics = tiny.metrics()
-    stored = tilestore.partitions(tiny.tiles)
-    assert {m["county"] for m in stored} == {"99003", "99005", "99009"}
-    assert metrics["scoring"]["engine"] == "tensorflow"
-    assert metrics["scoring"]["tiles"] == sum(m["tiles"] for m in stored)
-    assert bundle.load(tiny.models / "tensorflow").facts["seed"] == 5
-    # One training county is not enough to fit scores: the rule of 2017 stands in, and the page is there all the same.
-    # It has no chances then, and says so wherever it is shown.
-    assert "precision" in metrics["change"] and metrics["change"]["calibrated"] is False
-    assert not [name for name in metrics["change"] if name.startswith("calibration")]
-    assert development.RANKED in (tiny.maps / "99009.html").read_text(encoding="utf-8")
-    assert development.RANKED in (tiny.maps / "99009_tiles.qml").read_text()
-    with rasterio.open(tiny.maps / "99009_change_score.tif") as file:
-        assert file.tags()["SCORE"] == development.RANKED and file.tags()["VALUE_60"] == "60"
-    assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
-                                       "06_mapping_results"}
+def execute(name, folder, **parameters):
+    """Execute a notebook and its answers with papermill."""
+    path = with_answers(name, folder, parameters)
+    papermill.execute_notebook(str(path), str(path.with_suffix(".done.ipynb")), parameters=parameters,
+                               cwd=str(NOTEBOOKS), progress_bar=False)
 
 
 def test_notebook_04_takes_a_store_and_its_answers_hold(run, tmp_path, monkeypatch):
