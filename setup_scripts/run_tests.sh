@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs every test: the notebooks first, for the tests read what their run has
-# measured. Arguments go to pytest: setup_scripts/run_tests.sh tests/test_grid.py, or -m slow.
+# Sets up what is missing, then runs every test: the notebooks first, for some tests read what their run has
+# measured (tests/conftest.py), and beside them other files of tests. Arguments go to pytest:
+# setup_scripts/run_tests.sh tests/test_grid.py, or -m slow; -n 0 runs one test after the other.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -9,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install_system_packages "$repository/tests/system_packages.txt"
 cd "$repository"
 
-paths=(notebooks tests)
+paths=(-n 2 --dist loadgroup notebooks tests)
 for argument in "$@"; do
     # A path or a choice of tests of one's own replaces the whole.
     if [ -e "${argument%%::*}" ]; then paths=(); fi

@@ -50,8 +50,18 @@ def real_data():
     return folder
 
 
+# They read what the notebooks' run has measured.
+AFTER_NOTEBOOKS = {"test_results.py", "test_report.py", "test_development.py"}
+
+
 def pytest_collection_modifyitems(items):
-    """Notebook 04 runs in CNTK's kernel: without that its cells are skipped, and the reason told."""
+    """Of two processes that run tests, one has the notebooks and what follows from them; a file is never divided.
+
+    Notebook 04 runs in CNTK's kernel: without that its cells are skipped, and the reason told.
+    """
+    for item in items:
+        is_tutorial = item.path.suffix == ".ipynb" or item.path.name in AFTER_NOTEBOOKS
+        item.add_marker(pytest.mark.xdist_group("tutorial" if is_tutorial else item.path.stem))
     cells = [item for item in items if item.path.name == "04_retraining_cntk.ipynb"]
     if cells:
         from helpers import InputError, engines

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import functools
 import json
 import os
 import shutil
@@ -279,17 +280,21 @@ def test_colour_alone_is_not_enough(sample_world, labelled):
 # ---- drawing
 
 def test_interrupted_drawing_is_never_taken_for_finished_and_ends_in_the_same_bytes(world, tmp_path):
-    """Kill a drawing half-way, go on with one worker: the same files as all counties drawn with two."""
-    command = f"from helpers import sample; sample.draw({str(tmp_path)!r}, counties=[{TINY!r}], workers=1)"
-    process = subprocess.Popen([sys.executable, "-c", command],
-                               env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    """Kill a drawing half-way, let two go on, of which one waits: the same files as all counties drawn by two workers."""
+    command = f"from helpers import sample; sample.draw({str(tmp_path)!r}, 0, [{TINY!r}], 1, lambda line: print(line))"
+    start = functools.partial(subprocess.Popen, [sys.executable, "-c", command], stdout=subprocess.PIPE, text=True,
+                              env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    process = start()
     while process.poll() is None and not list(tmp_path.glob("scenes/m_*.tif")):
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert list(tmp_path.glob("scenes/*.tif")) and not (tmp_path / "complete.json").exists()
 
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    told, other = [], start()
+    sample.draw(tmp_path, counties=[TINY], workers=1, progress=told.append)
+    said, _ = other.communicate()
+    assert other.returncode == 0 and bool(told) != bool(said)
     mine, theirs = (json.loads((folder / "complete.json").read_text())["files"] for folder in (tmp_path, world))
     compared = [name for name in mine if name.startswith(("scenes/", "labels/", "truth/"))]
     assert len(compared) >= 12 and not list(tmp_path.rglob("*.part"))

@@ -9,6 +9,7 @@
 """
 
 import errno
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -23,6 +24,7 @@ from helpers.runs import sha256, write_json
 from helpers.sample.counties import COUNTIES, LABEL_YEARS
 
 VERSION = 1            # raise it when the same seed no longer gives the same files
+LOCK = ".lock"         # file in the folder that whoever draws holds
 _BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with what lies around it
 
 
@@ -59,37 +61,56 @@ def draw(folder, seed=0, counties=None, workers=2, progress=None):
     if unknown or not wanted:
         raise InputError(f"expected sample counties among {', '.join(COUNTIES)}, got "
                          f"{', '.join(unknown) or 'none'}. Name one of these.")
-    tell = progress or (lambda line: None)
     about = {"version": VERSION, "seed": int(seed)}
-    finished = _read(folder / "complete.json")
-    if finished and {k: finished.get(k) for k in about} == about:
-        if set(wanted) <= set(finished["counties"]) and _all_there(folder, finished["files"]):
-            return folder
-        wanted = sorted(set(wanted) | set(finished["counties"]))
+    if _is_finished(folder, about, wanted):
+        return folder
     try:
-        (folder / "parts").mkdir(parents=True, exist_ok=True)
-        (folder / "complete.json").unlink(missing_ok=True)
-        if _read(folder / "parts" / "about.json") != about:
-            # Another world, or another version of this one: nothing of it is kept.
-            for name in ("scenes", "labels", "truth", "parts", "naip", "nlcd"):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        for name in ("scenes", "labels", "truth"):
-            (folder / name).mkdir(exist_ok=True)
-        write_json(folder / "parts" / "about.json", about)
-        jobs = [job for job in _jobs(wanted) if not _part_is_whole(folder, job)]
-        _check_disk(folder, jobs)
-        _run(folder, int(seed), jobs, workers, tell)
-        for unfinished in folder.rglob(".*.part"):
-            unfinished.unlink()
-        from helpers.sample import catalogue
-        parts = [_read(_part_path(folder, job)) for job in _jobs(wanted)]
-        catalogue.write(folder, parts)
-        files = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)]
-                 for path in sorted(folder.rglob("*")) if path.is_file() and path.parent.name != "parts"}
-        write_json(folder / "complete.json", dict(about, counties=wanted, files=files))
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOCK, "w") as lock:
+            # Another process that draws here is waited for; when it dies, the lock goes with it.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not _is_finished(folder, about, wanted):
+                _draw(folder, about, wanted, workers, progress or (lambda line: None))
     except OSError as error:
         raise _sentence(error, folder) from error
     return folder
+
+
+def _finished(folder, about):
+    """What a finished drawing of this world says of itself; None where there is none."""
+    found = _read(folder / "complete.json")
+    return found if found and {k: found.get(k) for k in about} == about else None
+
+
+def _is_finished(folder, about, wanted):
+    found = _finished(folder, about)
+    return bool(found) and set(wanted) <= set(found["counties"]) and _all_there(folder, found["files"])
+
+
+def _draw(folder, about, wanted, workers, tell):
+    """Draw what is missing of some counties, and of those that were finished."""
+    wanted = sorted(set(wanted) | set((_finished(folder, about) or {"counties": ()})["counties"]))
+    (folder / "parts").mkdir(exist_ok=True)
+    (folder / "complete.json").unlink(missing_ok=True)
+    if _read(folder / "parts" / "about.json") != about:
+        # Another world, or another version of this one: nothing of it is kept.
+        for name in ("scenes", "labels", "truth", "parts", "naip", "nlcd"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("scenes", "labels", "truth"):
+        (folder / name).mkdir(exist_ok=True)
+    write_json(folder / "parts" / "about.json", about)
+    jobs = [job for job in _jobs(wanted) if not _part_is_whole(folder, job)]
+    _check_disk(folder, jobs)
+    _run(folder, about["seed"], jobs, workers, tell)
+    for unfinished in folder.rglob(".*.part"):
+        unfinished.unlink()
+    from helpers.sample import catalogue
+    parts = [_read(_part_path(folder, job)) for job in _jobs(wanted)]
+    catalogue.write(folder, parts)
+    files = {path.relative_to(folder).as_posix(): [path.stat().st_size, sha256(path)]
+             for path in sorted(folder.rglob("*"))
+             if path.is_file() and path.parent.name != "parts" and path.name != LOCK}
+    write_json(folder / "complete.json", dict(about, counties=wanted, files=files))
 
 
 def ground(seed, county, year, bounds, scene_id=None):
