@@ -54,6 +54,7 @@ def real_data():
 AFTER_NOTEBOOKS = {"test_results.py", "test_report.py", "test_development.py"}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook.
 def pytest_collection_modifyitems(items):
     """Of two processes that run tests, one has the notebooks and what follows from them; a file is never divided.
 
