@@ -10,7 +10,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 install_system_packages "$repository/tests/system_packages.txt"
 cd "$repository"
 
-paths=(-n 2 --dist loadgroup notebooks tests)
+paths=(-n 2 notebooks tests)
 for argument in "$@"; do
     # A path or a choice of tests of one's own replaces the whole.
     if [ -e "${argument%%::*}" ]; then paths=(); fi

@@ -51,18 +51,23 @@ def real_data():
 
 
 # They read what the notebooks' run has measured.
-AFTER_NOTEBOOKS = {"test_results.py", "test_report.py", "test_development.py"}
+AFTER_NOTEBOOKS = {"tests/test_results.py", "tests/test_report.py", "tests/test_development.py"}
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook.
+def pytest_xdist_make_scheduler(config, log):
+    """Of two processes that run tests, one has the notebooks and what follows from them; a file is never divided."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "tutorial" if file.endswith(".ipynb") or file in AFTER_NOTEBOOKS else file
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items):
-    """Of two processes that run tests, one has the notebooks and what follows from them; a file is never divided.
-
-    Notebook 04 runs in CNTK's kernel: without that its cells are skipped, and the reason told.
-    """
-    for item in items:
-        is_tutorial = item.path.suffix == ".ipynb" or item.path.name in AFTER_NOTEBOOKS
-        item.add_marker(pytest.mark.xdist_group("tutorial" if is_tutorial else item.path.stem))
+    """Notebook 04 runs in CNTK's kernel: without that its cells are skipped, and the reason told."""
     cells = [item for item in items if item.path.name == "04_retraining_cntk.ipynb"]
     if cells:
         from helpers import InputError, engines
