@@ -408,6 +408,8 @@ def test_the_tutorial_is_run_on_it(cluster, tmp_path):
     """As the cluster's own last line says: ``run_tutorial.sh --master`` with its address."""
     house = House(tmp_path)
     house.environment["TUTORIAL_HOME"] = str(cluster.home)
+    house.notebook("02")
+    house.notebook("03")
     house.notebook("05", "from helpers import session\nspark = session.start(master)\n"
                          "(folder / 'counted').write_text(f'{spark.sparkContext.master} {spark.range(1000).count()}')\n"
                          "session.stop(spark)", master="local[*]")
