@@ -113,7 +113,7 @@ class Places:
             maps = self._session.run(self.outputs, {self._name: pixels})
             pixels = pixels.transpose(0, 3, 1, 2).astype(np.float32)
             mean = _by_place(pixels, self.side)
-            # Of bytes the squares of a place add up exactly, so that little is lost in the difference.
+            # The squares of a place's bytes add up exactly, or nearly, so that little is lost in the difference.
             variance = _by_place(pixels ** 2, self.side).astype(np.float64) - mean.astype(np.float64) ** 2
             found[i:i + batch] = np.concatenate(
                 [_by_place(m, self.side) for m in maps] + [mean, np.sqrt(np.maximum(variance, 0))],

@@ -266,9 +266,9 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
 
 def _is_store_error(error):
     """Whether a Spark job ended for a file of the store that can't be read."""
-    return re.search(storage.AS_IT_WAS + r"|FileNotFoundException|is not a Parquet file|Could not read footer|"
-                     r"CANNOT_READ_FILE|FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND",
-                     str(error))
+    return isinstance(error, FileNotFoundError) or re.search(
+        storage.AS_IT_WAS + r"|FileNotFoundException|Path does not exist|is not a Parquet file|Could not read footer|"
+        r"CANNOT_READ_FILE|FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error))
 
 
 def _raise_store_error(error, tiles_uri):
@@ -554,7 +554,7 @@ class _Job:
         from pyspark.sql import functions as F
         if storage.is_azure(self.tiles_uri):
             return storage.read_parquet(self.spark, [file for part in parts for file in self._store_files(part)],
-                                        row_type, self.task_bytes)
+                                        row_type, self.task_bytes, may_lack=True)
         paths = []
         for part in parts:
             folder = tilestore.partition_folder(self.tiles_uri, part["county"], part["year"])

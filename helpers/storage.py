@@ -14,6 +14,7 @@ Spark's own way to Azure is Java's, and each cluster has another set-up of it, s
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -203,7 +204,7 @@ def use(known):
     os.environ.update(known)
 
 
-def read_parquet(spark, files, row_type, task_bytes=64 << 20):
+def read_parquet(spark, files, row_type, task_bytes=64 << 20, may_lack=False):
     """Parquet files on Azure as a Spark DataFrame, read by the workers' Python.
 
     Parameters
@@ -216,13 +217,15 @@ def read_parquet(spark, files, row_type, task_bytes=64 << 20):
         Columns to read, as Spark writes their types.
     task_bytes : int
         That a task reads.
+    may_lack : bool
+        Whether a job with the local property ``IGNORE_DAMAGED`` leaves out what can't be read of a damaged file.
 
     Returns
     -------
     pyspark.sql.DataFrame
         In partitions of some ``task_bytes``; rows of a part that has some of ``between`` are all there. Where a file is
-        gone or damaged, a job over it ends; in one with the local property ``IGNORE_DAMAGED`` only the rows from there
-        to the file's end are missing.
+        gone or damaged, a job over it ends; where it may lack some, rows are missing from there to the end of what the
+        task reads of that file.
     """
     pieces = [(file, start, min(task_bytes, file["size"] - start))
               for file in files for start in range(0, max(1, file["size"]), task_bytes)]
@@ -239,14 +242,15 @@ def read_parquet(spark, files, row_type, task_bytes=64 << 20):
     def run(batches):
         from pyspark import TaskContext
         use(known)
-        is_ignored = TaskContext.get().getLocalProperty(IGNORE_DAMAGED) == "true"
+        is_ignored = may_lack and TaskContext.get().getLocalProperty(IGNORE_DAMAGED) == "true"
         for batch in batches:
             for task in batch.column(0).to_pylist():
                 for file, start, length in shared.value[task]:
                     try:
                         yield from _row_groups(file, start, length, row_type)
-                    except InputError:
-                        if not is_ignored:
+                    except InputError as error:
+                        # A storage that can't be reached says so too, and that is no damage.
+                        if not (is_ignored and AS_IT_WAS in str(error)):
                             raise
 
     return spark.range(0, len(tasks), 1, max(1, len(tasks))).mapInArrow(run, row_type)
@@ -276,17 +280,19 @@ def _damage_told(uri):
     try:
         yield
     except Exception as error:
-        if _is_damage(error):
+        if is_damage(error):
             raise InputError("expected every file of {} {}, got {} gone or damaged. Write it again and run the same "
                              "command.".format(shown(uri).rsplit("/", 1)[0], AS_IT_WAS, shown(uri).rsplit("/", 1)[1])) \
                 from error
         raise
 
 
-def _is_damage(error):
-    """Whether a file is gone or Arrow can't read it. Arrow's own OSError has no number; one of the network has."""
+def is_damage(error):
+    """Whether a file is gone, or can't be read by Arrow, whose own OSError has no number, or by the disk."""
     import pyarrow as pa
-    return isinstance(error, (FileNotFoundError, pa.ArrowException)) or type(error) is OSError and error.errno is None
+    return not isinstance(error, MemoryError) and (
+        isinstance(error, (FileNotFoundError, pa.ArrowException))
+        or type(error) is OSError and error.errno in (None, errno.EIO))
 
 
 def damaged(uris, columns=None):
@@ -312,7 +318,7 @@ def damaged(uris, columns=None):
                 for group in range(parquet.metadata.num_row_groups):
                     parquet.read_row_group(group, columns=columns)
         except Exception as error:
-            if not _is_damage(error):
+            if not is_damage(error):
                 raise
             found.append(uri)
     return found

@@ -273,7 +273,9 @@ def row_groups(uri, part):
                 facts = pq.ParquetFile(file).metadata
                 groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
                 return [(group.num_rows, group.total_byte_size) for group in groups]
-        except (FileNotFoundError, pa.ArrowException):
+        except Exception as error:
+            if not storage.is_damage(error):
+                raise
             return None
 
     with ThreadPoolExecutor(16) as threads:  # Over a network a file's end is a wait and nothing else.

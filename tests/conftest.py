@@ -54,6 +54,7 @@ def real_data():
 AFTER_NOTEBOOKS = {"tests/test_results.py", "tests/test_report.py", "tests/test_development.py"}
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Of two processes that run tests, one has the notebooks and what follows from them; a file is never divided."""
     from xdist.scheduler import LoadScopeScheduling

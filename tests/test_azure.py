@@ -1,6 +1,7 @@
 """Azure storage, rehearsed on Azurite: stores, bundles and tables on ``abfs://``, and all that a network can do."""
 
 import json
+import re
 import threading
 import time
 
@@ -10,7 +11,7 @@ import pytest
 
 import tiny
 from azurite import Azurite
-from helpers import InputError, bundle, predictions, scoring, storage, tilestore
+from helpers import InputError, bundle, predictions, scoring, session, storage, tilestore
 
 TILES = 90
 
@@ -146,6 +147,48 @@ def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
         assert sorted(rows["tile_id"]) == sorted(table.column("tile_id").to_pylist()[:TILES // 3 * 2])
     system.pipe_file(storage.join(folder, "part-2.parquet"), kept)
     assert score(spark, uri, model)[0] == TILES // 3
+
+
+@pytest.mark.parametrize("what", ["gone", "page"])
+def test_a_damaged_file_of_the_table_is_no_reason_to_score_its_tiles_again(spark, uri, pictures, model, what):
+    tilestore.write_images(pictures, uri + "/tiles")
+    score(spark, uri, model)
+    table = predictions.Table(uri + "/table")
+    before, name = table.state()["chunks"], table.state()["chunks"][0]["files"][0]
+    content = table.filesystem.cat_file(table.path(name))
+    if what == "gone":
+        table.filesystem.rm(table.path(name))
+    else:
+        table.filesystem.pipe_file(table.path(name), content[:4] + b"\xff" * 40 + content[44:])
+    tiny.pictures(pictures, [TILES])
+    tilestore.write_images(pictures, uri + "/tiles")
+    with pytest.raises(InputError, match="expected every file of the prediction table .* gone or damaged"):
+        scoring.score(spark, uri + "/tiles", model, uri + "/table")
+    assert table.state()["chunks"] == before
+
+
+def test_a_storage_that_refuses_is_not_damaged(spark, azure, uri, pictures, monkeypatch):
+    """While what can't be read of a damaged file is left out, a refusal is still told."""
+    tilestore.write_images(pictures, uri + "/tiles")
+    system, folder = storage.filesystem(tilestore.partition_folder(uri + "/tiles", "place", 0))
+    path, = (path for path in system.ls(folder, detail=False) if path.endswith(".parquet"))
+    files = [{"uri": "abfs://" + path, "size": system.size(path), "constants": {}}]
+
+    def count(**options):
+        return storage.read_parquet(spark, files, "tile_id string", **options).count()
+
+    with session.local_property(spark, storage.IGNORE_DAMAGED, "true"):
+        assert count(may_lack=True) == TILES
+        with monkeypatch.context() as patch:
+            key = re.search("AccountKey=([^;]+)", azure.connection_string).group(1)
+            other = key[::-1].strip("=") + "=="
+            patch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string.replace(key, other))
+            with pytest.raises(Exception, match="expected to be allowed to use"):
+                count(may_lack=True)
+        system.pipe_file(path, b"PAR1 no more")
+        assert count(may_lack=True) == 0
+        with pytest.raises(Exception, match=storage.AS_IT_WAS):
+            count()
 
 
 @pytest.mark.parametrize("way", ["variable", "file"])

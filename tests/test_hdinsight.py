@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import rasterio
@@ -766,9 +767,10 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token
             and "executors" not in path.name and "environment" not in path.parts]
     assert {path.suffix for path in left} >= {".log", ".json", ".parquet", ".ipynb"}
-    for signature in set(re.findall(r"sig=([^&]+)", token.read_text())):
-        assert signature not in done.stdout + done.stderr
-        assert not [path for path in left if signature.encode() in path.read_bytes()]
+    signature, = re.findall(r"sig=([^&]+)", token.read_text())
+    for written in (signature, unquote(signature)):
+        assert written not in done.stdout + done.stderr
+        assert not [path for path in left if written.encode() in path.read_bytes()]
     assert "still there: 3" in done.stdout and "a row for each tile: True | errors: 0" in done.stdout
     assert len(scoring_module.read("abfs://tutorial/runs/tiny/predictions"))
     assert {"runs", "data"} <= set(os.listdir(container))

@@ -425,12 +425,15 @@ def damage(path, what):
         group = pq.ParquetFile(path).metadata.row_group(0)
         column = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema == what)
         place, content = column.dictionary_page_offset or column.data_page_offset, b"\xff" * 40
+    if what == "footer":
+        # Its length and the magic word stay.
+        place, content = -60, b"\xff" * 40
     with open(path, "r+b") as file:
         file.seek(place, os.SEEK_SET if place > 0 else os.SEEK_END)
         file.write(content)
 
 
-@pytest.mark.parametrize("what", ["end", "image"])
+@pytest.mark.parametrize("what", ["end", "footer", "image"])
 def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, place, what):
     folder = split_into(place, 3)
     kept = (folder / "part-1.parquet").read_bytes()

@@ -61,19 +61,31 @@ def draw(folder, seed=0, counties=None, workers=2, progress=None):
     if unknown or not wanted:
         raise InputError(f"expected sample counties among {', '.join(COUNTIES)}, got "
                          f"{', '.join(unknown) or 'none'}. Name one of these.")
-    about = {"version": VERSION, "seed": int(seed)}
+    tell, about = progress or (lambda line: None), {"version": VERSION, "seed": int(seed)}
     if _is_finished(folder, about, wanted):
         return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / LOCK, "w") as lock:
-            # Another process that draws here is waited for; when it dies, the lock goes with it.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _wait_for(lock, tell)
             if not _is_finished(folder, about, wanted):
-                _draw(folder, about, wanted, workers, progress or (lambda line: None))
+                _draw(folder, about, wanted, workers, tell)
     except OSError as error:
         raise _sentence(error, folder) from error
     return folder
+
+
+def _wait_for(lock, tell):
+    """Take the lock, when another process that draws here is done; when that dies, its lock goes with it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        tell("Another process draws the sample here: waiting for it.")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        # A file system without locks: nobody else is waited for.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
 
 
 def _finished(folder, about):
