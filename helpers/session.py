@@ -41,8 +41,8 @@ PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
 # default, in the driver's process it is part of the master's name.
 TASK_ATTEMPTS = 4
 
-# Java compiles once, quickly: a driver and an executor of the local cluster compute little, and compiling again, better,
-# takes cores from the network. On two cores 6,152 tiles are scored in 18 s and not in 21 s.
+# Java compiles once, quickly: a driver and an executor of the local cluster compute little, and compiling again takes
+# cores from the network. On two cores 6,152 tiles are scored in 18 s and not in 21 s.
 _QUICK = "-XX:TieredStopAtLevel=1"
 
 # Applications that ``start`` has started; others belong to whoever did.
