@@ -266,7 +266,9 @@ def score(spark, tiles_uri, bundle, predictions_uri, engine="fastest", county=No
 
 def _is_store_error(error):
     """Whether a Spark job ended for a file of the store that can't be read."""
-    return isinstance(error, FileNotFoundError) or re.search(
+    if isinstance(error, FileNotFoundError):  # The driver's own: of what isn't a table's file it is no such error.
+        return ".parquet" in str(error)
+    return re.search(
         storage.AS_IT_WAS + r"|FileNotFoundException|Path does not exist|is not a Parquet file|Could not read footer|"
         r"CANNOT_READ_FILE|FAILED_READ_FILE|Encountered error while reading file|PATH_NOT_FOUND", str(error))
 

@@ -458,9 +458,7 @@ def ready_worker():
 
 
 def stop(spark):
-    """Stop the session and its workers, if ``start`` has started it; what they left in the temporary folder goes
-    too.
-    """
+    """Stop a session that ``start`` has started, and its workers; what they left in the temporary folder goes, too."""
     if spark.sparkContext.applicationId in _started:
         spark.stop()
 

@@ -88,9 +88,7 @@ TRAIN_TILES, PER_CLASS = 50, 500
 
 
 def real_county(chosen):
-    """The choices with what a county outside the sample needs besides: where to train and validate, and a run's
-    name.
-    """
+    """The choices, with what a county outside the sample needs: where to train and validate, and a run's name."""
     county = chosen.get("county")
     if county and not county.startswith("99") and "tiles_uri" not in chosen and "images" not in chosen:
         chosen.setdefault("catalog", "naip")
