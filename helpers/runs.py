@@ -1,15 +1,14 @@
 """Where a run keeps what it makes, and how its figures reach ``metrics.json``."""
 
-import contextlib
-import hashlib
 import json
 import os
 import re
 import time
 from pathlib import Path
 
-from helpers import InputError, storage
-
+from helpers import InputError
+from helpers.files import write_json
+from helpers.uri import join
 
 def home():
     """The folder that holds ``runs/`` and ``data/``: ``TUTORIAL_HOME``, else the repository itself."""
@@ -38,9 +37,9 @@ class Run:
         self.name = name
         self.folder = home() / "runs" / name
         shared = os.environ.get("TUTORIAL_STORAGE")
-        self.tiles = storage.join(shared, "runs", name, "tiles") if shared else self.folder / "tiles"
+        self.tiles = join(shared, "runs", name, "tiles") if shared else self.folder / "tiles"
         self.models = self.folder / "models"
-        self.predictions = storage.join(shared, "runs", name, "predictions") if shared else self.folder / "predictions"
+        self.predictions = join(shared, "runs", name, "predictions") if shared else self.folder / "predictions"
         self.maps = self.folder / "maps"
         self.figures = self.folder / "figures"
         self.metrics_path = self.folder / "metrics.json"
@@ -68,37 +67,3 @@ class Run:
         def stop():
             self.record(seconds={notebook: round(time.monotonic() - start, 1)})
         return stop
-
-
-def write_json(path, value):
-    """Write JSON so that a reader sees the old file or the whole new one, never a part."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n")
-
-
-@contextlib.contextmanager
-def whole_file(path):
-    """A name beside ``path`` to write to; the file takes its own name when all of it is there.
-
-    Yields
-    ------
-    pathlib.Path
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(".{}.{}.part".format(path.name, os.getpid()))
-    try:
-        yield part
-        os.replace(str(part), str(path))
-    finally:
-        if part.exists():
-            part.unlink()
-
-
-def sha256(path):
-    """SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with open(str(path), "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -91,7 +91,7 @@ JSON
 self_test() {
     LD_LIBRARY_PATH=$libraries "$cntk_python" - <<'PYTHON'
 import numpy as np
-from helpers.cntk_process import start_cntk
+from helpers.model.cntk_process import start_cntk
 cntk = start_cntk(1)
 x, y = cntk.input_variable((3, 8, 8)), cntk.input_variable(2)
 model = cntk.layers.Dense(2)(cntk.layers.Convolution2D((3, 3), 4, activation=cntk.relu)(x))

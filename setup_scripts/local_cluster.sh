@@ -3,4 +3,4 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-exec "$python" -m helpers.local_cluster "$@"
+exec "$python" "$repository/setup_scripts/local_cluster.py" "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then runs every test: the notebooks first, for some tests read what their run has
 # measured (tests/conftest.py), and beside them other files of tests. Arguments go to pytest:
-# setup_scripts/run_tests.sh tests/test_grid.py, or -m slow; -n 0 runs one test after the other.
+# setup_scripts/run_tests.sh tests/land/test_grid.py, or -m slow; -n 0 runs one test after the other.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
@@ -9,6 +9,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 "$repository/setup_scripts/install_cntk.sh" || true
 install_system_packages "$repository/tests/system_packages.txt"
 cd "$repository"
+"$python" setup_scripts/sample
 
 paths=(-n 2 notebooks tests)
 for argument in "$@"; do

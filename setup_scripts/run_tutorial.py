@@ -14,7 +14,8 @@ import time
 from pathlib import Path
 
 from helpers import InputError
-from helpers.runs import Run, write_json
+from helpers.files import write_json
+from helpers.runs import Run, home
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -100,7 +101,7 @@ def real_county(chosen):
     if not county or "years" not in chosen:
         raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the "
                          "county, and two years in which it was flown.")
-    from helpers import catalog
+    from helpers.land import catalog
     chosen["county"] = catalog.open(name).county(county).county
     if "train_counties" not in chosen:
         validation = next(code for code in catalog.VALIDATION if code != chosen["county"])
@@ -133,7 +134,7 @@ def step(text):
 
 
 def master(text):
-    from helpers import session
+    from helpers.cluster import session
     try:
         return session.check_master(text)
     except InputError as error:
@@ -142,7 +143,7 @@ def master(text):
 
 def backbone(text):
     """A backbone's name, or the absolute path of its file with what follows the ``#``."""
-    from helpers import backbones
+    from helpers.model import backbones
     if text == "resnet50":  # Finding it would download it: notebook 03 does that.
         return text
     try:
@@ -193,7 +194,7 @@ class Step:
         """Changes with the notebook's code, what it is given, the helpers, and the step before."""
         given = {name: [value, contents(value)] for name, value in self.parameters.items()}
         if "catalog" in self.takes:
-            from helpers.downloads import ADDRESSES
+            from helpers.land.downloads import ADDRESSES
             given.update({name: [os.environ.get(name), contents(os.environ.get(name))] for name in ADDRESSES})
         return digest(json.dumps([self.code, given, helpers, before], sort_keys=True).encode())
 
@@ -259,7 +260,7 @@ def kernels_write_to(path):
 
 def whole_paths():
     """Files in the settings of addresses by their absolute paths: the notebooks run in a folder of their own."""
-    from helpers.downloads import ADDRESSES, is_remote
+    from helpers.land.downloads import ADDRESSES, is_remote
     for name in ADDRESSES:
         value = os.environ.get(name)
         if value and not is_remote(value):
@@ -274,21 +275,29 @@ def slots(master):
 
 def announce(chosen):
     """Print what preparing a real county will take before it begins: while a notebook runs, nothing shows."""
-    from helpers import catalog, preparation
+    from helpers.land import catalog
+    from helpers.tiles.choose import check_classes, jobs_of
+    from helpers.tiles.forecast import plan, plan_in_words
     print("Asking for scenes and labels, to see what it will take:", flush=True)
     source = catalog.open(chosen["catalog"])
     teaching = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
     sources = {"map": source, "train": teaching, "validation": teaching}
-    jobs = preparation.jobs_of(sources, *(chosen[name] for name in (
+    jobs = jobs_of(sources, *(chosen[name] for name in (
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
     drawn = chosen["train_tiles"], chosen.get("seed", 0)
-    preparation.check_classes(sources, jobs, *drawn)
-    table = preparation.plan(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
-    print(*preparation.plan_in_words(sources, jobs, table), sep="\n")
+    check_classes(sources, jobs, *drawn)
+    table = plan(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
+    print(*plan_in_words(sources, jobs, table), sep="\n")
     if "model_uri" in chosen:
         print("The counties to train on are prepared for the score of what is newly developed, which learns from their "
               "two years.")
     print(flush=True)
+
+
+def draw_sample(seed):
+    """Draw the sample counties, if they aren't there."""
+    import sample
+    sample.draw(home() / "data" / f"sample-{seed}", seed, progress=lambda line: print(line, flush=True))
 
 
 def execute(step):
@@ -386,8 +395,11 @@ def main(arguments):
         stale = [s for s in steps if s.path >= step.path] if step.writes else [step]
         records = {stem: r for stem, r in records.items() if stem not in [s.path.stem for s in stale]}
         write_json(records_path, records)
-        if step.name == "prepare" and "train_years" in chosen:
-            announce(chosen)
+        if step.name == "prepare":
+            if "train_years" in chosen:
+                announce(chosen)
+            if "sample" in (chosen.get("catalog", "sample"), chosen.get("train_catalog")):
+                draw_sample(chosen.get("seed", 0))
         execute(step)
         records[step.path.stem] = {"fingerprint": fingerprint, "outputs": step.outputs()}
         write_json(records_path, records)

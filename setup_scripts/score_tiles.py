@@ -8,7 +8,12 @@ import logging
 import signal
 import sys
 
-from helpers import InputError, bundle, scoring, session
+from helpers import InputError
+from helpers.cluster import session
+from helpers.model import bundle
+from helpers.scoring import score as scoring
+from helpers.cluster.progress import progress
+from helpers.scoring.table import summary, tell
 
 
 def main(arguments):
@@ -35,12 +40,12 @@ def main(arguments):
     # Spark's own answer to Ctrl-C asks Java something in the middle of another question.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with session.progress(spark, "scoring"):
+        with progress(spark, "scoring"):
             scoring.score(spark, chosen.tiles, model, chosen.table, chosen.engine, chunk_tiles=chosen.chunk_tiles,
                           replace=chosen.replace)
     finally:
         session.stop(spark)
-    print(scoring.tell(scoring.summary(chosen.table)))
+    print(tell(summary(chosen.table)))
 
 
 if __name__ == "__main__":

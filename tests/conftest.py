@@ -28,7 +28,7 @@ def is_loopback(host):
 @pytest.fixture(scope="session")
 def spark():
     """The one Spark session of all tests, on two cores of this machine."""
-    from helpers import session
+    from helpers.cluster import session
     running = session.start("local[2]", "tests")
     yield running
     session.stop(running)
@@ -37,7 +37,10 @@ def spark():
 @pytest.fixture(scope="session")
 def sample_world():
     """The embedded sample counties as a catalogue, drawn once into data/ and kept there."""
-    from helpers import catalog
+    from helpers.land import catalog
+    import sample
+    from helpers.runs import home
+    sample.draw(home() / "data" / "sample-0")
     return catalog.open("sample")
 
 
@@ -51,7 +54,7 @@ def real_data():
 
 
 # They read what the notebooks' run has measured.
-AFTER_NOTEBOOKS = {"tests/test_results.py", "tests/test_report.py", "tests/test_development.py"}
+AFTER_NOTEBOOKS = {"tests/notebooks/test_results.py", "tests/maps/test_page.py", "tests/maps/test_new_development.py"}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -71,9 +74,10 @@ def pytest_collection_modifyitems(items):
     """Notebook 04 runs in CNTK's kernel: without that its cells are skipped, and the reason told."""
     cells = [item for item in items if item.path.name == "04_retraining_cntk.ipynb"]
     if cells:
-        from helpers import InputError, engines
+        from helpers import InputError
+        from helpers.model.engine_cntk import cntk_environment
         try:
-            engines.cntk_environment()
+            cntk_environment()
         except InputError as error:
             for item in cells:
                 item.add_marker(pytest.mark.skip(reason=str(error)))

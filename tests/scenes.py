@@ -9,7 +9,7 @@ import rasterio
 import shapely
 from rasterio.transform import from_origin
 
-from helpers import grid
+from helpers.land import grid
 
 CRS = "EPSG:26919"
 # A corner of a tile near Boston; the test county is 6 × 5 tiles south-east of it.

@@ -11,7 +11,15 @@ import pytest
 
 import tiny
 from azurite import Azurite
-from helpers import InputError, bundle, predictions, scoring, session, storage, tilestore
+from helpers import InputError, files as storage
+from helpers.azure import CREDENTIALS, TOKEN_FILE
+from helpers.cluster import session
+from helpers.model import bundle
+from helpers.scoring import predictions, score as scoring
+from helpers.tiles import store as tilestore
+from helpers.uri import join
+from helpers.scoring.table import read, summary
+from helpers.tiles.folder import write_images
 
 TILES = 90
 
@@ -27,7 +35,7 @@ def azure(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def connected(azure, monkeypatch):
-    for name in storage.CREDENTIALS + (storage.TOKEN_FILE,):
+    for name in CREDENTIALS + (TOKEN_FILE,):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
     yield
@@ -69,8 +77,8 @@ def times(count, fault, method, part):
 
 
 def test_a_store_is_the_same_as_on_a_disk(uri, pictures, tmp_path):
-    tilestore.write_images(pictures, str(tmp_path / "tiles"))
-    tilestore.write_images(pictures, uri)
+    write_images(pictures, str(tmp_path / "tiles"))
+    write_images(pictures, uri)
     there, here = tilestore.read(uri), tilestore.read(str(tmp_path / "tiles"))
     assert there.equals(here) and len(there) == TILES
     assert tilestore.partitions(uri) == tilestore.partitions(str(tmp_path / "tiles"))
@@ -92,18 +100,18 @@ def test_a_bundle_goes_there_and_back(uri, model, monkeypatch, tmp_path):
 
 def score(spark, uri, model, **options):
     rows = scoring.score(spark, uri + "/tiles", model, uri + "/table", **dict({"chunk_tiles": 40}, **options))
-    table = scoring.read(uri + "/table")
+    table = read(uri + "/table")
     assert rows == len(table) and table["tile_id"].is_unique
-    return scoring.summary(uri + "/table")["scored_now"], table
+    return summary(uri + "/table")["scored_now"], table
 
 
 def test_executors_read_and_write_there(spark, uri, pictures, model, tmp_path):
     """The same rows as on a disk; what is done stays done; what is new or changed is scored."""
-    tilestore.write_images(pictures, uri + "/tiles")
-    tilestore.write_images(pictures, str(tmp_path / "tiles"))
+    write_images(pictures, uri + "/tiles")
+    write_images(pictures, str(tmp_path / "tiles"))
     scored, table = score(spark, uri, model)
     scoring.score(spark, str(tmp_path / "tiles"), model, str(tmp_path / "table"))
-    here = scoring.read(str(tmp_path / "table"))
+    here = read(str(tmp_path / "table"))
     assert scored == TILES
     assert table.drop(columns="probabilities").equals(here.drop(columns="probabilities"))
     assert table["probabilities"].map(list).tolist() == here["probabilities"].map(list).tolist()
@@ -111,7 +119,7 @@ def test_executors_read_and_write_there(spark, uri, pictures, model, tmp_path):
     tiny.pictures(pictures, range(TILES, TILES + 7))
     (pictures / "00011.png").write_bytes(tiny.picture(5000))
     (pictures / "00012.png").unlink()
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     scored, changed = score(spark, uri, model)
     assert scored == 8 and len(changed) == TILES + 6 and "00012.png" not in set(changed["tile_id"])
     kept = predictions.Table(uri + "/table")
@@ -121,7 +129,7 @@ def test_executors_read_and_write_there(spark, uri, pictures, model, tmp_path):
 @pytest.mark.parametrize("what", ["end", "page"])
 def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
     """As on a disk: the others have their rows, it is named, and written again it is scored."""
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     system, folder = storage.filesystem(tilestore.partition_folder(uri + "/tiles", "place", 0))
     whole, = (path for path in system.ls(folder, detail=False) if path.endswith(".parquet"))
     table = pq.read_table(pa.BufferReader(system.cat_file(whole)))
@@ -135,9 +143,9 @@ def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
             column = next(group.column(i) for i in range(group.num_columns)
                           if group.column(i).path_in_schema == "image")
             place = len(kept) - 4 if what == "end" else column.dictionary_page_offset or column.data_page_offset
-            system.pipe_file(storage.join(folder, "part-2.parquet"), kept[:place] + b"\xff" * 40 + kept[place + 40:])
+            system.pipe_file(join(folder, "part-2.parquet"), kept[:place] + b"\xff" * 40 + kept[place + 40:])
         else:
-            system.pipe_file(storage.join(folder, f"part-{number}.parquet"), kept)
+            system.pipe_file(join(folder, f"part-{number}.parquet"), kept)
     for _ in range(2):
         with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: "
                                              "county=place/year=0/part-2.parquet. All other tiles have their row"):
@@ -145,13 +153,13 @@ def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
         half = predictions.Table(uri + "/table")
         rows = half.rows([name for chunk in half.state()["chunks"] for name in chunk["files"]])
         assert sorted(rows["tile_id"]) == sorted(table.column("tile_id").to_pylist()[:TILES // 3 * 2])
-    system.pipe_file(storage.join(folder, "part-2.parquet"), kept)
+    system.pipe_file(join(folder, "part-2.parquet"), kept)
     assert score(spark, uri, model)[0] == TILES // 3
 
 
 @pytest.mark.parametrize("what", ["gone", "page"])
 def test_a_damaged_file_of_the_table_is_no_reason_to_score_its_tiles_again(spark, uri, pictures, model, what):
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     score(spark, uri, model)
     table = predictions.Table(uri + "/table")
     before, name = table.state()["chunks"], table.state()["chunks"][0]["files"][0]
@@ -161,7 +169,7 @@ def test_a_damaged_file_of_the_table_is_no_reason_to_score_its_tiles_again(spark
     else:
         table.filesystem.pipe_file(table.path(name), content[:4] + b"\xff" * 40 + content[44:])
     tiny.pictures(pictures, [TILES])
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     with pytest.raises(InputError, match="expected every file of the prediction table .* gone or damaged"):
         scoring.score(spark, uri + "/tiles", model, uri + "/table")
     assert table.state()["chunks"] == before
@@ -169,7 +177,7 @@ def test_a_damaged_file_of_the_table_is_no_reason_to_score_its_tiles_again(spark
 
 def test_a_storage_that_refuses_is_not_damaged(spark, azure, uri, pictures, monkeypatch):
     """While what can't be read of a damaged file is left out, a refusal is still told."""
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     system, folder = storage.filesystem(tilestore.partition_folder(uri + "/tiles", "place", 0))
     path, = (path for path in system.ls(folder, detail=False) if path.endswith(".parquet"))
     files = [{"uri": "abfs://" + path, "size": system.size(path), "constants": {}}]
@@ -204,12 +212,12 @@ def test_a_job_with_nothing_but_a_token(spark, azure, uri, pictures, model, monk
     else:
         kept.touch(0o600)
         kept.write_text(azure.token("tutorial", -5) + "\n")
-        monkeypatch.setenv(storage.TOKEN_FILE, str(kept))
+        monkeypatch.setenv(TOKEN_FILE, str(kept))
         with pytest.raises(InputError, match="got one that expired at"):
             bundle.upload(model, full + "/model")
         kept.write_text(token + "\n")
     bundle.upload(model, full + "/model")
-    tilestore.write_images(pictures, full + "/tiles")
+    write_images(pictures, full + "/tiles")
     scored, table = score(spark, full, bundle.load(full + "/model"))
     assert scored == len(table) == TILES and table["error_kind"].isna().all()
     other = full.replace("tutorial@", "other@")
@@ -218,7 +226,7 @@ def test_a_job_with_nothing_but_a_token(spark, azure, uri, pictures, model, monk
 
 
 def test_parts_of_a_file_that_a_chunk_has_no_use_for_are_not_read(spark, uri, pictures):
-    tilestore.write_images(pictures, uri)
+    write_images(pictures, uri)
     frame, name = tilestore.read(uri), uri + "/county=place/year=0/part-0.parquet"
     with storage.writing(name) as file:
         pq.write_table(pa.Table.from_pandas(frame[tilestore.SCHEMA.names], tilestore.SCHEMA, preserve_index=False),
@@ -260,7 +268,7 @@ def test_throttling_without_end_is_one_sentence(azure, uri, monkeypatch):
 @pytest.mark.parametrize("fault", ["cut", "drop", "busy"])
 def test_a_connection_that_fails_in_mid_job_loses_no_tile(spark, azure, uri, pictures, model, fault):
     """The first three reads of the store's file, and the first three files written."""
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     reads, writes = (times(3, fault, "GET", "part-0.parquet"),
                      times(3, "drop" if fault == "cut" else fault, "PUT", "/table/chunk-"))
     azure.proxy.fault = lambda method, path: reads(method, path) or writes(method, path)
@@ -289,7 +297,7 @@ def test_an_upload_that_is_cut_off_leaves_nothing(azure, uri):
 
 
 def test_an_expired_token_is_one_sentence_without_it(spark, azure, uri, pictures, model, monkeypatch):
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     good, expired = azure.with_token("tutorial", 30), azure.with_token("tutorial", -5)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", good)
     assert len(tilestore.read(uri + "/tiles")) == TILES
@@ -306,7 +314,7 @@ def test_an_expired_token_is_one_sentence_without_it(spark, azure, uri, pictures
 
 def test_a_token_that_expires_in_mid_job_keeps_what_is_done(spark, azure, uri, pictures, model, monkeypatch):
     """Seen by the workers, who are told of it by the driver's own sentence; with a new one the job goes on."""
-    tilestore.write_images(pictures, uri + "/tiles")
+    write_images(pictures, uri + "/tiles")
     plain, calls = storage.write_parquet, []
 
     def expires(*arguments):
@@ -325,7 +333,7 @@ def test_a_token_that_expires_in_mid_job_keeps_what_is_done(spark, azure, uri, p
 
 def test_a_container_that_is_not_there_is_one_sentence(model):
     for act in (lambda: tilestore.read("abfs://nowhere/tiles"), lambda: bundle.load("abfs://nowhere/model"),
-                lambda: scoring.read("abfs://nowhere/table"), lambda: bundle.upload(model, "abfs://nowhere/model"),
+                lambda: read("abfs://nowhere/table"), lambda: bundle.upload(model, "abfs://nowhere/model"),
                 lambda: tilestore.write_manifest("abfs://nowhere/tiles", "place", 0, tiles=1)):
         with pytest.raises(InputError, match="expected a container at .*/nowhere, got none of this name. Create it"):
             act()

@@ -1,53 +1,103 @@
-"""The house: which module may use which, and that importing one does nothing."""
+"""The house: which folder may use which, how large rooms may be, and that importing one does nothing."""
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import helpers
 
-FOLDER = Path(helpers.__file__).parent
+HOUSE = Path(helpers.__file__).parent
+# The networks that the next real ones replace.
+LEAVING = {"pretraining", "small_networks.py"}
+FILES = [path for path in sorted(HOUSE.rglob("*.py")) if not LEAVING & set(path.relative_to(HOUSE).parts)]
+FOLDERS = ["", *re.findall(r"^    (\w+)/", helpers.__doc__, flags=re.MULTILINE)]
 
 
-def modules():
-    """The modules in the order of the package's docstring; imports may go up this list only."""
-    return re.findall(r"^    (\w+)/? +\w", helpers.__doc__, flags=re.MULTILINE)
+def name_of(path):
+    parts = path.relative_to(HOUSE).with_suffix("").parts
+    return ".".join(("helpers",) + (parts[:-1] if parts[-1] == "__init__" else parts))
 
 
-def module_of(path):
-    return path.relative_to(FOLDER).parts[0].removesuffix(".py")
+MODULES = {name_of(path): path for path in FILES}
+
+
+def folder_of(module):
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in FOLDERS else ""
 
 
 def imported(path):
-    """Names of the modules of this package that a file imports, anywhere in it."""
+    """Modules of the package that a file imports, anywhere in it."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "helpers":
-            parts = node.module.split(".")
-            yield from [parts[1]] if len(parts) > 1 else [alias.name for alias in node.names if alias.name.islower()]
+            for alias in node.names:
+                full = f"{node.module}.{alias.name}"
+                yield full if full in MODULES else node.module
 
 
-def test_every_module_is_listed():
-    found = {module_of(path) for path in FOLDER.rglob("*.py")} - {"__init__", "pretraining"}
-    assert found == set(modules()) and len(modules()) == len(set(modules()))
+IMPORTS = {module: {name for name in imported(path) if name != module} for module, path in MODULES.items()}
+
+
+def test_every_folder_is_listed():
+    assert {folder_of(module) for module in MODULES} == set(FOLDERS)
+    assert {path.name for path in HOUSE.iterdir() if path.is_dir() and any(path.glob("*.py"))} - LEAVING \
+        == set(FOLDERS) - {""}
 
 
 def test_imports_go_downhill():
-    order = modules() + ["pretraining"]
-    for path in FOLDER.rglob("*.py"):
-        if path.parent == FOLDER and path.stem == "__init__":
-            continue
-        mine = module_of(path)
-        uphill = [name for name in imported(path) if name != mine and order.index(name) > order.index(mine)]
-        assert not uphill, f"{path.name} imports {uphill}"
+    uphill = [(module, name) for module, names in IMPORTS.items() for name in names
+              if FOLDERS.index(folder_of(name)) > FOLDERS.index(folder_of(module))]
+    assert not uphill
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    def walk(module, way):
+        assert module not in way, " -> ".join(way + [module])
+        for name in IMPORTS.get(module, ()):
+            walk(name, way + [module])
+    for module in MODULES:
+        walk(module, [])
+
+
+def functions(path):
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+
+
+def test_rooms_are_small():
+    lines = {path: len(path.read_text().splitlines()) for path in FILES}
+    assert sum(lines.values()) <= 8000
+    assert max(lines.values()) <= 400, sorted(lines, key=lines.get)[-3:]
+    assert statistics.median(n for path, n in lines.items() if path.name != "__init__.py") <= 180
+    long = [(path.name, node.name) for path in FILES for node in functions(path)
+            if node.end_lineno - node.lineno >= 60]
+    assert not long
+
+
+def test_docstrings_are_a_fifth_at_most():
+    text = lines = 0
+    for path in FILES:
+        lines += len(path.read_text().splitlines())
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node):
+                text += node.body[0].end_lineno - node.body[0].lineno + 1
+    assert text <= 0.2 * lines, f"{text} of {lines}"
+
+
+def test_only_one_adapter_reaches_below_dataframes():
+    """What Spark Connect lacks is used in one place."""
+    below = re.compile(r"sparkContext|_jvm|_jsc|\.broadcast\(|accumulator|\.rdd\b")
+    users = {path.relative_to(HOUSE).as_posix() for path in FILES
+             if any(below.search(line.split("#")[0]) for line in path.read_text().splitlines())}
+    assert users <= {"cluster/adapter.py"}
 
 
 def test_importing_a_module_does_nothing(tmp_path):
     """No session, no network, no file; and what takes seconds to import is imported where it is used."""
-    names = [f"helpers.{name}" for name in modules()]
     program = ("import importlib, sys, threading\n"
-               f"for name in {names!r}: importlib.import_module(name)\n"
+               f"for name in {sorted(MODULES)!r}: importlib.import_module(name)\n"
                "heavy = {'tensorflow', 'keras', 'pyspark', 'cntk', 'onnxruntime', 'sklearn'} & set(sys.modules)\n"
                "print(sorted(heavy), threading.active_count())")
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)

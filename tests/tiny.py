@@ -2,7 +2,9 @@
 
 import numpy as np
 
-from helpers import bundle, tilestore
+from helpers.files import whole_folder
+from helpers.model import bundle
+from helpers.tiles.pictures import encode
 
 PX = 32
 
@@ -20,7 +22,7 @@ def model(folder, seed=0, scale=0.05):
         nodes, "tiny", [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", PX, PX, 3])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 6])],
         [numpy_helper.from_array(weights, "weights")])
-    with bundle.writing(folder) as part:
+    with whole_folder(folder) as part:
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
                   str(part / "model.onnx"))
         bundle._finish(part, {"classes": list("abcdef"), "backbone": {"name": "tiny"}, "input_px": [PX, PX]})
@@ -31,7 +33,7 @@ def picture(seed):
     """An encoded tile of noise around one colour."""
     rng = np.random.default_rng(seed)
     noise = rng.integers(0, 256, 3) + rng.integers(0, 60, (PX, PX, 3))
-    return tilestore.encode(np.clip(noise, 0, 255).astype(np.uint8))
+    return encode(np.clip(noise, 0, 255).astype(np.uint8))
 
 
 def pictures(folder, numbers):

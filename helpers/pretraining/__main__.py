@@ -5,9 +5,8 @@ import sys
 import time
 
 from helpers import InputError
+from helpers.files import sha256
 from helpers.pretraining import training
-from helpers.runs import sha256
-
 
 def main():
     parser = argparse.ArgumentParser(

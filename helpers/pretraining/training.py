@@ -5,7 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from helpers import InputError, backbones
+from helpers import InputError
+from helpers.model import backbones
+from helpers.model.small_networks import INPUT_PX, alexnet_small, resnet_small
 from helpers.pretraining.dataset import Dataset
 
 BATCH = 32
@@ -161,7 +163,7 @@ class _Maps:
 def _dense_layers(convolutions, data, folder, small, progress):
     """Weights of ``fc6`` and ``fc7``, trained behind the finished convolutions; what they read is computed once."""
     import keras
-    network = backbones.alexnet_small()
+    network = alexnet_small()
     untrained = backbones.weights_of(network)
     backbones.set_weights(network, dict(untrained, **convolutions))
     maps = _features(keras.Model(network.input, network.get_layer("flatten").output), data)
@@ -213,13 +215,13 @@ def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress
     folder = Path(folder)
     count = dict(classes=20, n_pictures=4, n_crops=2) if small else {}
     data = Dataset(folder, workers=workers, progress=progress, **count)
-    tile = dict(drawn_px=320, stored_px=backbones.INPUT_PX, workers=workers, progress=progress)
+    tile = dict(drawn_px=320, stored_px=INPUT_PX, workers=workers, progress=progress)
     large = Dataset(folder, **tile, **(dict(count, n_pictures=2) if small else dict(n_pictures=10, n_crops=2)))
     # Classes of another seed: the network never learns them.
     held_out = Dataset(folder, classes=20 if small else 48, n_pictures=4 if small else 20, n_crops=1, seed=1, **tile)
     keras.utils.set_random_seed(seed)
-    network = (backbones.resnet_small(None) if name == "resnet_small" else
-               backbones.alexnet_small(None, dense=False, batch_normalization=True))
+    network = (resnet_small(None) if name == "resnet_small" else
+               alexnet_small(None, dense=False, batch_normalization=True))
     for layer in network.layers:
         # Blocks that begin as identities (Goyal et al. 2017, section 5.1).
         if layer.name.endswith("_3_bn"):

@@ -13,7 +13,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from helpers import bundle, engines, scoring, tilestore
+from helpers.files import whole_folder
+from helpers.model import bundle, engines
+from helpers.scoring import score as scoring
+from helpers.tiles.pictures import encode
 
 PX = 224
 
@@ -24,8 +27,8 @@ def draw(folder):
     pixels = (rng.integers(0, 200, (10, 1, 1, 3)) + rng.integers(0, 56, (10, PX, PX, 3))).astype(np.uint8)
     folder.mkdir(parents=True)
     pd.DataFrame({"tile_id": [f"utm19-{n:05d}" for n in range(10)], "county": "99001", "year": 2010,
-                  "image": [tilestore.encode(image) for image in pixels]}).to_parquet(folder / "tiles.parquet")
-    with bundle.writing(folder / "model") as part:
+                  "image": [encode(image) for image in pixels]}).to_parquet(folder / "tiles.parquet")
+    with writing(folder / "model") as part:
         network(part / "model.onnx")
         bundle._finish(part, {"classes": list("abcdef"), "backbone": {"name": "alexnet_small"},
                               "input_px": [PX, PX]})
@@ -36,7 +39,7 @@ def network(path):
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    from helpers import backbones
+    from helpers.model import backbones
     model = onnx.load(str(Path(backbones.__file__).with_name("weights") / backbones.EMBEDDED["alexnet_small"]))
     graph = model.graph
     graph.node.insert(0, helper.make_node("Transpose", ["values"], [graph.input[0].name], perm=[0, 3, 1, 2]))

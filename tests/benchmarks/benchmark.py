@@ -23,8 +23,17 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import recipes
 
-from helpers import InputError, bundle, catalog, engines, planning, preparation, scoring, session, tilestore
-from helpers.runs import Run, write_json
+from helpers import InputError
+from helpers.cluster import session
+from helpers.land import catalog
+from helpers.model import bundle, engines
+from helpers.scoring import cost as planning, score as scoring
+from helpers.tiles import prepare as preparation, store as tilestore
+from helpers.model.engine_cntk import cntk_environment
+from helpers.model.int8 import INT8, ONNX, quantise
+from helpers.tiles.pictures import decode_all
+from helpers.files import write_json
+from helpers.runs import Run
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
@@ -170,7 +179,7 @@ class Benchmark:
 
     def sample(self, tiles=240):
         """Pixels of some tiles: to calibrate on."""
-        return tilestore.decode_all(tilestore.read(self.store(tiles), columns=["tile_id", "image"]))
+        return decode_all(tilestore.read(self.store(tiles), columns=["tile_id", "image"]))
 
     def keras_bundle(self, name):
         """A backbone with a new head as a bundle with all its files, made in a process of its own."""
@@ -184,7 +193,7 @@ class Benchmark:
     def cntk_bundle(self):
         """AlexNet as CNTK's bundle, with an int8 file beside; None where CNTK can't be had."""
         try:
-            environment = engines.cntk_environment()
+            environment = cntk_environment()
         except InputError as error:
             say(f"without CNTK: {error}")
             return None
@@ -194,7 +203,7 @@ class Benchmark:
             subprocess.run([environment / "bin" / "python", HERE / "cntk_alexnet.py", self.folder], check=True,
                            env=dict(os.environ, LD_LIBRARY_PATH=str(environment / "lib" / "mpi"),
                                     PYTHONPATH=str(REPOSITORY), TUTORIAL_PYTHON=sys.executable))
-        if not (folder / bundle.INT8).is_file():
+        if not (folder / INT8).is_file():
             add_int8_unjudged(folder, self.sample())
         return bundle.load(folder)
 
@@ -213,14 +222,14 @@ class Benchmark:
             return lambda: timed(lambda: scoring.score(spark, self.store(tiles), model, fresh(written), engine))
 
         def bare():
-            _, seconds = recipes.bare_loop(self.store(fast), str(resnet.folder / bundle.INT8), self.cores,
+            _, seconds = recipes.bare_loop(self.store(fast), str(resnet.folder / INT8), self.cores,
                                            engines.BATCH_TILES)
             return {"seconds": seconds}
 
         def ray():
             done = subprocess.run(
                 [self.others, HERE / "recipes.py", "ray_data", json.dumps(dict(
-                    store=self.store(fast), model=str(resnet.folder / bundle.INT8), written=written + "-ray",
+                    store=self.store(fast), model=str(resnet.folder / INT8), written=written + "-ray",
                     slots=self.cores, batch=engines.BATCH_TILES))], capture_output=True, text=True,
                 # Ray takes a large part of the memory for itself unless told.
                 env=dict(os.environ, PYTHONPATH=str(REPOSITORY), RAY_DEDUP_LOGS="0"))
@@ -263,7 +272,7 @@ class Benchmark:
                         tiles_per_second=round(tiles / took["seconds"], 2), **memory.peaks))
                     say(f"{repetition}  {NAMES[name]}: {tiles / took['seconds']:.1f} tiles/s")
                     self.keep()
-        macs = multiply_accumulates(resnet.folder / bundle.ONNX)
+        macs = multiply_accumulates(resnet.folder / ONNX)
         peaks = {}
         for kind in ("int8", "fp32"):
             answers, _ = recipes.together("peak", self.cores, lambda part: {"kind": kind})
@@ -377,14 +386,14 @@ def add_int8_unjudged(folder, tiles):
     """Put an int8 file into a bundle of random weights, which no validation could judge."""
     facts = json.loads((folder / bundle.FACTS).read_text())
     (folder / bundle.FACTS).unlink()
-    bundle.quantise(folder / bundle.ONNX, folder / bundle.INT8, tiles[:32])
+    quantise(folder / ONNX, folder / INT8, tiles[:32])
     bundle._finish(folder, dict({k: v for k, v in facts.items() if k != "files"}, backbone={"name": "random weights"}))
 
 
 def make_bundle(name, folder):
     """``keras_bundle`` in its own process."""
-    from helpers import backbones
-    from helpers import retraining_tensorflow as retraining
+    from helpers.model import backbones
+    from helpers.model import retrain_tensorflow as retraining
     retraining.start_tensorflow()
     tiles = np.load(folder / "tiles.npy")
     network = backbones.get(name, untrained=name == "resnet50").build()
@@ -477,13 +486,14 @@ def draw(results, path):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from helpers import figures
-    plt.rcParams.update(figures.style())
+    from helpers.figures import maps as figures
+    from helpers.figures.style import BLUE, ORANGE, style
+    plt.rcParams.update(style())
     rate = dict(rates(results), limit_int8=results["limits"]["int8"])
     ways = sorted((way for way in rate if "alexnet" not in way and "cntk" not in way), key=rate.get)
     fig, ax = plt.subplots(figsize=(7, 0.42 * len(ways) + 1))
     ax.barh([NAMES[way] for way in ways], [rate[way] for way in ways],
-            color=[figures.ORANGE if way.startswith("ours") else figures.BLUE for way in ways])
+            color=[ORANGE if way.startswith("ours") else BLUE for way in ways])
     for i, way in enumerate(ways):
         ax.text(rate[way], i, f" {rate[way]:.0f}", va="center")
     ax.set_xlabel(f"tiles a second, ResNet-50, {results['machine']['cores']} cores")

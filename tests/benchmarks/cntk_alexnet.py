@@ -7,7 +7,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from helpers import retraining_cntk as retraining
+from helpers.model import retrain_cntk as retraining
+from helpers.model.cntk_network import get
 
 
 def write_alexnet(path):
@@ -50,7 +51,7 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     retraining.start_cntk(1)
     write_alexnet(folder / "alexnet.onnx")
-    pretrained = retraining.get("{}#layer=relu7".format(folder / "alexnet.onnx"))
+    pretrained = get("{}#layer=relu7".format(folder / "alexnet.onnx"))
     tiles = np.load(str(folder / "tiles.npy"))[:retraining.PARITY_TILES]
     features = retraining.compute(pretrained.features(), tiles[:32])
     # Many features of random weights are nearly constant: brought to a deviation of 1 they would show each rounding.

@@ -35,7 +35,7 @@ def recipe_2017(spark, pictures, folder, engine):
     """
     def run(files):
         from PIL import Image
-        from helpers import bundle, engines
+        from helpers.model import bundle, engines
         if (folder, engine) not in _kept:
             _kept[folder, engine] = engines.load(bundle.load(folder), engine)
         network = _kept[folder, engine]
@@ -53,7 +53,8 @@ def predict_batch_udf(spark, store, folder, written):
     from pyspark.sql.types import ArrayType, FloatType
 
     def make_predict():
-        from helpers import bundle, engines, tilestore
+        from helpers.model import bundle, engines
+        from helpers.tiles import store as tilestore
         if folder not in _kept:
             _kept[folder] = engines.load(bundle.load(folder), "tensorflow")
         network = _kept[folder]

@@ -24,7 +24,15 @@ import numpy as np  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 
 import tiny  # noqa: E402
-from helpers import bundle, local_cluster, runs, scoring, session, storage, tilestore  # noqa: E402
+import local_cluster
+from helpers.cluster import session
+from helpers.files import write_json
+from helpers.model import bundle
+from helpers.scoring import score as scoring
+from helpers.tiles import store as tilestore
+from helpers.uri import join
+from helpers.scoring.table import PREDICTION_TYPE, read
+from helpers.tiles.folder import write_images  # noqa: E402
 
 FILES, TILES, TILE_S, SLOW = 8, 480, 0.02, 10
 # Two files each: what a chunk has, a streaming query's batch has too.
@@ -76,7 +84,7 @@ def score(spark, way, store, model, table):
         from pyspark.sql import functions as F
         frame = frame.select("tile_id", "image", "county", "year", scoring._crc(F).alias(scoring.CRC)).mapInArrow(
             scoring._on_worker(scoring.ship(spark, model), "onnxruntime", 1, counts, way),
-            scoring.PREDICTION_TYPE + ", {} bigint".format(scoring.CRC))
+            PREDICTION_TYPE + ", {} bigint".format(scoring.CRC))
         if way == "one write":
             frame.write.mode("overwrite").parquet(table)
         else:
@@ -93,7 +101,7 @@ def drive(master, folder, asked):
     answer = {"seconds": score(spark, asked["way"], str(folder / "tiles"), bundle.load(folder / "model"),
                                str(folder / asked["table"]))}
     table = str(folder / asked["table"])
-    names = (scoring.read(table) if asked["way"] == "chunks" else spark.read.parquet(table).toPandas())["tile_id"]
+    names = (read(table) if asked["way"] == "chunks" else spark.read.parquet(table).toPandas())["tile_id"]
     answer.update(rows=len(names), tiles=int(names.nunique()))
     session.stop(spark)
     print(json.dumps(answer), flush=True)
@@ -104,12 +112,12 @@ class Bench:
         self.folder = folder
         tiny.pictures(folder / "place", range(TILES))
         store = str(folder / "tiles")
-        tilestore.write_images(folder / "place", store)
+        write_images(folder / "place", store)
         part = Path(tilestore.partition_folder(store, "place", 0))
         whole = pq.read_table(part / "part-0.parquet", partitioning=None)
         (part / "part-0.parquet").unlink()
         for i in range(FILES):
-            pq.write_table(whole.slice(TILES // FILES * i, TILES // FILES), storage.join(part, "part-%d.parquet" % i))
+            pq.write_table(whole.slice(TILES // FILES * i, TILES // FILES), join(part, "part-%d.parquet" % i))
         tiny.model(folder / "model")
         self.cluster = local_cluster.Cluster()
 
@@ -168,7 +176,7 @@ def main():
         row["seconds_a_chunk_more"] = round((row["seconds"] - rows[0]["seconds"]) / 4, 2)
     result = {"tiles": TILES, "chunk_tiles": CHUNK_TILES, "tile_s": TILE_S, "slots": 2, "ways": rows}
     print(json.dumps(result, indent=1))
-    runs.write_json(Path(__file__).with_suffix(".json"), result)
+    write_json(Path(__file__).with_suffix(".json"), result)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Classes, grid, scenes and labels (notebook 02)."""

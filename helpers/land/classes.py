@@ -1,0 +1,189 @@
+"""Land cover: NLCD codes, the six classes, the three map groups, and their colours.
+
+This is the only table of its kind in the repository: every figure, label and map reads it.
+
+References
+----------
+MRLC, *National Land Cover Database Class Legend and Description*,
+https://www.mrlc.gov/data/legends/national-land-cover-database-class-legend-and-description
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from helpers import InputError
+
+LandCoverClass = namedtuple("LandCoverClass", "class_id name codes group_id colour")
+Group = namedtuple("Group", "group_id name colour")
+# Red, white and green are the colours of the 2017 county maps.
+DEVELOPED, CULTIVATED, UNDEVELOPED = 0, 1, 2
+GROUPS = (
+    Group(DEVELOPED, "Developed", "#c8102e"),
+    Group(CULTIVATED, "Cultivated", "#ffffff"),
+    Group(UNDEVELOPED, "Undeveloped", "#62a878"),
+)
+# Hues follow NLCD's own legend, spread in lightness so that they differ without colour vision.
+CLASSES = (
+    LandCoverClass(0, "Barren", (31,), UNDEVELOPED, "#9c9489"),
+    LandCoverClass(1, "Forest", (41, 42, 43, 90), UNDEVELOPED, "#1f7a3a"),
+    LandCoverClass(2, "Shrub", (51, 52), UNDEVELOPED, "#c9a45c"),
+    LandCoverClass(3, "Cultivated", (81, 82), CULTIVATED, "#f4e04d"),
+    LandCoverClass(4, "Herbaceous", (71, 72, 73, 74, 95), UNDEVELOPED, "#b5e3a0"),
+    LandCoverClass(5, "Developed", (21, 22, 23, 24), DEVELOPED, "#c8102e"),
+)
+CLASS_NAMES = tuple(c.name for c in CLASSES)
+NO_CLASS = -1
+NODATA_CODE = 250
+# Code -> (name, colour) of every code that an NLCD raster of the conterminous US or Alaska may hold.
+NLCD_LEGEND = {
+    11: ("Open Water", "#466b9f"),
+    12: ("Perennial Ice/Snow", "#d1def8"),
+    21: ("Developed, Open Space", "#dec5c5"),
+    22: ("Developed, Low Intensity", "#d99282"),
+    23: ("Developed, Medium Intensity", "#eb0000"),
+    24: ("Developed, High Intensity", "#ab0000"),
+    31: ("Barren Land", "#b3ac9f"),
+    41: ("Deciduous Forest", "#68ab5f"),
+    42: ("Evergreen Forest", "#1c5f2c"),
+    43: ("Mixed Forest", "#b5c58f"),
+    51: ("Dwarf Scrub", "#af963c"),
+    52: ("Shrub/Scrub", "#ccb879"),
+    71: ("Grassland/Herbaceous", "#dfdfc2"),
+    72: ("Sedge/Herbaceous", "#d1d182"),
+    73: ("Lichens", "#a3cc51"),
+    74: ("Moss", "#82ba9e"),
+    81: ("Pasture/Hay", "#dcd939"),
+    82: ("Cultivated Crops", "#ab6c28"),
+    90: ("Woody Wetlands", "#b8d9eb"),
+    95: ("Emergent Herbaceous Wetlands", "#6c9fb8"),
+}
+
+
+def _lookup(value_of_code):
+    """A 256-entry table from NLCD code to a small integer; unlisted codes give ``NO_CLASS``."""
+    table = np.full(256, NO_CLASS, dtype=np.int8)
+    for code, value in value_of_code.items():
+        table[code] = value
+    return table
+
+
+_CLASS_OF_CODE = _lookup({code: c.class_id for c in CLASSES for code in c.codes})
+# Water and ice belong to no class, yet are land without buildings on the map.
+_GROUP_OF_CODE = _lookup(dict(
+    [(11, UNDEVELOPED), (12, UNDEVELOPED)] + [(code, c.group_id) for c in CLASSES for code in c.codes]))
+_GROUP_OF_CLASS = np.array([c.group_id for c in CLASSES], dtype=np.int8)
+
+
+def class_of_code(codes):
+    """The land cover class of NLCD codes.
+
+    Parameters
+    ----------
+    codes : array_like of int
+        NLCD codes, 0 to 255, any shape.
+
+    Returns
+    -------
+    numpy.ndarray
+        int8, same shape: ``class_id`` 0 to 5, or ``NO_CLASS`` for water, ice and nodata.
+    """
+    return _CLASS_OF_CODE[np.asarray(codes, dtype=np.uint8)]
+
+
+def group_of_code(codes):
+    """The map group of NLCD codes: int8 of the same shape, ``NO_CLASS`` where the code is nodata."""
+    return _GROUP_OF_CODE[np.asarray(codes, dtype=np.uint8)]
+
+
+def group_of_class(class_ids):
+    """The map group of ``class_id`` values 0 to 5: int8 of the same shape."""
+    return _GROUP_OF_CLASS[np.asarray(class_ids)]
+
+
+def check_codes(codes, source):
+    """Refuse a raster whose values are not NLCD codes.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        Values of the raster, nodata already left out.
+    source : str
+        Path or name of the raster, for the message.
+
+    Raises
+    ------
+    InputError
+        If a value is not in ``NLCD_LEGEND``.
+    """
+    unknown = sorted(int(code) for code in set(np.unique(codes)) - set(NLCD_LEGEND))
+    if unknown:
+        raise InputError(
+            "expected NLCD land cover codes ({}) in {}, got {}. Use an NLCD land cover raster, or declare "
+            "its other values as nodata.".format(
+                ", ".join(map(str, sorted(NLCD_LEGEND))), source, ", ".join(map(str, unknown))))
+
+
+def label_tiles(code_counts):
+    """Label tiles by plurality.
+
+    Parameters
+    ----------
+    code_counts : numpy.ndarray
+        Shape (N, 256), int: how many NLCD pixels of each code lie in each tile.
+
+    Returns
+    -------
+    label : numpy.ndarray
+        (N,) int8: the ``class_id`` that most pixels carry, ``NO_CLASS`` where water, ice or nodata outnumber
+        every class. Of equal counts the lower ``class_id`` wins.
+    group : numpy.ndarray
+        (N,) int8: the map group that most pixels carry, ``NO_CLASS`` only where a tile has no NLCD pixel.
+    purity : numpy.ndarray
+        (N,) float32: the label's share of all the tile's NLCD pixels, 0 where there is no label.
+    """
+    total = code_counts.sum(axis=1)
+    # The column behind the last class counts what belongs to no class; argmax prefers the class on a tie.
+    by_class = np.stack([code_counts[:, _CLASS_OF_CODE == c].sum(axis=1)
+                         for c in list(range(len(CLASSES))) + [NO_CLASS]], axis=1)
+    winner = by_class.argmax(axis=1)
+    labelled = (winner < len(CLASSES)) & (total > 0)
+    label = np.where(labelled, winner, NO_CLASS).astype(np.int8)
+    purity = np.where(labelled, by_class.max(axis=1) / np.maximum(total, 1), 0).astype(np.float32)
+    by_group = np.stack([code_counts[:, _GROUP_OF_CODE == g.group_id].sum(axis=1) for g in GROUPS], axis=1)
+    group = np.where(by_group.any(axis=1), by_group.argmax(axis=1), NO_CLASS).astype(np.int8)
+    return label, group, purity
+
+
+def nine_point_class(codes):
+    """The 2017 rule: the class that all nine points of a tile carry.
+
+    Parameters
+    ----------
+    codes : numpy.ndarray
+        Shape (N, 9), uint8 NLCD codes, as read at ``grid.nine_points``.
+
+    Returns
+    -------
+    numpy.ndarray
+        (N,) int8 ``class_id``, ``NO_CLASS`` where the points differ or belong to no class.
+    """
+    classes = class_of_code(codes)
+    return np.where((classes == classes[:, :1]).all(axis=1), classes[:, 0], NO_CLASS).astype(np.int8)
+
+
+def group_of_prediction(class_ids):
+    """The map group of predicted classes, some of them missing.
+
+    Parameters
+    ----------
+    class_ids : pandas.Series
+        ``class_id``, missing or ``NO_CLASS`` where a tile has no prediction.
+
+    Returns
+    -------
+    numpy.ndarray
+        int8, ``NO_CLASS`` where it is missing.
+    """
+    class_ids = class_ids.fillna(NO_CLASS).astype(int).to_numpy()
+    return np.where(class_ids == NO_CLASS, NO_CLASS, _GROUP_OF_CLASS[class_ids]).astype(np.int8)

@@ -1,0 +1,1 @@
+"""Maps, and newly developed land (notebook 06)."""

@@ -1,0 +1,1 @@
+"""Backbones, retraining, bundles and engines (notebooks 03 and 04)."""

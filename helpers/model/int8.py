@@ -1,0 +1,186 @@
+"""int8."""
+
+import os
+import tempfile
+
+import numpy as np
+
+ONNX = "model.onnx"
+INT8 = "model.int8.onnx"
+# Of the ONNX that is written; the first whose quantisation knows channels.
+OPSET = 13
+# An int8 network is used where it names at least this share of the tiles as the float32 network does, and is right on
+# no more than this share fewer. On fewer tiles than these neither is known well enough.
+SAME_CLASS, ACCURACY_LOST, JUDGED_TILES = 0.97, 0.005, 300
+
+
+def quantise(path, int8_path, tiles):
+    """Write an ONNX network in int8: weights by channel, activations by the ranges they have on some tiles.
+
+    What comes before the first convolution stays as it is, and so does the head: it is small, and decides.
+
+    Parameters
+    ----------
+    path : str or pathlib.Path
+        float32, opset 13 or later; ``tiles`` in, ``probabilities`` out.
+    int8_path : str or pathlib.Path
+        File to write.
+    tiles : numpy.ndarray
+        Training tiles, uint8 (N, height, width, 3).
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization import shape_inference
+
+    class Batches(quantization.CalibrationDataReader):
+        def __init__(self):
+            # One order for any order of the tiles' classes, so that each batch sees several of them.
+            order = np.random.RandomState(0).permutation(len(tiles))
+            self._batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(
+                order, max(1, len(tiles) // 8))])
+
+        def get_next(self):
+            return next(self._batches, None)
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain = os.path.join(folder, ONNX)
+        # Batch normalisations become part of the convolutions, and every value gets its shape.
+        shape_inference.quant_pre_process(str(path), plain, skip_symbolic_shape=True)
+        network = onnx.load(plain)
+        _pad_inside_pooling(network.graph)
+        fractions = _lrn_in_plain_operations(network.graph)
+        onnx.save(network, plain)
+        dense = [node.name for node in network.graph.node if node.op_type in ("Gemm", "MatMul")]
+        quantization.quantize_static(
+            plain, str(int8_path), Batches(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
+            activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
+            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Add", "Concat", "Gemm", "MatMul"],
+            nodes_to_exclude=dense[-1:] + fractions,
+            # A mean of the batches' ranges: one odd tile would coarsen the steps for all others.
+            extra_options={"CalibMovingAverage": True})
+
+
+def _lrn_in_plain_operations(graph):
+    """Write local response normalisation, as in AlexNet, with operations that ONNX Runtime computes quickly.
+
+    Its own takes two thirds of an int8 AlexNet's time. The sum of squares over neighbouring channels is a 1 × 1
+    convolution with a band of ones; to the power of 3/4 is the root times the root's root.
+
+    Returns
+    -------
+    list of str
+        Names of the nodes that must stay in float32: squares and their roots have too wide a range for int8.
+    """
+    from onnx import helper, numpy_helper
+    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.value_info}
+    nodes, names = [], []
+    for node in graph.node:
+        given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        channels = shapes.get(node.input[0], [0, 0])[1] if node.op_type == "LRN" else 0
+        if not channels or given.get("beta", 0.75) != 0.75:
+            nodes.append(node)
+            continue
+        x, y, size = node.input[0], node.output[0], given["size"]
+        # ONNX's window: from (size - 1) // 2 channels before to size // 2 after, rounded up.
+        apart = np.subtract.outer(np.arange(channels), np.arange(channels))
+        band = (apart <= (size - 1) // 2) & (-apart <= size // 2)
+        kernel = (band * given.get("alpha", 1e-4) / size).astype(np.float32)[:, :, None, None]
+        graph.initializer.extend([
+            numpy_helper.from_array(kernel, y + "/band"),
+            numpy_helper.from_array(np.full(channels, given.get("bias", 1.0), np.float32), y + "/bias")])
+        steps = [("Mul", [x, x], "/squares"), ("Conv", [y + "/squares", y + "/band", y + "/bias"], "/sum"),
+                 ("Sqrt", [y + "/sum"], "/root"), ("Sqrt", [y + "/root"], "/fourth"),
+                 ("Mul", [y + "/root", y + "/fourth"], "/power"), ("Div", [x, y + "/power"], "")]
+        nodes += [helper.make_node(operator, inputs, [y + output], name=y + output)
+                  for operator, inputs, output in steps]
+        names += [y + output for _, _, output in steps]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return names
+
+
+def _pad_inside_pooling(graph):
+    """Have a MaxPool pad by itself what a Pad with 0 pads before it, where nothing is below 0: after a Relu.
+
+    Keras's ResNet-50 has such a Pad; quantised networks compute it in float32, back and forth.
+    """
+    from onnx import helper, numpy_helper
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    for pool in graph.node:
+        pad = makers.get(pool.input[0]) if pool.op_type == "MaxPool" else None
+        relu = makers.get(pad.input[0]) if pad is not None and pad.op_type == "Pad" else None
+        if relu is None or relu.op_type != "Relu" or pad.input[1] not in constants:
+            continue
+        value = constants.get(pad.input[2]) if len(pad.input) > 2 else np.float32(0)
+        before, after = np.split(constants[pad.input[1]], 2)
+        attributes = {a.name: a for a in pool.attribute}
+        pads_itself = (any(attributes["pads"].ints) if "pads" in attributes else
+                       "auto_pad" in attributes and attributes["auto_pad"].s not in (b"VALID", b"NOTSET"))
+        if (value is None or value != 0 or before[:2].any() or after[:2].any() or pads_itself
+                or sum(pad.output[0] in node.input for node in graph.node) > 1):
+            continue
+        for name in set(attributes) & {"pads", "auto_pad"}:
+            pool.attribute.remove(attributes[name])
+        pool.attribute.append(helper.make_attribute("pads", [int(n) for n in np.concatenate([before[2:], after[2:]])]))
+        pool.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    # ONNX Runtime warns of weights that nothing reads.
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def _add_int8(part, calibration, validation):
+    """Write ``model.int8.onnx`` into a bundle in the making, if it predicts as well as ``model.onnx``.
+
+    Parameters
+    ----------
+    part : pathlib.Path
+        The folder, with ``model.onnx``.
+    calibration : numpy.ndarray
+        Training tiles, uint8 (N, height, width, 3).
+    validation : tuple of numpy.ndarray
+        Other tiles, and their class ids, (N,) integer.
+
+    Returns
+    -------
+    dict
+        ``refused``: why it was not written, else None; ``calibration_tiles``; and as far as it came ``tiles``,
+        ``same_class``, ``accuracy``, ``accuracy_float32``.
+    """
+    from helpers.model import engines
+    tiles, labels = validation
+    facts = {"calibration_tiles": len(calibration), "tiles": len(tiles), "refused": None}
+    if len(tiles) < JUDGED_TILES:
+        return dict(facts, refused="expected at least {} labelled validation tiles to judge the int8 network on, got "
+                    "{}. float32 is used; hold more tiles out to have int8.".format(JUDGED_TILES, len(tiles)))
+    try:
+        quantise(part / ONNX, part / INT8, calibration)
+        came = engines.OnnxRuntimeInt8(part / INT8).score(tiles).argmax(axis=1)
+    except Exception as error:  # A network of someone's own may have any operator; the bundle is good without int8.
+        (part / INT8).unlink(missing_ok=True)
+        return dict(facts, refused="expected a network that ONNX Runtime can quantise, got: {}. float32 is used; cut "
+                    "the network at another layer to have int8.".format(" ".join(str(error).split())[:200]))
+    wanted = engines.OnnxRuntime(part / ONNX).score(tiles).argmax(axis=1)
+    facts.update(same_class=float((came == wanted).mean()), accuracy=float((came == labels).mean()),
+                 accuracy_float32=float((wanted == labels).mean()))
+    lost = facts["accuracy_float32"] - facts["accuracy"]
+    if not (facts["same_class"] >= SAME_CLASS and lost <= ACCURACY_LOST):
+        (part / INT8).unlink()
+        facts["refused"] = (
+            "expected the int8 network to name {:.0%} of {} validation tiles as float32 does and to lose at most "
+            "{:.1f} points of accuracy, got {:.1%} and {:.1f} points. float32 is used; calibrate on more tiles to have "
+            "int8.".format(SAME_CLASS, len(tiles), 100 * ACCURACY_LOST, facts["same_class"], 100 * lost))
+    return facts
+
+
+def int8_in_words(bundle):
+    """One sentence about a bundle's int8 network: how well it was measured to predict, or why there is none."""
+    facts = bundle.facts.get("int8")
+    if facts is None:
+        return "No int8 network was asked for when this bundle was written: float32 is used."
+    if facts["refused"]:
+        return "int8 is refused: " + facts["refused"]
+    return ("int8 is used: on {tiles} validation tiles it names {same_class:.1%} as float32 does, and is right on "
+            "{accuracy:.1%} against {accuracy_float32:.1%}.".format(**facts))

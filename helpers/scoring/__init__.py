@@ -1,0 +1,1 @@
+"""A prediction for each tile (notebook 05)."""

@@ -1,0 +1,1 @@
+"""The tile store, and preparation (notebook 02)."""

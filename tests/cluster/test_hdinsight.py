@@ -1,0 +1,873 @@
+"""From laptop to cluster, rehearsed: the scripts, a node's set-up, and the notebooks on the cluster's versions.
+
+What the set-up builds stays in the ignored folder ``.venv-hdinsight``; a second run of the tests finds it there.
+"""
+
+import json
+import os
+import pty
+import re
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+import rasterio
+
+from azurite import ACCOUNT, Azurite
+from helpers import files as storage
+from helpers.azure import CREDENTIALS, TOKEN_FILE
+from helpers.maps import new_development as development
+from helpers.model import bundle
+from helpers.tiles import store as tilestore
+from helpers.scoring import score as scoring_module
+from helpers.scoring.table import read
+from test_results import with_answers
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SCRIPTS = REPOSITORY / "setup_scripts" / "hdinsight"
+NOTEBOOKS = REPOSITORY / "notebooks"
+KEPT = REPOSITORY / ".venv-hdinsight"
+RESULTS = REPOSITORY / "tests" / "hdinsight_results.json"
+PYSPARK = ["pyspark==3.3.1", "py4j==0.10.9.5"]
+README = (SCRIPTS / "README.md").read_text()
+SECRET = "planted-5b1c7d2e-not-to-be-seen"
+PASSWORD = "Planted-5b1c7d2e-pw"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    """The README's shell commands, as words."""
+    return [shlex.split(line, comments=True) for block in blocks("sh") for line in block.splitlines()
+            if line.split("#")[0].strip()]
+
+
+def run(*command, env=None, timeout=300, cwd=REPOSITORY, said=""):
+    return subprocess.run([str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True,
+                          timeout=timeout, input=said)
+
+
+@pytest.fixture
+def no_az(tmp_path):
+    """An environment without the Azure CLI, but with secrets that must not be shown."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("bash", "env", "dirname", "sed", "git", "mktemp", "rm", "find", "head", "basename", "sleep", "grep",
+                 "date", "sort", "paste", "id", "sh", "cat", "mkdir", "mv", "gzip"):
+        (folder / name).symlink_to(shutil.which(name))
+    return {"PATH": str(folder), "HOME": str(tmp_path), "AZURE_STORAGE_SAS_TOKEN": SECRET,
+            "AZURE_STORAGE_CONNECTION_STRING": SECRET}
+
+
+def record(section, values):
+    known = json.loads(RESULTS.read_text())
+    known[section] = dict(known.get(section, {}), **values)
+    RESULTS.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
+
+
+def record_seconds(name, seconds):
+    """Keep how long a part of the rehearsal took, if asked to: otherwise the tests change no committed file."""
+    if os.environ.get("RECORD_SECONDS"):
+        record("seconds", {name: round(seconds, 1)})
+
+
+# The scripts ------------------------------------------------------------------------------------------------------
+
+
+def test_shell_scripts_have_no_known_mistakes():
+    scripts = sorted(str(path) for path in (REPOSITORY / "setup_scripts").rglob("*.sh"))
+    scripts += [str(REPOSITORY / ".ci" / "run"), str(REPOSITORY / "tests" / "benchmarks" / "run.sh")]
+    done = run(Path(sys.executable).with_name("shellcheck"), "-x", "-S", "warning", *scripts)
+    assert done.returncode == 0, done.stdout
+
+
+def test_nothing_is_open_to_all_and_nothing_unpinned():
+    for path in SCRIPTS.iterdir():
+        text = path.read_text()
+        assert "chmod 777" not in text.replace("No `chmod 777`", "") and "0777" not in text
+        for line in re.findall(r".*pip install.*(?:\\\n.*)*", text):
+            assert "--require-hashes" in line, line
+        for line in re.findall(r".*conda\" create.*(?:\\\n.*)*", text):
+            assert re.search(r"python=3\.\d+\.\d+\b", line), line
+    for name, least in (("requirements-cluster.txt", 100), ("requirements-cluster-cntk.txt", 35)):
+        pins = (SCRIPTS / name).read_text()
+        entries = dict(re.findall(r"^([a-z0-9.-]+)==([^,<>\s]+) \\\n    --hash=sha256:[0-9a-f]{64}$", pins,
+                                  re.MULTILINE))
+        assert len(entries) == len([line for line in pins.splitlines() if line and line[0] not in "# "]) > least
+        assert not set(entries) & {"pyspark", "py4j"}  # those are the cluster's own
+    # What install_cntk.sh takes elsewhere, and with hashes and nothing beside the list where it is given one.
+    requirements = (REPOSITORY / "requirements.txt").read_text()
+    wanted = re.findall(r'^(\S+)==(\S+) ; python_version < "3.7"', requirements, re.MULTILINE)
+    assert wanted and all(entries[name] == version for name, version in wanted)
+    assert "${hashed:+--require-hashes --no-deps}" in (REPOSITORY / "setup_scripts" / "install_cntk.sh").read_text()
+    assert "CNTK_REQUIREMENTS=" in (SCRIPTS / "script_action.sh").read_text()
+
+
+# Executed for real, on the rehearsal's node.
+FOR_REAL = ("export", "setup_scripts/hdinsight/script_action.sh", "setup_scripts/run_tests.sh")
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] not in FOR_REAL], ids=" ".join)
+def test_each_command_of_the_page_has_a_dry_run(words, no_az):
+    done = run(*words, *(["--dry-run"] if "--dry-run" not in words else []), env=no_az)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout + done.stderr
+    shown = [line for line in said.splitlines() if line.startswith("+ ")]
+    assert shown and SECRET not in said and "password" not in said.lower().replace("--http-password @/dev/fd/3", "")
+    assert os.listdir(no_az["HOME"]) == ["bin"]  # It did nothing.
+
+
+def test_the_other_blocks_of_the_page(no_az):
+    assert set(re.findall(r"^```(\w+)", README, flags=re.MULTILINE)) == {"sh", "text"}
+    for block in blocks("text"):
+        magic, _, rest = block.partition("\n")
+        assert magic == "%%configure -f" and set(json.loads(rest)) == {"conf", "files"}
+        # The token is laid beside the driver under the name that storage looks for.
+        assert json.loads(rest)["files"][0].endswith("/tutorial/storage_token")
+        assert json.loads(rest)["conf"][f"spark.yarn.appMasterEnv.{TOKEN_FILE}"] == "storage_token"
+    rest = [words for words in commands() if words[0] in FOR_REAL]
+    assert [words[0] for words in rest] == list(FOR_REAL)
+    assert all((REPOSITORY / word).exists() for word in rest[-1] if "/" in word)
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+        assert (SCRIPTS / target).exists(), target
+
+
+def test_prices_come_before_anything_is_created(no_az):
+    lines = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(
+        no_az, worker_cents="100", head_cents="50", zookeeper_cents="10", least_workers="2",
+        most_workers="5")).stdout.splitlines()
+    assert "$3.30 an hour with 2 workers, $6.30 with 5" in lines[0]
+    assert next(i for i, line in enumerate(lines) if line.startswith("+ az")) > 0
+
+
+def test_without_the_cli_there_is_one_sentence(no_az):
+    for name in ("create_cluster.sh", "delete_cluster.sh", "open_jupyter.sh"):
+        done = run(SCRIPTS / name, env=no_az)
+        assert done.returncode == 2 and done.stderr.startswith("expected the Azure CLI (az) on the path, got none.")
+    for words, sentence in ((["resize_cluster.sh", "many"], "expected a number of workers, got 'many'"),
+                            (["upload.sh", "music"], "expected code, tiles or model, got 'music'"),
+                            (["delete_cluster.sh", "now"], "expected --keep-storage, --yes or --dry-run, got 'now'"),
+                            (["create_cluster.sh", "now"], "expected --yes, --set-up-again or --dry-run, got 'now'"),
+                            (["storage_token.sh", "--days", "8"], "expected 1 to 7 days, got '8'"),
+                            (["submit_scoring.sh", "TILES"],
+                             "expected the URIs of tiles, model and table, got 1 of them")):
+        done = run(SCRIPTS / words[0], *words[1:], "--dry-run", env=no_az)
+        assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+# Stands for Azure, which can't be had here: what it has is a file, and what it is asked goes to another, each word of
+# it.
+AZ = """#!{python}
+import json, os, re, sys
+words, where = sys.argv[1:], {where!r}
+with open(where + "/asked", "a") as file:
+    file.write(json.dumps(words) + "\\n")
+with open(where + "/azure") as file:
+    azure = json.load(file)
+has = dict(zip(words, words[1:]))
+what = " ".join(word for word in words[:4] if not word.startswith("-"))
+what = re.match(r"[a-z -]+?(create|delete|show|list|exists|execute|upload-batch|generate-sas)", " ".join(words)).group()
+mine, tag = azure["resources"], "landcover-spark"
+
+
+def say(lines):
+    print("\\n".join(lines) if isinstance(lines, list) else lines)
+
+
+if what == "group exists":
+    say("true" if azure["group"] is not None else "false")
+elif what == "group show":
+    say(azure["group"] or "")
+elif what == "group create":
+    azure["group"] = tag
+elif what == "group delete":
+    azure.update(group=None, resources={{}}, clusters={{}})
+elif what in ("storage account create", "identity create"):
+    mine[has["--name"]] = tag
+elif what in ("storage account show", "identity show"):
+    if has["--name"] not in mine:
+        sys.exit(3)
+    say("/of/" + has["--name"])
+elif what == "hdinsight create":
+    assert azure["group"] is not None
+    azure["clusters"][has["--name"]] = "Running"
+    mine[has["--name"]] = tag
+    with open(has["--http-password"][1:]) as file:
+        azure["password"] = file.read()
+elif what == "hdinsight list":
+    if azure["group"] is None:
+        sys.exit(3)
+    named = re.search("name=='(.*?)'", has["--query"])
+    found = {{name: state for name, state in azure["clusters"].items() if not named or name == named.group(1)}}
+    say([state if "clusterState" in has["--query"] else name for name, state in found.items()])
+elif what == "hdinsight delete":
+    azure["clusters"].pop(has["--name"])
+    mine.pop(has["--name"])
+elif what == "hdinsight script-action list":
+    say(azure["actions"])
+elif what == "hdinsight script-action execute":
+    if has["--name"] in azure["actions"]:
+        sys.exit("a persisted script action of this name is there already")
+    azure["actions"].append(has["--name"])
+elif what == "hdinsight script-action delete":
+    azure["actions"].remove(has["--name"])
+elif what == "resource list" and "--tag" in has:
+    say([name.replace("landcovertiles", "/of/Microsoft.Storage/storageAccounts/landcovertiles")
+         for name, its in mine.items() if its == tag and name != "landcover-cluster"] + azure["elsewhere"])
+elif what == "resource list":
+    say([name for name, its in mine.items() if its != tag])
+elif what == "storage container generate-sas":
+    say("sv=1&sig=" + {secret!r})
+with open(where + "/azure", "w") as file:
+    json.dump(azure, file)
+"""
+
+
+class Azure:
+    """The stand-in, on the path of the scripts."""
+
+    def __init__(self, environment, folder, **has):
+        folder.mkdir()
+        self.folder = folder
+        self.write(dict({"group": None, "resources": {}, "clusters": {}, "actions": [], "elsewhere": []}, **has))
+        az = Path(environment["PATH"]) / "az"
+        az.write_text(AZ.format(python=sys.executable, where=str(folder), secret=SECRET))
+        az.chmod(0o755)
+        key = folder / "key.pub"
+        key.write_text("ssh-rsa AAAA planted\n")
+        self.environment = dict(environment, ssh_public_key=str(key),
+                                script_uri="https://example.org/v1/script_action.sh")
+
+    def write(self, has):
+        (self.folder / "azure").write_text(json.dumps(has))
+
+    def has(self):
+        return json.loads((self.folder / "azure").read_text())
+
+    def asked(self):
+        """The command lines since it was asked last."""
+        path = self.folder / "asked"
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        path.write_text("")
+        return lines
+
+    def run(self, script, *arguments, said=PASSWORD + "\n", **environment):
+        return run(SCRIPTS / script, *arguments, env=dict(self.environment, **environment), said=said)
+
+
+# Of what is asked, these change something; assigning a role, making a container and uploading may be done twice.
+MAKING = ("group create", "storage account create", "identity create", "hdinsight create",
+          "hdinsight script-action execute", "hdinsight script-action delete", "group delete", "hdinsight delete")
+
+
+def made(asked):
+    return [making for words in asked for making in MAKING if " ".join(words).startswith(making)]
+
+
+def test_a_cluster_is_created_once(no_az, tmp_path):
+    azure = Azure(no_az, tmp_path / "azure")
+    done = azure.run("create_cluster.sh", "--yes")
+    assert done.returncode == 0, done.stderr
+    asked = azure.asked()
+    assert made(asked) == list(MAKING[:5])
+    has = azure.has()
+    assert has["clusters"] == {"landcover-spark": "Running"} and has["actions"] == ["tutorial"]
+    # The password arrives, and stands in no argument and in nothing that is shown.
+    assert has["password"] == PASSWORD and PASSWORD not in json.dumps(asked) + done.stdout + done.stderr
+    create = next(words for words in asked if words[:2] == ["hdinsight", "create"])
+    assert f"@{azure.environment['ssh_public_key']}" in create and "--assign-identity" not in create
+    action = next(words for words in asked if words[1:3] == ["script-action", "execute"])
+    assert azure.environment["script_uri"] in action
+
+    done = azure.run("create_cluster.sh", "--yes", said="")
+    assert done.returncode == 0, done.stderr
+    asked = azure.asked()
+    assert made(asked) == [] and "upload-batch" not in json.dumps(asked) and azure.has() == has
+    assert "To give them the code that is committed now: create_cluster.sh --set-up-again" in done.stdout
+
+    done = azure.run("create_cluster.sh", "--yes", "--set-up-again", said="")
+    assert done.returncode == 0, done.stderr
+    assert made(azure.asked()) == ["hdinsight script-action delete", "hdinsight script-action execute"]
+    assert azure.has() == has
+
+
+@pytest.mark.parametrize("has, sentence", [
+    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Error"}},
+     "got the state Error. Run delete_cluster.sh"),
+    ({"group": "landcover-spark", "clusters": {"landcover-spark": "Deleting"}},
+     "got the state Deleting. Wait, then run"),
+    ({"group": ""}, "expected a resource group of the tutorial's own, got landcover, which somebody else has made."),
+    ({"said": ""}, "expected a password of 10 or more characters"),
+    ({"said": "short-A1\n"}, "expected a password of 10 or more characters"),
+    ({"script_uri": ""}, "expected script_uri to be the https address of script_action.sh at a tagged commit"),
+    ({"ssh_public_key": "/nowhere"}, "expected an SSH public key at /nowhere, got none."),
+])
+def test_what_stands_against_a_cluster_is_said_before_anything_is_made(no_az, tmp_path, has, sentence):
+    settings = {name: has.pop(name) for name in ("said", "script_uri", "ssh_public_key") if name in has}
+    azure = Azure(no_az, tmp_path / "azure", **has)
+    done = azure.run("create_cluster.sh", "--yes", **settings)
+    assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
+    assert made(azure.asked()) == [] and "role" not in json.dumps(azure.asked())
+
+
+def test_the_password_is_asked_for_and_not_echoed(no_az, tmp_path):
+    """On a terminal, after the question whether to create it, and before anything is made."""
+    azure = Azure(no_az, tmp_path / "azure")
+    ours, its = pty.openpty()
+    going = subprocess.Popen([str(SCRIPTS / "create_cluster.sh")], env=azure.environment, stdin=its, stdout=its,
+                             stderr=its, cwd=REPOSITORY, start_new_session=True)
+    os.close(its)
+    said = b""
+
+    def until(prompt):
+        nonlocal said
+        while prompt not in said:
+            said += os.read(ours, 1000)
+
+    until(b"Create it? [y/N]")
+    os.write(ours, b"y\n")
+    until(b"Password of the cluster's web pages:")
+    assert made(azure.asked()) == []
+    os.write(ours, PASSWORD.encode() + b"\n")
+    until(b"Once more:")
+    os.write(ours, PASSWORD.encode() + b"\n")
+    until(b"Next: setup_scripts/hdinsight/storage_token.sh")
+    assert going.wait(60) == 0
+    os.close(ours)
+    assert azure.has()["password"] == PASSWORD and PASSWORD.encode() not in said
+
+
+OURS = dict.fromkeys(("landcovertiles", "landcover-cluster", "landcover-spark"), "landcover-spark")
+
+
+@pytest.mark.parametrize("keep, others, elsewhere, status", [
+    (False, {}, [], 0), (True, {}, [], 0),
+    (False, {}, ["/subscriptions/1/Microsoft.Compute/disks/forgotten"], 2),
+    (False, {"theirs": "another"}, [], 2),
+])
+def test_what_is_left_after_deletion_is_seen(no_az, tmp_path, keep, others, elsewhere, status):
+    azure = Azure(no_az, tmp_path / "azure", group="landcover-spark", clusters={"landcover-spark": "Running"},
+                  resources=dict(OURS, **others), elsewhere=elsewhere)
+    done = azure.run("delete_cluster.sh", "--yes", *(["--keep-storage"] if keep else []))
+    assert done.returncode == status, done.stderr
+    asked = azure.asked()
+    if others:
+        assert made(asked) == [] and "got landcover with theirs. Move that elsewhere" in done.stderr
+        return
+    # The proof is asked for when the deletion is done.
+    assert made(asked) == ["hdinsight delete" if keep else "group delete"]
+    deletion = next(i for i, words in enumerate(asked) if "delete" in words)
+    assert [words[:2] for words in asked[deletion + 1:]][:2] == [["resource", "list"], ["group", "exists"]]
+    assert "landcover-spark" not in azure.has()["clusters"] and ("landcovertiles" in azure.has()["resources"]) == keep
+    if elsewhere:
+        assert "expected nothing billable to be left" in done.stderr and "forgotten" in done.stderr
+    elif not keep:
+        assert done.stdout.splitlines()[-1] == "Nothing else that is billed is left of landcover-spark."
+
+
+def test_a_cluster_of_another_name_is_left_and_billed(no_az, tmp_path):
+    azure = Azure(no_az, tmp_path / "azure", group="landcover-spark", resources=OURS,
+                  clusters={"landcover-spark": "Running", "older": "Running"})
+    done = azure.run("delete_cluster.sh", "--keep-storage", "--yes")
+    assert done.returncode == 2 and "nothing billable to be left of landcover-spark, got: older." in done.stderr
+
+
+def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
+    """From the stand-in for Azure through one for ssh into two files, each for one account; for Livy to the storage."""
+    azure, home = Azure(no_az, tmp_path / "azure"), {}
+    folder = Path(no_az["PATH"])
+    for name in ("head", "jupyter"):
+        home[name] = tmp_path / name
+        home[name].mkdir()
+    for name, script in (
+            ("ssh", f'echo "$@" >> {tmp_path}/ssh; shift; export HOME={home["head"]}; script=$1; shift; '
+                    f'exec {SCRIPTS}/${{script##*/}} "$@"'),
+            ("sudo", f'echo "$@" >> {tmp_path}/sudo; while [ "$1" != sh ]; do shift; done; '
+                     f'HOME={home["jupyter"]} exec "$@"'),
+            ("hdfs", f'echo "$@" >> {tmp_path}/hdfs; [ "$2" != -put ] || cat > {tmp_path}/put')):
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
+        (folder / name).chmod(0o755)
+    (folder / "id").unlink()
+    (folder / "id").write_text("#!/usr/bin/env bash\necho sshuser\n")
+    (folder / "id").chmod(0o755)
+    done = azure.run("storage_token.sh", "--days", "3", "--livy")
+    assert done.returncode == 0, done.stderr
+    words = next(words for words in azure.asked() if "generate-sas" in words)
+    assert "--as-user" in words and words[words.index("--permissions") + 1] == "acdlrw"
+    for name in home:
+        file = home[name] / "landcover" / "storage_token"
+        assert file.read_text() == f"sv=1&sig={SECRET}\n" and file.stat().st_mode & 0o777 == 0o600
+        assert os.listdir(file.parent) == ["storage_token"]
+    assert (tmp_path / "put").read_text() == f"sv=1&sig={SECRET}\n"
+    shown = done.stdout + done.stderr + "".join((tmp_path / name).read_text() for name in ("ssh", "sudo", "hdfs"))
+    assert SECRET not in shown and "-u spark" in shown and "-chmod 600 abfs://tutorial@landcovertiles" in shown
+
+
+# A node's set-up --------------------------------------------------------------------------------------------------
+
+
+def find_python310():
+    for candidate in [os.environ.get("PYTHON310"), "python3.10",
+                      *sorted(map(str, Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv").glob(
+                          "versions/3.10.*/bin/python3.10")))]:
+        if candidate and run(candidate, "-c", "import ensurepip").returncode == 0 if candidate and shutil.which(
+                candidate) else False:
+            return shutil.which(candidate)
+    pytest.skip("no Python 3.10 here: install one (pyenv install 3.10.13), or set PYTHON310")
+
+
+class Node:
+    """A node that ``script_action.sh`` has set up."""
+
+    def __init__(self, prefix, python, head="yes"):
+        self.prefix, self.spark = prefix, KEPT / "spark" / "pyspark"
+        self.kernels = prefix / "kernels"
+        self.python = prefix / "environment" / "bin" / "python"
+        self.environment = dict(os.environ, TUTORIAL_PREFIX=str(prefix), TUTORIAL_PYTHON=python, TUTORIAL_CNTK="no",
+                                TUTORIAL_SPARK=str(self.spark), TUTORIAL_KERNELS=str(self.kernels), TUTORIAL_HEAD=head)
+
+    def command(self, source=REPOSITORY):
+        return ["bash", str(SCRIPTS / "script_action.sh"), str(source)]
+
+    def leave_half_finished(self):
+        """A first set-up is killed while packages come. Then, and where one had ended well before, parts lie about,
+        code and kernels are gone, and of three packages one has no list of its files yet, one has lost a file, one is
+        gone.
+        """
+        stamp = self.prefix / "environment" / "complete"
+        if not stamp.exists():
+            killed = subprocess.Popen(self.command(), env=self.environment, stdout=subprocess.DEVNULL,
+                                      start_new_session=True)
+            deadline = time.monotonic() + 500
+            while len(list(self.packages().glob("*.dist-info"))) < 5:
+                assert time.monotonic() < deadline and killed.poll() is None
+                time.sleep(0.1)
+            os.killpg(killed.pid, signal.SIGKILL)
+            killed.wait()
+            assert not stamp.exists()
+        stamp.unlink(missing_ok=True)
+        for part in (".tutorial.part", ".executors.part"):
+            (self.prefix / part).mkdir(exist_ok=True)
+            (self.prefix / part / "half").write_text("half")
+        (self.prefix / "executors.tar.gz.part").write_text("half")
+        shutil.rmtree(self.prefix / "tutorial")
+        shutil.rmtree(self.kernels, ignore_errors=True)
+        found = [folder for folder in sorted(self.packages().glob("*.dist-info"))
+                 if folder.name[:3] not in ("pip", "set") and (folder / "RECORD").exists()]
+        files = [[self.packages() / line.split(",")[0] for line in (folder / "RECORD").read_text().splitlines()
+                  if line.split(",")[0].endswith(".py")] for folder in found[:3]]
+        (found[0] / "RECORD").unlink()
+        [file.unlink() for file in files[1][:1] + files[2]]
+        shutil.rmtree(found[2])
+        self.damaged = sum(files, [])
+
+    def packages(self):
+        return self.prefix / "environment" / "lib" / "python3.10" / "site-packages"
+
+    def launched(self, home, *command):
+        """A command as the kernel is started, for an account with a home."""
+        kernel = json.loads((self.kernels / "landcover" / "kernel.json").read_text())
+        return run(*kernel["argv"][:2], *command, env=dict(os.environ, HOME=str(home), **kernel["env"]))
+
+    def set_up(self, source=REPOSITORY, **environment):
+        done = run(*self.command(source), env=dict(self.environment, **environment), timeout=500)
+        assert done.returncode == 0, done.stderr[-2000:]
+        lines = [line for line in done.stdout.splitlines() if line]
+        # One line a step, each with its time and node.
+        assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \S+ \S", line) for line in lines), lines
+        return [line.split(" ", 2)[2] for line in lines]
+
+
+@pytest.fixture(scope="session")
+def node():
+    python = find_python310()
+    spark = KEPT / "spark"
+    if not (spark / "pyspark" / "python" / "lib" / "pyspark.zip").exists():
+        done = run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", spark, *PYSPARK, timeout=500)
+        assert done.returncode == 0, done.stderr
+    node = Node(KEPT / "node", python)
+    node.leave_half_finished()
+    started = time.monotonic()
+    node.steps = node.set_up()
+    record_seconds("set-up over a half-finished one", time.monotonic() - started)
+    return node
+
+
+STEPS = ["code", "interpreter", "environment", "CNTK", "self-test", "executors' archive", "kernels"]
+HOME = """from helpers import runs
+print(runs.home())
+(runs.home() / "data").mkdir(exist_ok=True)
+(runs.home() / "data" / "note").touch()"""
+
+
+def test_the_set_up_again_does_nothing_twice_and_leaves_what_is_the_users(node, tmp_path):
+    """The second time from the storage, as a node does it: a stand-in for hdfs hands the archive over."""
+    (tmp_path / "hdfs").write_text(f"""#!/usr/bin/env bash
+[ "$*" = "dfs -cat abfs://tutorial@landcovertiles.dfs.core.windows.net/tutorial/tutorial.tar.gz" ] || exit 1
+cd {REPOSITORY}; git ls-files -z -co --exclude-standard | tar --null --ignore-failed-read -T - -czf - 2>/dev/null
+""")
+    (tmp_path / "hdfs").chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    assert node.launched(home, "-c", HOME).stdout.strip() == str(home / "landcover")
+    before = {name: (node.prefix / name).stat().st_mtime_ns for name in ("environment/complete", "executors.tar.gz")}
+    steps = node.set_up("abfs://tutorial@landcovertiles.dfs.core.windows.net/tutorial/tutorial.tar.gz",
+                        PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert [step.split(":")[0] for step in steps] == STEPS
+    assert steps[2] == "environment: there already" and steps[5] == "executors' archive: there already"
+    assert steps[4] == "self-test: passed"
+    assert before == {name: (node.prefix / name).stat().st_mtime_ns for name in before}
+    kernel = json.loads((node.kernels / "landcover" / "kernel.json").read_text())
+    assert kernel["argv"][1] == str(node.python) and kernel["env"]["SPARK_HOME"] == str(node.spark)
+    assert kernel["env"]["TUTORIAL_MASTER"] == "yarn" and "client" in kernel["env"]["PYSPARK_SUBMIT_ARGS"]
+    assert kernel["env"]["TUTORIAL_STORAGE"] == "abfs://tutorial@landcovertiles.dfs.core.windows.net"
+    assert (home / "landcover" / "data" / "note").exists()
+    told = "import os; print(os.environ.get('AZURE_STORAGE_SAS_TOKEN_FILE'))"
+    assert node.launched(home, "-c", told).stdout.strip() == "None"
+    (home / "landcover" / "storage_token").touch()
+    assert node.launched(home, "-c", told).stdout.strip() == str(home / "landcover" / "storage_token")
+
+
+def test_everyone_may_read_a_node_and_nobody_but_its_owner_change_it(node):
+    for path in [node.prefix / "executors.tar.gz", node.prefix / "tutorial" / "helpers", node.python.parent,
+                 node.packages(), node.kernels / "landcover" / "kernel.json"]:
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
+
+
+def test_the_set_up_over_one_that_ended_in_the_middle(node):
+    """What the fixture has left half-finished is whole: packages, code, kernel, an archive that has scored by
+    itself.
+    """
+    assert [step.split(":")[0] for step in node.steps] == STEPS
+    assert node.steps[2].startswith("environment: 1") and node.steps[4] == "self-test: passed"
+    assert node.damaged and all(file.exists() for file in node.damaged)
+    assert (node.kernels / "landcover" / "kernel.json").exists() and (node.prefix / "tutorial" / "helpers").is_dir()
+    assert "scores as well" in node.steps[5] and not (node.prefix / "executors.tar.gz.part").exists()
+
+
+def test_an_environment_that_does_not_work_is_mended_by_the_next_set_up(node):
+    """Its stamp is there, a package is not: the self-test sees it, and takes the stamp away."""
+    (node.packages() / "onnxruntime" / "__init__.py").rename(node.prefix / "gone")
+    done = run(*node.command(), env=node.environment)
+    assert done.returncode == 2 and "failed: expected an environment that works" in done.stderr
+    assert not (node.prefix / "environment" / "complete").exists()
+    (node.prefix / "gone").rename(node.packages() / "onnxruntime" / "__init__.py")
+    (node.prefix / "environment" / "complete").write_text((node.prefix / "environment" / "begun").read_text())
+
+
+def test_two_set_ups_at_once_wait_for_each_other(node):
+    """As autoscale may start them: the second finds everything done."""
+    both = [subprocess.Popen(node.command(), env=node.environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for one in both:
+        said = one.communicate(timeout=120)[0]
+        assert one.returncode == 0 and "self-test: passed" in said
+
+
+def test_a_set_up_that_cannot_go_on_says_why(node, tmp_path):
+    wrong = Node(tmp_path / "node", sys.executable)
+    done = run(*wrong.command(), env=wrong.environment)
+    assert done.returncode == 2 and "failed: expected Python 3.10 at" in done.stderr
+
+
+def test_a_worker_gets_no_kernel(node, tmp_path):
+    worker = Node(node.prefix, node.environment["TUTORIAL_PYTHON"], head="no")
+    worker.environment["TUTORIAL_KERNELS"] = str(tmp_path / "kernels")
+    steps = worker.set_up()
+    assert "kernels: only on head nodes" in steps and not (tmp_path / "kernels").exists()
+
+
+def test_the_way_of_an_account_that_is_not_root(node, tmp_path, no_az):
+    """The page's own lines, in a home where the rehearsal's node is the environment."""
+    (tmp_path / "landcover-node").symlink_to(node.prefix)
+    block = next(block for block in blocks("sh") if block.startswith("export"))
+    environment = {name: value for name, value in node.environment.items() if not name.startswith("TUTORIAL_")}
+    environment.update(HOME=str(tmp_path), TUTORIAL_PYTHON=node.environment["TUTORIAL_PYTHON"],
+                       TUTORIAL_SPARK=str(node.spark))
+    done = run("bash", "-ec", block.replace("TILES MODEL TABLE", "TILES MODEL TABLE --dry-run"), env=environment)
+    assert done.returncode == 0 and "self-test: passed" in done.stdout, done.stderr
+    assert f"--archives {tmp_path}/landcover-node/executors.tar.gz" in done.stdout
+
+
+# The notebooks on the cluster's versions --------------------------------------------------------------------------
+
+
+class Cluster:
+    """A standalone cluster of PySpark 3.3.1 whose executor has nothing but the archive."""
+
+    def __init__(self, node, home):
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.master, self.node, self.home = f"spark://127.0.0.1:{self.port}", node, home
+        conf = home / "conf"
+        conf.mkdir()
+        (conf / "spark-defaults.conf").write_text(f"spark.archives {node.prefix / 'executors.tar.gz'}#environment\n")
+        # The kernel's own environment, but for the executors' Python: here they share the node's disk, and must not use
+        # it.
+        kernel = json.loads((node.kernels / "landcover" / "kernel.json").read_text())
+        kernel["env"].update(PYSPARK_PYTHON="./environment/bin/python", SPARK_CONF_DIR=str(conf),
+                             TUTORIAL_MASTER=self.master)
+        folder = home / "jupyter" / "kernels" / "landcover"
+        folder.mkdir(parents=True)
+        (folder / "kernel.json").write_text(json.dumps(kernel))
+        # What the kernel's launcher makes of HOME is where runs/ and data/ are.
+        self.launcher, self.own = kernel["argv"][0], home / "landcover"
+        self.environment = {key: value for key, value in os.environ.items()
+                            if key not in CREDENTIALS and key != "TUTORIAL_HOME"}
+        self.environment.update(kernel["env"], HOME=str(home), JUPYTER_PATH=str(home / "jupyter"), MPLBACKEND="Agg")
+        self.environment.pop("VIRTUAL_ENV", None)
+
+    def control(self, *arguments):
+        environment = dict(self.environment, PYTHONPATH=f"{KEPT / 'spark'}:{self.node.prefix / 'tutorial'}")
+        environment.pop("SPARK_CONF_DIR")  # The archive is for the applications, not for the workers' own Java.
+        return run(self.launcher, self.node.python, REPOSITORY / "setup_scripts" / "local_cluster.py", *arguments, env=environment)
+
+    def papermill(self, name, **parameters):
+        started = time.monotonic()
+        words = [word for key, value in parameters.items() for word in ("-y", json.dumps({key: value}))]
+        path = with_answers(name, self.home, parameters)
+        done = run(self.node.python, "-m", "papermill", path, path.with_suffix(".done.ipynb"), "-k", "landcover",
+                   "--cwd", NOTEBOOKS, "--no-progress-bar", *words, env=self.environment, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        record_seconds(f"notebook {name}", time.monotonic() - started)
+
+
+@pytest.fixture(scope="session")
+def cluster(node, tmp_path_factory, sample_world):
+    home = tmp_path_factory.mktemp("hdinsight")
+    (home / "landcover" / "data").mkdir(parents=True)
+    for path in (REPOSITORY / "data").iterdir():
+        if path.name != "local_cluster":
+            (home / "landcover" / "data" / path.name).symlink_to(path)
+    cluster = Cluster(node, home)
+    # One worker: each unpacks the archive anew for each application, and two cores are all that there are.
+    started = cluster.control("start", "--workers", "1", "--port", str(cluster.port))
+    assert started.returncode == 0 and f"{cluster.master}: 1 worker of 1 core" in started.stdout, started.stderr
+    yield cluster
+    cluster.control("stop")
+
+
+@pytest.fixture(scope="session")
+def ran(cluster):
+    """Notebooks 02, 03, 05 and 06 with other parameters and their answers, on a county of some 200 tiles."""
+    common = {"run_name": "tiny", "county": "99009"}
+    cluster.papermill("02_data_preparation", master=cluster.master, train_counties=["99003"], train_years=[2010],
+                      train_tiles=15, **common)
+    cluster.papermill("03_retraining_tensorflow", run_name="tiny", per_class=12, copies=1, head_epochs=3,
+                      tuning_epochs=1, seed=5)
+    # The default master gives way to the kernel's.
+    cluster.papermill("05_parallel_scoring", run_name="tiny", engine="onnxruntime")
+    cluster.papermill("06_mapping_results", **common)
+    return cluster.own / "runs" / "tiny"
+
+
+def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
+    metrics = json.loads((ran / "metrics.json").read_text())
+    parts = tilestore.partitions(ran / "tiles")
+    assert {part["county"] for part in parts} == {"99003", "99005", "99009"}
+    assert metrics["scoring"]["tiles"] == sum(part["tiles"] for part in parts) and metrics["scoring"]["errors"] == 0
+    assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
+                                       "06_mapping_results"}
+    assert {"99009.html", "99009_tiles.parquet", "99009_class_2010.tif"} <= {
+        path.name for path in (ran / "maps").iterdir()}
+    assert metrics["scoring"]["engine"] == "onnxruntime"
+    assert bundle.load(ran / "models" / "tensorflow").facts["seed"] == 5
+
+
+def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
+    """One training county of one year fits no score: there is a page all the same, and nowhere a chance in it."""
+    change = json.loads((ran / "metrics.json").read_text())["change"]
+    assert "precision" in change and change["calibrated"] is False
+    assert not [name for name in change if name.startswith("calibration")]
+    for name in ("99009.html", "99009_tiles.qml"):
+        assert development.RANKED in (ran / "maps" / name).read_text(encoding="utf-8")
+    with rasterio.open(ran / "maps" / "99009_change_score.tif") as file:
+        assert file.tags()["SCORE"] == development.RANKED and file.tags()["VALUE_60"] == "60"
+
+
+def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
+    """Spark 3.3.1 and Python 3.10 there, 3.5 and 3.11 or newer here."""
+    model = bundle.load(ran / "models" / "tensorflow")
+    scoring_module.score(spark, str(ran / "tiles"), model, str(tmp_path / "table"), "onnxruntime")
+    here = read(str(tmp_path / "table"))
+    engine = [name for name in (ran / "predictions_side_by_side").iterdir() if name.name.endswith("_in_onnxruntime")][0]
+    there = read(str(engine))
+    both = here.merge(there, on=["tile_id", "county", "year"], suffixes=("", "_there"))
+    assert len(both) > 0
+    assert both["class_id"].equals(both["class_id_there"])
+
+
+@pytest.fixture(scope="session")
+def shared(cluster, ran, tmp_path_factory):
+    """The tile store and the bundle on Azure storage; the environment to read them with."""
+    azure = Azurite(tmp_path_factory.mktemp("azurite"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
+        try:
+            azure.container("tutorial")
+            upload(ran)
+            yield azure
+        finally:
+            azure.close()
+
+
+def upload(ran):
+    for path in sorted((ran / "tiles" / "county=99009" / "year=2010").rglob("*")):
+        if path.suffix in (".parquet", ".json"):
+            with storage.writing(f"abfs://tutorial/tiles/{path.relative_to(ran / 'tiles')}") as file:
+                file.write(path.read_bytes())
+    bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
+
+
+def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
+    """Tiles and bundle from Azure storage, rows to it."""
+    environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), MASTER=cluster.master,
+                       TUTORIAL_SPARK=str(cluster.node.spark), AZURE_STORAGE_CONNECTION_STRING=shared.connection_string)
+    environment.pop("SPARK_CONF_DIR")
+    started = time.monotonic()
+    submit = [SCRIPTS / "submit_scoring.sh", "abfs://tutorial/tiles", "abfs://tutorial/model", "abfs://tutorial/table"]
+    first = run(*submit, env=environment)
+    tiles = sum(part["tiles"] for part in tilestore.partitions("abfs://tutorial/tiles"))
+    assert f"{tiles:,} tiles scored in" in first.stdout, first.stderr[-3000:]
+    assert len(read("abfs://tutorial/table")) == tiles
+    assert shared.connection_string.split("AccountKey=")[1].split(";")[0] not in first.stdout + first.stderr
+    record_seconds("submitted job", time.monotonic() - started)
+
+
+def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
+    """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token
+    alone.
+    """
+    # Livy's session has what the cluster asks of any: here the secret, which session.start would have brought.
+    conf = cluster.home / "livy"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text("".join(path.read_text() for path in (
+        cluster.home / "conf" / "spark-defaults.conf", cluster.own / "data" / "local_cluster" / "spark.conf")))
+    # As the page configures it: YARN lays the file into the driver's folder, readable by its owner alone.
+    page = json.loads(blocks("text")[0].partition("\n")[2])
+    container = cluster.home / "container"
+    container.mkdir()
+    token = container / page["files"][0].rsplit("/", 1)[-1]
+    token.write_text(shared.token("tutorial", 60))
+    token.chmod(0o500)
+    its_own = {name.rsplit(".", 1)[-1]: value for name, value in page["conf"].items() if "appMasterEnv" in name}
+    where = f"abfs://tutorial@{ACCOUNT}.dfs.core.windows.net"
+    environment = dict(cluster.environment, **dict(
+        its_own, PYTHONPATH=cluster.environment["PYTHONPATH"], TUTORIAL_STORAGE=where, SPARK_CONF_DIR=str(conf),
+        SPARK_LOCAL_IP="127.0.0.1", AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
+    parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
+    started = time.monotonic()
+    done = run(cluster.node.python, REPOSITORY / "tests" / "livy.py", NOTEBOOKS / "05_parallel_scoring.ipynb",
+               cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
+    assert done.returncode == 0, done.stderr[-3000:]
+    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token
+            and "executors" not in path.name and "environment" not in path.parts]
+    assert {path.suffix for path in left} >= {".log", ".json", ".parquet", ".ipynb"}
+    signature, = re.findall(r"sig=([^&]+)", token.read_text())
+    for written in (signature, unquote(signature)):
+        assert written not in done.stdout + done.stderr
+        assert not [path for path in left if written.encode() in path.read_bytes()]
+    assert "still there: 3" in done.stdout and "a row for each tile: True | errors: 0" in done.stdout
+    assert len(read("abfs://tutorial/runs/tiny/predictions"))
+    assert {"runs", "data"} <= set(os.listdir(container))
+    record_seconds("notebook 05 by way of Livy", time.monotonic() - started)
+
+
+def test_notebook_05_has_no_magics():
+    for cell in json.loads((NOTEBOOKS / "05_parallel_scoring.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            compile("".join(cell["source"]), "cell", "exec")
+
+
+# What takes minutes -----------------------------------------------------------------------------------------------
+
+
+def record_passed(request, started, **found):
+    """Keep that a slow test has passed, when, in how many seconds, and what it has found."""
+    record("slow", {request.node.name: dict(found, date=time.strftime("%Y-%m-%d"),
+                                            seconds=round(time.monotonic() - started))})
+
+
+def environment_of(name, *packages):
+    """An environment beside the others, kept between runs."""
+    folder = REPOSITORY / name
+    if not (folder / "complete").exists():
+        assert run(sys.executable, "-m", "venv", "--clear", folder).returncode == 0
+        done = run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages, timeout=900)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (folder / "complete").touch()
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_the_azure_cli_takes_each_command(no_az, tmp_path, request):
+    """Each is read by its parser; what would be sent to create the cluster has key, password and identity."""
+    started, key = time.monotonic(), tmp_path / "key.pub"
+    key.write_text("ssh-rsa AAAA planted\n")
+    python = environment_of(".venv-azure-cli", "azure-cli==2.91.0")
+    shown = []
+    for words in commands():
+        if words[0] not in FOR_REAL:
+            done = run(*words, "--dry-run", env=dict(no_az, ssh_public_key=str(key)))
+            shown += [shlex.split(line[2:]) for line in (done.stdout + done.stderr).splitlines()
+                      if line.startswith("+ az ")]
+    shown = [list(words) for words in dict.fromkeys(map(tuple, shown))]
+    wrong = [["az", "hdinsight", "create", "--colour", "blue"], ["az", "hdinsight", "resize", "--name", "x"]]
+    # It asks the cloud for nothing: the tests' network would be closed to it anyhow.
+    environment = dict(os.environ, PASSWORD=PASSWORD, AZURE_CONFIG_DIR=no_az["HOME"] + "/azure",
+                       AZURE_CORE_COLLECT_TELEMETRY="no", AZURE_EXTENSION_USE_DYNAMIC_INSTALL="no")
+    done = subprocess.run([str(python), str(REPOSITORY / "tests" / "az_parser.py")], env=environment, timeout=580,
+                          text=True, input="".join(json.dumps(words[1:]) + "\n" for words in shown + wrong),
+                          capture_output=True)
+    said = done.stdout.split("\n")[:-1]
+    assert len(said) == len(shown) + 2, done.stderr[-2000:]
+    assert all(said[-2:]), "the parser takes anything"
+    sent = {" ".join(words): json.loads(sentence) for words, sentence in zip(shown, said) if sentence.startswith("{")}
+    refused = {" ".join(words): sentence for words, sentence in zip(shown, said)
+               if sentence and " ".join(words) not in sent}
+    assert not refused
+    (cluster,) = sent.values()
+    roles = cluster["properties"]["computeProfile"]["roles"]
+    keys = [role["osProfile"]["linuxOperatingSystemProfile"]["sshProfile"]["publicKeys"] for role in roles]
+    assert len(keys) == 3 and all(one == [{"certificateData": "ssh-rsa AAAA planted"}] for one in keys)
+    identity = cluster["properties"]["storageProfile"]["storageaccounts"][0]["msiResourceId"]
+    assert identity.endswith("/IDENTITY_ID") and list(cluster["identity"]["userAssignedIdentities"]) == [identity]
+    gateway = cluster["properties"]["clusterDefinition"]["configurations"]["gateway"]
+    assert gateway["restAuthCredential.password"] == PASSWORD
+    record_passed(request, started, commands=len(shown), azure_cli=run(
+        python, "-c", "from importlib.metadata import version; print(version('azure-cli'))").stdout.strip())
+
+
+@pytest.mark.slow
+def test_scoring_on_spark_4(request):
+    """For Microsoft Fabric. The newest Spark goes before the other on Python's path; everything else is the same."""
+    started = time.monotonic()
+    folder = REPOSITORY / ".venv-spark4"
+    if not (folder / "pyspark-4.3.0.dist-info").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        done = run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "pyspark==4.3.0",
+                   "py4j==0.10.9.9", timeout=900)
+        assert done.returncode == 0, done.stderr[-2000:]
+    environment = dict(os.environ, PYTHONPATH=f"{folder}:{REPOSITORY}")
+    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/scoring/test_score.py",
+               "tests/scoring/test_table.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:]
+    version = run(sys.executable, "-c", "import pyspark; print(pyspark.__version__)", env=environment)
+    record_passed(request, started, version=version.stdout.strip(),
+                  tests=done.stdout.strip().splitlines()[-1].split(" in ")[0])
+
+
+def test_every_slow_test_has_passed_once():
+    slow = re.findall(r"^@pytest.mark.slow\ndef (test_\w+)", Path(__file__).read_text(), flags=re.MULTILINE)
+    recorded = json.loads(RESULTS.read_text())["slow"]
+    assert slow and set(recorded) == set(slow)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d", one["date"]) and one["seconds"] > 0 for one in recorded.values())

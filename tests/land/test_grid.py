@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import shapely
+
+import scenes
+from helpers import InputError
+from helpers.land import grid
+
+
+def test_pixel_to_map_to_pixel_returns_home():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        row, col = int(rng.integers(1, 40000)), int(rng.integers(1, 4000))
+        pixel_row, pixel_col = (int(v) for v in rng.integers(0, 224, 2))
+        x, y = grid.pixel_to_map(row, col, pixel_row, pixel_col)
+        assert tuple(int(v) for v in grid.map_to_pixel(x, y)) == (row, col, pixel_row, pixel_col)
+
+
+def test_the_upper_left_pixel_lies_in_the_upper_left_corner():
+    x, y = grid.pixel_to_map(10, 20, 0, 0)
+    left, bottom, right, top = grid.tile_bounds(10, 20)
+    assert (x - left, top - y) == (0.5, 0.5)
+    assert (right - left, top - bottom) == (224, 224)
+    assert left % 224 == 0 and bottom % 224 == 0
+
+
+def test_county_tiles_are_those_with_their_centre_inside():
+    tiles, crs = grid.county_tiles(scenes.county_boundary())
+    assert crs == scenes.CRS
+    assert len(tiles) == scenes.ROWS * scenes.COLS
+    assert tiles["row"].max() == scenes.ROW and tiles["col"].min() == scenes.COL
+    assert tiles["tile_id"].iloc[0] == f"utm19-{scenes.ROW:05d}-{scenes.COL:05d}"
+    assert tiles["tile_id"].is_unique
+
+
+def test_a_place_keeps_its_tile_id_in_a_neighbouring_county():
+    whole = grid.county_tiles(scenes.county_boundary())[0]
+    shifted = shapely.affinity.translate(scenes.county_boundary(), xoff=0.004)
+    both = whole.merge(grid.county_tiles(shifted)[0], on=["row", "col"])
+    assert len(both) > 10 and (both["tile_id_x"] == both["tile_id_y"]).all()
+
+
+def test_nine_points_are_a_3_by_3_grid_inside_the_tile():
+    x, y = grid.nine_points([10], [20])
+    assert sorted(set(x[0] - 20 * 224)) == [56, 112, 168]
+    assert list(y[0] - 10 * 224) == [168] * 3 + [112] * 3 + [56] * 3
+
+
+@pytest.mark.parametrize("boundary, words", [
+    (shapely.box(10, 50, 11, 51), "North America"),
+    (shapely.box(300000, 4690000, 310000, 4700000), "EPSG:4326"),
+    (shapely.box(-71, 42, -70.9999, 42.0001), "at least one 224 m tile"),
+])
+def test_boundaries_that_cannot_be_used(boundary, words):
+    with pytest.raises(InputError, match=words):
+        grid.county_tiles(boundary)

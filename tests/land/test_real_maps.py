@@ -1,0 +1,162 @@
+"""Real NLCD and NAIP files, of other projections and resolutions than the sample's, against rasterio's and GDAL's
+own.
+"""
+
+import numpy as np
+import pandas as pd
+import pytest
+import rasterio
+import shapely
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import reproject, transform, transform_bounds
+
+from helpers.land import catalog, classes as landcover, grid, scenes as rasters
+from helpers.land.labels import label_counts
+from helpers.land.sources import Scene
+
+NLCD = ("augusta_nlcd_2011.tif", "rhode_island_nlcd.tif")
+NAIP = ("m_3211605_ne_11_060_20200415.tif", "m_4208701_ne_16_060_20200902.tif", "m_4709963_se_14_1_20150926.tif",
+        "naip_berkeley_3857_1.19m.tif")
+
+
+def tiles_inside(path, margin_m=0.0, most=400):
+    """Tiles of the UTM grid that lie in a raster, some of them where there are many, and their CRS."""
+    with rasterio.open(path) as raster:
+        left, bottom, right, top = transform_bounds(raster.crs, "EPSG:4326", *raster.bounds)
+        middle = (left + right) / 2, (bottom + top) / 2
+        crs = grid.utm_crs(*middle)
+        inside = grid.project(shapely.segmentize(shapely.box(*raster.bounds), 2000), crs, source=raster.crs)
+    inside = inside.buffer(-margin_m)
+    x0, y0, x1, y1 = inside.bounds
+    m = grid.TILE_M
+    rows, cols = np.meshgrid(np.arange(y0 // m, y1 // m + 1), np.arange(x0 // m, x1 // m + 1), indexing="ij")
+    frame = pd.DataFrame({"row": rows.ravel().astype(int), "col": cols.ravel().astype(int)})
+    whole = [inside.contains(shapely.box(*grid.tile_bounds(r, c))) for r, c in zip(frame["row"], frame["col"])]
+    frame = frame[whole]
+    if len(frame) > most:
+        # A run of neighbours, so that one window of the raster holds them.
+        frame = frame.iloc[len(frame) // 2:len(frame) // 2 + most]
+    return frame.reset_index(drop=True), crs
+
+
+@pytest.mark.parametrize("name", NLCD)
+def test_labels_are_what_an_independent_count_says(real_data, name):
+    """Pixel by pixel: a pixel belongs to the tile in which its centre lies."""
+    path = real_data / "geo" / "nlcd" / name
+    tiles, crs = tiles_inside(path, most=300)
+    assert len(tiles) >= 200
+    counts, _ = label_counts(str(path), tiles, crs)
+    with rasterio.open(path) as raster:
+        codes = raster.read(1)
+        rows, cols = np.indices(codes.shape)
+        mx, my = raster.transform * np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5])
+        x, y = map(np.asarray, transform(raster.crs, crs, mx, my))
+    row, col = np.floor(y / grid.TILE_M).astype(int), np.floor(x / grid.TILE_M).astype(int)
+    pixels = pd.DataFrame({"row": row, "col": col, "code": codes.ravel()})
+    pixels = pixels[~pixels["code"].isin([0, 250, 255])]
+    expected = pixels.merge(tiles.assign(tile=np.arange(len(tiles)))).groupby(["tile", "code"]).size()
+    ours = {(tile, code): counts[tile, code] for tile, code in zip(*np.nonzero(counts))}
+    assert ours == expected.to_dict()
+    class_id, group, purity = landcover.label_tiles(counts)
+    assert len(set(class_id)) >= 4 and len(set(group)) == 3 and purity.min() < purity.max() <= 1
+
+
+@pytest.mark.parametrize("name", NAIP)
+def test_tiles_are_what_gdals_warp_makes(real_data, name):
+    """Two of the clips are smaller than a tile, so windows lie on whole metres, wherever the clip does."""
+    path = str(real_data / "geo" / "naip" / name)
+    footprint, resolution = rasters.footprint(path)
+    crs = grid.utm_crs(footprint.centroid.x, footprint.centroid.y)
+    with rasterio.open(path) as raster:
+        left, bottom, right, top = transform_bounds(raster.crs, crs, *raster.bounds)
+        colours = raster.read((1, 2, 3))  # an array, in which no band is taken for a mask
+        left, top = np.ceil(left) + 20, np.floor(top) - 20
+        width, height = min(224, int(right - left) - 20), min(224, int(top - bottom) - 20)
+        expected = np.zeros((3, height, width), np.uint8)
+        reproject(colours, expected, src_transform=raster.transform, src_crs=raster.crs, dst_crs=crs,
+                  dst_transform=rasterio.transform.from_origin(left, top, 1, 1),
+                  resampling=Resampling.average if resolution < 1 else Resampling.bilinear)
+    with rasters.open_scene(path, crs) as scene:
+        window = rasterio.windows.Window(col_off=round(left - scene.bounds.left), row_off=round(scene.bounds.top - top),
+                                         width=width, height=height)
+        pixels, valid = rasters._read_strip(scene, window)
+    difference = np.abs(pixels.astype(int) - expected)
+    assert valid.all() and pixels.std() > 3 and difference.max() <= 1, (difference.max(), (difference > 1).mean())
+
+
+def test_near_infrared_that_calls_itself_alpha_hides_nothing(real_data, tmp_path):
+    """Native NAIP files declare their near infrared as alpha; over water it is 0, and the water is there all the
+    same.
+    """
+    with rasterio.open(real_data / "geo" / "naip" / "m_4208701_ne_16_060_20200902.tif") as raster:
+        assert raster.colorinterp[3].name == "alpha"
+        pixels, profile = raster.read(), raster.profile
+    pixels[3, :20] = 0
+    with rasterio.open(tmp_path / "water.tif", "w", **dict(profile, photometric="RGB", alpha="YES")) as file:
+        file.write(pixels)
+    with rasters.open_scene(str(tmp_path / "water.tif"), profile["crs"].to_string()) as scene:
+        rgb, valid = rasters._read_strip(scene, rasterio.windows.Window(col_off=4, row_off=4, width=60, height=60))
+    assert valid.all() and rgb.min() > 0
+
+
+def test_a_boundary_of_ones_own(real_data, monkeypatch):
+    """A file with one county, without a code, and with a ring that isn't closed."""
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(real_data / "geo" / "middlesex_ma" / "Middlesex.geo.json"))
+    place = catalog.open("naip").county("Middlesex")
+    tiles, crs = grid.county_tiles(place.boundary)
+    # The Census Bureau gives Middlesex County 2,195 km², water included.
+    assert crs == "EPSG:26919" and len(tiles) * 0.224 ** 2 == pytest.approx(2195, rel=0.05)
+
+
+def test_a_clip_of_real_imagery_is_cut_and_labelled(real_data, tmp_path, monkeypatch):
+    """Berkeley, 1.19 map units of web Mercator, is large enough for whole tiles."""
+    path = real_data / "geo" / "naip" / "naip_berkeley_3857_1.19m.tif"
+    tiles, crs = tiles_inside(path, margin_m=5)
+    assert len(tiles) >= 6
+    footprint, resolution = rasters.footprint(str(path))
+    assert resolution == pytest.approx(0.94, abs=0.03)
+    scenes = [Scene("berkeley", str(path), "2018-07-01", 2018, footprint)]
+    images, ids = rasters.cut_tiles(tiles, scenes, crs)
+    assert set(ids) == {"berkeley"}
+    with rasterio.open(path) as raster, WarpedVRT(raster, crs=crs, resampling=Resampling.average) as warped:
+        for image, row, col in zip(images, tiles["row"], tiles["col"]):
+            assert image.shape == (224, 224, 3)
+            left, bottom, right, top = grid.tile_bounds(row, col)
+            mean = warped.read((1, 2, 3), window=warped.window(left, bottom, right, top)).mean(axis=(1, 2))
+            # Another grid of pixels sees the same ground.
+            assert np.abs(image.mean(axis=(0, 1)) - mean).max() < 2
+
+
+# Around Narragansett Bay, from the state's map: water, the towns' middles, and woods.
+WATER = {"West Passage": (-71.40, 41.55), "bay north of Prudence Island": (-71.345, 41.70),
+         "Rhode Island Sound": (-71.40, 41.40), "Block Island Sound": (-71.55, 41.35),
+         "Mount Hope Bay": (-71.22, 41.68)}
+LAND = {"Providence": (-71.412, 41.824), "Pawtucket": (-71.383, 41.878), "Newport": (-71.3128, 41.490),
+        "Exeter's woods": (-71.70, 41.58), "Foster's woods": (-71.75, 41.80)}
+
+
+def test_the_grid_lies_on_rhode_islands_coast(real_data):
+    """Water where the bay and the ocean are, towns and woods where they are; a tile aside would tell along the
+    shore.
+    """
+    path = real_data / "geo" / "nlcd" / "rhode_island_nlcd.tif"
+    crs = grid.utm_crs(-71.4, 41.6)
+    places = {**WATER, **LAND}
+    x, y = map(np.array, transform("EPSG:4326", crs, *zip(*places.values())))
+    row, col = grid.tile_of(x, y)
+    counts, _ = label_counts(str(path), pd.DataFrame({"row": row, "col": col}), crs)
+    share = dict(zip(places, counts[:, 11] / counts.sum(axis=1)))
+    built = dict(zip(places, counts[:, 21:25].sum(axis=1) / counts.sum(axis=1)))
+    wooded = dict(zip(places, counts[:, [41, 42, 43, 90]].sum(axis=1) / counts.sum(axis=1)))
+    assert all(share[name] > 0.9 for name in WATER), share
+    assert all(share[name] < 0.1 for name in LAND), share
+    assert all(built[name] > 0.8 for name in ("Providence", "Pawtucket", "Newport")), built
+    assert all(wooded[name] > 0.5 for name in ("Exeter's woods", "Foster's woods")), wooded
+    # Point Judith, where the lighthouse stands: a tile to the south is the ocean.
+    line = pd.DataFrame({"row": np.arange(-6, 7), "col": 0})
+    x, y = map(np.array, transform("EPSG:4326", crs, [-71.4814], [41.3610]))
+    row, col = grid.tile_of(x, y)
+    counts, _ = label_counts(str(path), line + [int(row[0]), int(col[0])], crs)
+    water = counts[:, 11] / counts.sum(axis=1)
+    assert (water[:6] > 0.9).all() and (water[6:8] < 0.5).all(), water.round(2)

@@ -1,0 +1,162 @@
+import collections
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from helpers import InputError
+from helpers.maps import change
+from helpers.land.grid import from_grid, to_grid
+from helpers.land.classes import CULTIVATED, DEVELOPED, NO_CLASS, UNDEVELOPED
+
+
+def scattered(seed, n=300, size=25):
+    """Tiles at random places of a grid."""
+    rng = np.random.RandomState(seed)
+    place = rng.choice(size * size, n, replace=False)
+    return 20900 + place // size, 1400 + place % size, rng
+
+
+def test_the_first_row_of_a_grid_is_the_northernmost():
+    grid = to_grid([10, 12, 11], [5, 5, 7], [1, 2, 3], fill=9)
+    assert grid.values.tolist() == [[2, 9, 9], [9, 9, 3], [1, 9, 9]]
+    assert (grid.top_row, grid.left_col) == (12, 5)
+
+
+def test_tiles_to_grid_to_tiles_returns_home():
+    row, col, rng = scattered(1)
+    whole, real = rng.randint(0, 6, 300), rng.rand(300).astype(np.float32)
+    for values in (whole, real):
+        grid = to_grid(row, col, values)
+        assert (from_grid(grid, row, col) == values).all()
+        assert (grid.values != NO_CLASS).sum() == 300
+    assert to_grid(row, col, whole).values.dtype == np.int16
+
+
+@pytest.mark.parametrize("missing", [
+    pd.Series([1, None, 3], dtype="Int8"), pd.Series([1, np.nan, 3]), np.array([1, None, 3], dtype=object)])
+def test_missing_values_become_fill(missing):
+    assert to_grid([0, 0, 0], [0, 1, 2], missing).values.tolist() == [[1, NO_CLASS, 3]]
+
+
+def test_grids_refuse_two_values_for_a_tile_no_tile_and_tiles_outside():
+    with pytest.raises(InputError, match="got 3 values for 2 tiles"):
+        to_grid([1, 1, 2], [4, 4, 4], [0, 0, 0])
+    with pytest.raises(InputError, match="got none"):
+        to_grid([], [], [])
+    with pytest.raises(InputError, match="rows 1 to 2 and columns 4 to 4"):
+        from_grid(to_grid([1, 2], [4, 4], [0, 0]), [3], [4])
+
+
+def smooth_by_loops(values, weight, fill):
+    smoothed = values.copy()
+    height, width = values.shape
+    for i in range(height):
+        for j in range(width):
+            if values[i, j] == fill:
+                continue
+            votes = collections.Counter()
+            for di in (-1, 0, 1):
+                for dj in (-1, 0, 1):
+                    if 0 <= i + di < height and 0 <= j + dj < width and values[i + di, j + dj] != fill:
+                        votes[values[i + di, j + dj]] += weight if di == dj == 0 else 1
+            winners = [v for v, n in votes.items() if n == max(votes.values())]
+            smoothed[i, j] = winners[0] if len(winners) == 1 else values[i, j]
+    return smoothed
+
+
+@pytest.mark.parametrize("weight", [1, 2, 3])
+@pytest.mark.parametrize("n_values, fill, dtype", [(3, NO_CLASS, np.int16), (6, 255, np.uint8)])
+def test_smoothing_agrees_with_counting_votes_one_by_one(weight, n_values, fill, dtype):
+    rng = np.random.RandomState(weight)
+    values = rng.randint(0, n_values, (30, 41)).astype(dtype)
+    values[rng.rand(30, 41) < 0.15] = fill
+    smoothed = change.smooth(values, n_values, weight, fill)
+    assert smoothed.dtype == dtype
+    assert (smoothed == smooth_by_loops(values, weight, fill)).all()
+    assert (smoothed != values).any()
+
+
+def test_smoothing_removes_isolated_tiles_and_keeps_blocks():
+    values = np.zeros((12, 12), dtype=np.int8)
+    values[2, 2] = 1                 # a single tile
+    values[2, 7:9] = 1               # a pair
+    values[7:10, 7:10] = 1           # a block
+    smoothed = change.smooth(values, 3)
+    assert smoothed[:6].sum() == 0
+    assert (smoothed[7:10, 7:10] == 1).all() and smoothed.sum() == 9
+
+
+def test_smoothing_keeps_the_centre_at_a_tie_and_counts_only_neighbours_that_exist():
+    # Two votes of the centre against two of one neighbour pair: the centre keeps its value.
+    assert change.smooth(np.array([[1, 0, 1]]), 3, centre_weight=2).tolist() == [[1, 0, 1]]
+    # In a corner three neighbours exist, and three votes against three change nothing either.
+    assert change.smooth(np.array([[0, 1], [1, 1]]), 3, centre_weight=3)[0, 0] == 0
+    assert change.smooth(np.array([[0, 1], [1, 1]]), 3, centre_weight=2)[0, 0] == 1
+    # A place without a tile has no vote and gets none.
+    assert change.smooth(np.array([[-1, 0, -1], [-1, -1, -1]]), 3).tolist() == [[-1, 0, -1], [-1, -1, -1]]
+
+
+def test_smoothing_a_table_is_smoothing_its_grid():
+    row, col, rng = scattered(3, n=500)
+    values = pd.Series(rng.randint(0, 3, 500)).astype("Int8")
+    values[:20] = pd.NA
+    smoothed = change.smooth_tiles(row, col, values, 3)
+    grid = to_grid(row, col, values)
+    assert (smoothed == from_grid(grid._replace(values=change.smooth(grid.values, 3)), row, col)).all()
+    assert (smoothed[:20] == NO_CLASS).all() and (smoothed[20:] != NO_CLASS).all()
+
+
+def predictions(developed, classes=None):
+    """A prediction table from probabilities of Developed; the rest goes to Forest. None is an error row."""
+    rows = []
+    for i, p in enumerate(developed):
+        class_id = None if p is None else (5 if p > 0.5 else 1)
+        rows.append({"tile_id": "t%d" % i, "class_id": class_id,
+                     "probabilities": None if p is None else np.array([0, 1 - p, 0, 0, 0, p], dtype=np.float32)})
+    return pd.DataFrame(rows).astype({"class_id": "Int8"})
+
+
+LABELS = pd.DataFrame({"tile_id": ["t%d" % i for i in range(7)], "row": range(7), "col": 3,
+                       "group": [UNDEVELOPED] * 2 + [DEVELOPED, CULTIVATED] + [UNDEVELOPED] * 3})
+BEFORE = predictions([0.1, 0.6, 0.1, 0.0, 0.2, None, 0.3])
+AFTER = predictions([0.9, 0.8, 0.9, 0.95, 0.4, 0.99, None])
+
+
+@pytest.mark.parametrize("nulls", ["Int8", "float"])
+def test_the_2017_rule_takes_undeveloped_labels_predicted_developed_ranked_by_the_rise(nulls):
+    found = change.candidates_2017(LABELS, BEFORE.astype({"class_id": nulls}), AFTER.astype({"class_id": nulls}))
+    # t2 was developed already, t4 isn't predicted so, t6 could not be scored in 2016; t5 has no 2010 to compare.
+    assert found["tile_id"].tolist() == ["t3", "t0", "t1", "t5"]
+    assert np.allclose(found["gain"], [0.95, 0.8, 0.2, np.nan], equal_nan=True)
+    assert found["row"].tolist() == [3, 0, 1, 5] and found["group"].tolist() == [1, 2, 2, 2]
+    assert np.allclose(found["probability_after"], [0.95, 0.9, 0.8, 0.99])
+
+
+def test_the_order_of_rows_changes_nothing():
+    mixed = [t.sample(frac=1, random_state=2) for t in (LABELS, BEFORE, AFTER)]
+    pd.testing.assert_frame_equal(change.candidates_2017(*mixed), change.candidates_2017(LABELS, BEFORE, AFTER))
+
+
+def test_candidates_refuse_two_years_in_one_table_and_another_county():
+    with pytest.raises(InputError, match="in after, got 7 repeated"):
+        change.candidates_2017(LABELS, BEFORE, pd.concat([AFTER, AFTER]))
+    with pytest.raises(InputError, match="none in common"):
+        change.candidates_2017(LABELS.assign(tile_id="x" + LABELS["tile_id"]), BEFORE, AFTER)
+
+
+def test_scores_of_candidates():
+    truth = pd.DataFrame({"row": [0, 1, 7, 8, 9], "col": 3})
+    found = change.candidates_2017(LABELS, BEFORE, AFTER)
+    assert change.score_candidates(found, truth) == (0.5, 0.4, 2, 4, 5)
+    nothing = change.score_candidates(found[:0], truth)
+    assert np.isnan(nothing.precision) and nothing.recall == 0
+
+
+def test_counts_of_groups_add_up_to_the_county():
+    counts = change.group_counts([0, 2, 2, 1, 2])
+    assert counts.index.tolist() == ["Developed", "Cultivated", "Undeveloped"]
+    assert counts["tiles"].tolist() == [1, 1, 3] and counts["share"].tolist() == [0.2, 0.2, 0.6]
+    assert counts["area_km2"].sum() == pytest.approx(5 * 0.224 ** 2)
+    missing = change.group_counts(pd.Series([0, None, 2], dtype="Int8"))
+    assert missing.loc["No prediction", "tiles"] == 1 and missing["share"].sum() == pytest.approx(1)

@@ -1,0 +1,307 @@
+"""run_tutorial.py over toy notebooks, each started for real as a process of its own."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from helpers import InputError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+NAMES = {"01": "01_cluster_setup", "02": "02_data_preparation", "03": "03_retraining_tensorflow",
+         "05": "05_parallel_scoring", "06": "06_mapping_results"}
+WRITES = {"01": None, "02": "tiles", "03": "models", "05": "predictions", "06": "maps"}
+
+
+class House:
+    """A copy of the script beside toy notebooks; each notes that it ran, with its parameters."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        (folder / "setup_scripts").mkdir()
+        (folder / "notebooks").mkdir()
+        shutil.copy(REPOSITORY / "setup_scripts" / "run_tutorial.py", folder / "setup_scripts")
+        shutil.copytree(REPOSITORY / "helpers", folder / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
+        self.environment = dict(os.environ, PYTHONPATH=str(folder), TUTORIAL_HOME=str(folder))
+
+    def notebook(self, number, code="", kernel="python3", **parameters):
+        parameters = dict(run_name="sample", **parameters)
+        cells = [new_code_cell("\n".join(f"{name} = {value!r}" for name, value in parameters.items()),
+                               metadata={"tags": ["parameters"]}),
+                 new_code_cell("import json\nfrom helpers import InputError\nfrom helpers.runs import Run\n"
+                               "folder = Run(run_name).folder\nfolder.mkdir(parents=True, exist_ok=True)"),
+                 new_code_cell(f"with open(folder / 'ran', 'a') as file:\n"
+                               f"    print('{number}', json.dumps([{', '.join(parameters)}]), file=file)")]
+        if WRITES[number]:
+            cells.append(new_code_cell(f"(folder / '{WRITES[number]}').mkdir(exist_ok=True)\n"
+                                       f"(folder / '{WRITES[number]}' / 'part').write_text('1')"))
+        if code:
+            cells.append(new_code_cell(code))
+        notebook = new_notebook(cells=cells, metadata={"kernelspec": {
+            "name": kernel, "display_name": kernel, "language": "python"}})
+        nbformat.write(notebook, self.folder / "notebooks" / f"{NAMES[number]}.ipynb")
+
+    def command(self, *options):
+        return [sys.executable, str(self.folder / "setup_scripts" / "run_tutorial.py"), *options]
+
+    def run(self, *options):
+        return subprocess.run(self.command(*options), capture_output=True, text=True, cwd=self.folder, timeout=300,
+                              env=self.environment)
+
+    def ran(self, name="sample"):
+        """Numbers of the notebooks that have run since the last call."""
+        path = self.folder / "runs" / name / "ran"
+        lines = path.read_text().splitlines() if path.exists() else []
+        path.unlink(missing_ok=True)
+        return [line[:2] for line in lines]
+
+    def executed(self, number, name="sample"):
+        return self.folder / "runs" / name / "notebooks" / f"{NAMES[number]}.ipynb"
+
+
+@pytest.fixture
+def house(tmp_path):
+    return House(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def script():
+    """The script as a module."""
+    spec = importlib.util.spec_from_file_location("run_tutorial", REPOSITORY / "setup_scripts" / "run_tutorial.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--contry", "99007"], "unrecognized arguments: --contry 99007"),
+    (["--count", "99007"], "unrecognized arguments: --count 99007"),
+    (["--seed"], "argument --seed: expected one argument"),
+    (["--years", "2016"], "expected two years, the earlier first, such as 2010,2016, got '2016'"),
+    (["--years", "2016,2010"], "got '2016,2010'"),
+    (["--years", "10,16"], "got '10,16'"),
+    (["--from", "scoring"], "expected one of start, prepare, retrain, retrain_cntk, score, map, got 'scoring'"),
+    (["--master", "locall"], "expected a Spark master"),
+    (["--backbone", "resnet_smal"], "expected a backbone"),
+    (["--seed", "one"], "invalid int value: 'one'"),
+    (["--run-name", "../elsewhere"], "expected a run name"),
+    (["--tiles", "no/such/folder"], "expected a folder or file that exists, got 'no/such/folder'"),
+    (["--images", "no/such/folder"], "expected a folder or file that exists"),
+    (["--held-out-images", "."], "expected --images beside --held-out-images"),
+    (["--images", ".", "--tiles", "."], "expected either --images or --tiles, got both"),
+])
+def test_a_wrong_option_is_refused_in_one_sentence(script, options, words):
+    with pytest.raises(InputError) as error:
+        script.main(options)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_refusal_is_all_that_is_shown(house):
+    done = house.run("--years", "2016")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == ("run_tutorial.sh: argument --years: expected two years, the earlier first, such as "
+                           "2010,2016, got '2016'. Run it with --help to see its options.\n")
+    assert not (house.folder / "runs").exists()
+
+
+@pytest.mark.parametrize("options, parameters", [
+    (["--years", "2010,2016", "--county", "99009"], {"years": [2010, 2016], "county": "99009"}),
+    (["--seed", "7", "--from", "05"], {"seed": 7, "first": "05"}),
+    (["--from", "score"], {"first": "05"}),
+    (["--from", "05_parallel_scoring"], {"first": "05"}),
+    (["--tiles", "abfss://tiles@lake.dfs.core.windows.net/here"],
+     {"tiles_uri": "abfss://tiles@lake.dfs.core.windows.net/here"}),
+    (["--images", "."], {"images": os.getcwd()}),
+    (["--backbone", "resnet_small", "--master", "local[2]"], {"backbone": "resnet_small", "master": "local[2]"}),
+])
+def test_options_become_parameters(script, options, parameters):
+    assert script.options(options) == parameters
+
+
+def test_an_option_that_no_notebook_takes(house):
+    house.notebook("02", county="99007")
+    done = house.run("--backbone", "resnet_small")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "expected parameters that a notebook has, got backbone" in done.stderr
+
+
+def test_what_is_done_is_kept_and_what_changed_is_done_again(house):
+    house.notebook("01")
+    house.notebook("02", county="99007", years=[2010, 2016])
+    house.notebook("03", backbone="resnet_small")
+    done = house.run()
+    assert done.returncode == 0, done.stderr
+    assert house.ran() == ["01", "02", "03"]
+    assert [nb for nb in "01 02 03".split() if house.executed(nb).exists()] == ["01", "02", "03"]
+
+    assert house.run().stdout.count("done before") == 3 and house.ran() == []
+
+    house.notebook("01", "1")  # Nothing follows from the first notebook.
+    house.run()
+    assert house.ran() == ["01"]
+
+    house.notebook("03", "'another line'", backbone="resnet_small")
+    house.run()
+    assert house.ran() == ["03"]
+
+    done = house.run("--county", "99009", "--years", "2011,2015")
+    assert "unknown parameter" not in done.stdout + done.stderr
+    lines = (house.folder / "runs" / "sample" / "ran").read_text().splitlines()
+    assert lines == ['02 ["sample", "99009", [2011, 2015]]', '03 ["sample", "resnet_small"]']
+    house.ran()
+
+    # Its output is gone, so the step that made it and what follows from it are not done.
+    shutil.rmtree(house.folder / "runs" / "sample" / "tiles")
+    house.run("--county", "99009", "--years", "2011,2015")
+    assert house.ran() == ["02", "03"]
+
+    house.run("--county", "99009", "--years", "2011,2015", "--from", "retrain")
+    assert house.ran() == ["03"]
+
+    with open(house.folder / "helpers" / "runs.py", "a") as file:
+        file.write("# changed\n")
+    house.run("--county", "99009", "--years", "2011,2015")
+    assert house.ran() == ["01", "02", "03"]
+
+
+def test_a_broken_input_shows_its_sentence_and_is_not_taken_for_finished(house):
+    house.notebook("02")
+    house.notebook("03", "raise InputError('expected a tile, got a cat. Bring tiles.')")
+    house.notebook("05")
+    done = house.run()
+    assert done.returncode == 1
+    assert done.stderr.startswith("expected a tile, got a cat. Bring tiles.\n") and "Traceback" not in done.stderr
+    assert not house.executed("03").exists() and house.executed("03").with_suffix(".failed.ipynb").exists()
+    assert NAMES["03"] + ".failed.ipynb" in done.stderr
+    assert house.ran() == ["02", "03"]
+
+    house.notebook("03")
+    assert house.run().returncode == 0
+    assert house.ran() == ["03", "05"]
+    assert not house.executed("03").with_suffix(".failed.ipynb").exists()
+
+
+def test_a_full_disk_ends_in_one_sentence(house):
+    house.notebook("02", "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
+    done = house.run()
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.startswith("expected room on the disk for the run, got a full one (no space left on device).")
+
+
+def test_a_bug_is_shown_whole(house):
+    house.notebook("02", "def divide():\n    1 / 0\ndivide()")
+    done = house.run()
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr and "in divide" in done.stderr
+
+
+WAIT = "import time\n(folder / 'waiting').write_text('1')\ntime.sleep(120)"
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_stopped_in_the_middle_and_run_again(house, number, code):
+    house.notebook("02", WAIT)
+    process = subprocess.Popen(house.command(), cwd=house.folder, env=house.environment, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE, text=True)
+    waiting = house.folder / "runs" / "sample" / "waiting"
+    for _ in range(1200):
+        if waiting.exists():
+            break
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children
+    process.send_signal(number)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert "Traceback" not in stderr
+    assert psutil.wait_procs(children, timeout=30)[1] == []  # No kernel is left behind.
+    assert not house.executed("02").exists()
+
+    house.ran()
+    house.notebook("02", WAIT.replace("120", "0"))
+    assert house.run().returncode == 0
+    assert house.ran() == ["02"] and house.executed("02").exists()
+
+
+def test_what_is_brought_is_not_made(house):
+    house.notebook("02", county="99007")
+    house.notebook("03", tiles_uri="")
+    house.notebook("05", tiles_uri="", model_uri="")
+    tiles, model = house.folder / "my tiles", house.folder / "model"
+    tiles.mkdir()
+    model.mkdir()
+    done = house.run("--tiles", "my tiles", "--model", "model", "--run-name", "mine")
+    assert done.returncode == 0, done.stderr
+    assert "02_data_preparation         skipped: --tiles brings what it makes" in done.stdout
+    assert "03_retraining_tensorflow    skipped: --model brings what it makes" in done.stdout
+    line, = (house.folder / "runs" / "mine" / "ran").read_text().splitlines()
+    assert json.loads(line[3:]) == ["mine", str(tiles), str(model)]
+
+    (tiles / "another").write_text("1")  # A store that has grown is another store.
+    house.ran("mine")
+    house.run("--tiles", "my tiles", "--model", "model", "--run-name", "mine")
+    assert house.ran("mine") == ["05"]
+
+
+def test_beginning_where_something_is_missing(house):
+    for number in ("02", "03", "05"):
+        house.notebook(number)
+    done = house.run("--from", "score")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "expected tiles for the step score in runs/sample/tiles, got none. Begin with --from prepare" in done.stderr
+
+
+def test_a_notebook_whose_kernel_is_missing_is_skipped_with_the_reason(house):
+    house.notebook("02", kernel="no_such_kernel")
+    done = house.run()
+    assert done.returncode == 0
+    assert "02_data_preparation         skipped: there is no Jupyter kernel 'no_such_kernel' here" in done.stdout
+
+
+def test_two_at_once_in_one_run(house):
+    import fcntl
+    (house.folder / "runs" / "sample").mkdir(parents=True)
+    with open(house.folder / "runs" / "sample" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = house.run()
+    assert done.returncode == 2 and "another run at work there" in done.stderr
+
+
+def test_it_ends_by_saying_where_everything_is(house):
+    house.notebook("05")
+    house.notebook("06", "(folder / 'figures').mkdir(exist_ok=True)\n(folder / 'figures' / 'map.png').write_text('1')\n"
+                   "(folder / 'metrics.json').write_text(json.dumps({'map': {'page': page}}))\n"
+                   "(folder / 'maps' / '99007.html').write_text('1')\n", page="99007.html")
+    for name in ("tiles", "models"):
+        (house.folder / "runs" / "sample" / name).mkdir(parents=True)
+        (house.folder / "runs" / "sample" / name / "part").write_text("1")
+    done = house.run("--from", "score")
+    for path in ("runs/sample/notebooks", "runs/sample/figures/map.png", "runs/sample/predictions",
+                 "runs/sample/metrics.json"):
+        assert path in done.stdout and (house.folder / path).exists()
+    assert "jupyter lab notebooks" in done.stdout
+    # The page to review on comes last, for it is what to open next.
+    assert done.stdout.splitlines()[-2:] == ["To review what is new, candidate by candidate, open in a browser:",
+                                             "  runs/sample/maps/99007.html"]
+
+    (house.folder / "runs" / "sample" / "maps" / "99007.html").unlink()
+    done = house.run()  # What isn't there is not named.
+    assert done.returncode == 0 and "in a browser" not in done.stdout
+
+
+def test_what_kernels_say_goes_to_a_file(house):
+    house.notebook("02", "import sys\nprint('a word from below', file=sys.__stderr__, flush=True)")
+    done = house.run()
+    assert done.returncode == 0 and "a word from below" not in done.stdout + done.stderr
+    assert "a word from below" in (house.folder / "runs" / "sample" / "kernels.log").read_text()

@@ -1,0 +1,345 @@
+"""The sample counties: what a user of NAIP and NLCD really gets, and hard enough to need a network."""
+
+import csv
+import errno
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import namedtuple
+
+import numpy as np
+import pandas as pd
+import pystac
+import pytest
+import rasterio
+import shapely
+
+import sample
+from helpers import InputError
+from helpers.land import classes as landcover, grid, scenes as rasters
+from helpers.land.labels import label_counts
+from sample.counties import COUNTIES
+
+TINY = "99009"
+
+
+@pytest.fixture(scope="module")
+def world(sample_world):
+    return sample_world.folder
+
+
+@pytest.fixture(scope="module")
+def labelled(sample_world):
+    """For a county and year: its tiles with label, purity and the 2017 rule's class."""
+    known = {}
+
+    def of(county, year):
+        if (county, year) not in known:
+            tiles, crs = grid.county_tiles(sample_world.county(county).boundary)
+            counts, nine = label_counts(sample_world.labels(county, year).href, tiles, crs)
+            label, group, purity = landcover.label_tiles(counts)
+            known[county, year] = tiles.assign(label=label, group=group, purity=purity,
+                                               nine=landcover.nine_point_class(nine)), crs
+        return known[county, year]
+    return of
+
+
+def pure(tiles):
+    return tiles[(tiles["purity"] >= 0.9) & (tiles["nine"] == tiles["label"])]
+
+
+# ---- files
+
+def test_size_and_completeness(world):
+    complete = json.loads((world / "complete.json").read_text())
+    size = sum(path.stat().st_size for path in world.rglob("*") if path.is_file())
+    assert complete["seed"] == 0 and complete["counties"] == sorted(COUNTIES)
+    assert size <= 800e6
+    assert len(complete["files"]) > 100 and not list(world.rglob("*.part"))
+
+
+def scene_paths(world, county, year):
+    return sorted((world / "scenes").glob(f"m_{county}*_{year}????.tif"))
+
+
+@pytest.mark.parametrize("county", sorted(COUNTIES))
+def test_scenes_are_cloud_optimized_rgbn_in_the_countys_zone(world, county):
+    for year, resolution in COUNTIES[county].resolution.items():
+        paths = scene_paths(world, county, year)
+        assert len(paths) >= 4
+        for path in paths:
+            with rasterio.open(path) as scene:
+                assert scene.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+                assert scene.count == 4 and set(scene.dtypes) == {"uint8"} and scene.nodata == 0
+                assert scene.crs.to_epsg() == 26900 + COUNTIES[county].zone
+                assert scene.res == (resolution, resolution)
+                assert scene.block_shapes[0] == (512, 512) and scene.overviews(1) == [4, 16]
+
+
+def test_counties_lie_in_different_zones_and_one_is_finer():
+    assert len({county.zone for county in COUNTIES.values()}) == len(COUNTIES)
+    assert [g for g, county in COUNTIES.items() if 0.6 in county.resolution.values()] == [TINY]
+
+
+def test_scenes_have_nodata_wedges_and_no_hole(world):
+    for path in scene_paths(world, TINY, 2010):
+        with rasterio.open(path) as scene:
+            valid = scene.read().any(axis=0)
+        assert 0.002 < 1 - valid.mean() < 0.2
+        # The footprint is one piece, turned a little: each row is empty, or filled from one column to another.
+        starts = valid.argmax(axis=1)
+        ends = valid.shape[1] - valid[:, ::-1].argmax(axis=1)
+        filled = valid.any(axis=1)
+        assert (valid.sum(axis=1)[filled] == (ends - starts)[filled]).all()
+        assert not (valid[0].all() or valid[-1].all() or valid[:, 0].all() or valid[:, -1].all())
+
+
+def test_labels_are_nlcd(world):
+    legend = {code: tuple(bytes.fromhex(colour[1:])) + (255,)
+              for code, (_, colour) in landcover.NLCD_LEGEND.items()}
+    for county in COUNTIES:
+        for year in (2011, 2016):
+            with rasterio.open(world / "labels" / f"nlcd_{year}_{county}.tif") as raster:
+                assert raster.crs.to_epsg() == 5070 and raster.res == (30, 30) and raster.nodata == 250
+                assert (raster.transform.c - 15) % 30 == 0 and (raster.transform.f - 15) % 30 == 0
+                table = raster.colormap(1)
+                assert {code: table[code] for code in legend} == legend
+                codes = set(np.unique(raster.read(1))) - {250}
+                assert codes <= set(landcover.NLCD_LEGEND) and len(codes) >= 10
+
+
+def test_labels_are_the_majority_of_the_ground(world):
+    """An independent count: each 30 m pixel of a patch, from the codes drawn at 2 m."""
+    from sample import counties
+    from sample.painting import Ground
+    scape = sample._landscape(0, TINY)
+    left, _, _, top = counties.frame(scape.county)
+    codes = Ground(scape, 2010).codes(0, 0, int(scape.width), int(scape.height), 2)
+    with rasterio.open(world / "labels" / f"nlcd_2011_{TINY}.tif") as raster:
+        rows, columns = np.meshgrid(np.arange(20, 90, 7), np.arange(20, 90, 7), indexing="ij")
+        same = []
+        for row, column in zip(rows.ravel(), columns.ravel()):
+            code = raster.read(1, window=((row, row + 1), (column, column + 1)))[0, 0]
+            x, y = np.meshgrid(column + (np.arange(12) + 0.5) / 12, row + (np.arange(12) + 0.5) / 12)
+            mx, my = raster.transform * (x.ravel(), y.ravel())
+            ux, uy = map(np.array, rasterio.warp.transform(raster.crs, counties.crs(scape.county), mx, my))
+            found = codes[((top - uy) // 2).astype(int), ((ux - left) // 2).astype(int)]
+            same.append(code == np.bincount(found).argmax())
+    assert np.mean(same) > 0.95
+
+
+def test_boundaries_are_not_rectangles(sample_world):
+    for county in COUNTIES:
+        boundary = grid.project(sample_world.county(county).boundary,
+                                f"EPSG:{26900 + COUNTIES[county].zone}")
+        assert boundary.is_valid and boundary.geom_type == "Polygon"
+        assert boundary.area < 0.97 * boundary.minimum_rotated_rectangle.area
+        assert len(boundary.exterior.coords) > 60
+
+
+def test_catalogue_is_valid_and_says_what_the_files_say(world):
+    root = pystac.Catalog.from_file(str(world / "catalog.json"))
+    items = list(root.get_items(recursive=True))
+    assert {c.id for c in root.get_children()} == {"naip", "nlcd"}
+    for item in items:
+        asset = item.assets["image" if item.collection_id == "naip" else "landcover"]
+        assert not os.path.isabs(asset.href)
+        with rasterio.open(asset.get_absolute_href()) as raster:
+            properties = item.properties
+            assert properties["proj:code"] == f"EPSG:{raster.crs.to_epsg()}"
+            assert properties["proj:shape"] == list(raster.shape)
+            assert np.allclose(properties["proj:transform"], list(raster.transform)[:6])
+            assert np.allclose(properties["proj:bbox"], raster.bounds)
+            if item.collection_id == "naip":
+                assert properties["gsd"] == raster.res[0]
+                assert properties["naip:year"] == str(item.datetime.year) and properties["naip:state"]
+                assert len(asset.extra_fields["eo:bands"]) == 4
+            else:
+                assert properties["nlcd:year"] in (2011, 2016)
+    links = [link for thing in [root, *root.get_children(), *items] for link in thing.links]
+    assert all(os.path.exists(link.get_absolute_href()) for link in links)
+
+
+# ---- ground
+
+def test_overlapping_scenes_show_the_same_ground(world):
+    first, second = scene_paths(world, TINY, 2010)[:2]
+    with rasterio.open(first) as a, rasterio.open(second) as b:
+        left, right = max(a.bounds.left, b.bounds.left), min(a.bounds.right, b.bounds.right)
+        bottom, top = max(a.bounds.bottom, b.bounds.bottom), min(a.bounds.top, b.bounds.top)
+        assert 224 < right - left < 500
+        bounds = (int(left), int(top) - 1500, int(right), int(top) - 1200)
+        for scene, path in ((a, first), (b, second)):
+            seen = scene.read(window=scene.window(*bounds)).transpose(1, 2, 0)
+            valid = seen.any(axis=2)
+            ground = sample.ground(0, TINY, 2010, bounds, path.stem)
+            assert valid.mean() > 0.8
+            assert (seen[valid] == ground[valid]).all()
+
+
+def test_tile_of_a_fine_scene_is_the_ground_at_one_metre(world):
+    crs = f"EPSG:{26900 + COUNTIES[TINY].zone}"
+    path = scene_paths(world, TINY, 2016)[0]
+    Scene = namedtuple("Scene", "scene_id href footprint")
+    with rasterio.open(path) as scene:
+        x, y = (scene.bounds.left + scene.bounds.right) / 2, (scene.bounds.bottom + scene.bounds.top) / 2
+        footprint = grid.project(shapely.box(*scene.bounds), "EPSG:4326", source=crs)
+    row, column = grid.tile_of(x, y)
+    tiles = pd.DataFrame({"row": [row, row + 1, row + 2], "col": [column] * 3})
+    images, _ = rasters.cut_tiles(tiles, [Scene(path.stem, str(path), footprint)], crs)
+    for image, r in zip(images, tiles["row"]):
+        truth = sample.ground(0, TINY, 2016, tuple(map(int, grid.tile_bounds(r, column))), path.stem)[..., :3]
+        difference = np.abs(image.astype(int) - truth)
+        shifted = np.abs(image[:, 1:].astype(int) - truth[:, :-1])
+        assert difference.mean() < 4
+        assert np.corrcoef(image.ravel(), truth.ravel())[0, 1] > 0.97
+        # Half a pixel out of place would show.
+        assert shifted.mean() > 1.5 * difference.mean()
+
+
+# ---- what the tutorial needs of it
+
+@pytest.mark.parametrize("county, floor", [("99001", 60), ("99003", 60), ("99005", 50)])
+def test_each_class_has_its_pure_tiles(labelled, county, floor):
+    counts = np.bincount(pure(labelled(county, 2010)[0])["label"], minlength=6)
+    assert counts.min() >= floor, counts
+
+
+def test_mapped_county_is_large_and_the_tiny_one_small(labelled):
+    assert len(labelled("99007", 2016)[0]) >= 1200
+    assert 140 <= len(labelled(TINY, 2016)[0]) <= 240
+
+
+def test_every_tile_of_a_county_is_wholly_in_a_scene(sample_world):
+    """By footprints alone, which is quick: the square of each tile lies in one of them."""
+    for county in COUNTIES:
+        tiles, crs = grid.county_tiles(sample_world.county(county).boundary)
+        for year in COUNTIES[county].resolution:
+            scenes = sample_world.scenes(county, year)
+            footprints = [grid.project(scene.footprint, crs).buffer(-1) for scene in scenes]
+            squares = grid.tile_polygons(tiles, crs).geometry.values
+            seen = np.any([shapely.contains(footprint, squares) for footprint in footprints], axis=0)
+            assert seen.all(), (county, year, (~seen).sum())
+
+
+def new_tiles(world, county):
+    with open(world / "truth" / f"{county}_new_tiles.csv") as file:
+        return [(int(r["row"]), int(r["col"]), float(r["share"]), r["kind"]) for r in csv.DictReader(file)]
+
+
+def test_new_development_is_enough_and_written_out(world):
+    large = [tile for tile in new_tiles(world, "99007") if tile[2] >= 0.1]
+    kinds = [kind for *_, kind in large]
+    assert len(large) >= 80 and kinds.count("single") >= 40 and kinds.count("subdivision") >= 20
+    for county in ("99001", "99003"):
+        assert sum(share >= 0.1 for _, _, share, _ in new_tiles(world, county)) >= 45
+
+
+def test_new_tiles_agree_with_the_polygons(world, sample_world):
+    crs = f"EPSG:{26900 + COUNTIES['99007'].zone}"
+    features = json.loads((world / "truth" / "99007_developments.geojson").read_text())["features"]
+    places = shapely.union_all([grid.project(shapely.geometry.shape(f["geometry"]), crs) for f in features])
+    tiles = new_tiles(world, "99007")
+    shares = [places.intersection(shapely.box(*grid.tile_bounds(row, column))).area / grid.TILE_M ** 2
+              for row, column, _, _ in tiles]
+    assert np.abs(np.array(shares) - [share for _, _, share, _ in tiles]).max() < 0.04
+
+
+def test_new_development_shows_in_the_labels(labelled, world):
+    """NLCD gains developed pixels where the truth says so."""
+    before, after = (labelled("99007", year)[0].set_index(["row", "col"]) for year in (2010, 2016))
+    built = [tile[:2] for tile in new_tiles(world, "99007") if tile[2] > 0.6]
+    assert len(built) >= 15
+    assert (before.loc[built, "group"] != landcover.DEVELOPED).mean() > 0.9
+    assert (after.loc[built, "group"] == landcover.DEVELOPED).mean() > 0.9
+
+
+def test_colour_alone_is_not_enough(sample_world, labelled):
+    """Logistic regression on channel means and deviations, trained on balanced pure tiles."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def features(county, count):
+        tiles, crs = labelled(county, 2010)
+        tiles = pure(tiles).groupby("label").head(count)
+        images, _ = rasters.cut_tiles(tiles, sample_world.scenes(county, 2010), crs)
+        images = np.array(images, dtype=np.float32)
+        colours = np.concatenate([images.mean(axis=(1, 2)), images.std(axis=(1, 2))], axis=1)
+        return colours, tiles["label"].to_numpy()
+    train = [features(county, 60) for county in ("99001", "99003")]
+    x, y = features("99005", 50)
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    model.fit(np.concatenate([f for f, _ in train]), np.concatenate([t for _, t in train]))
+    assert np.bincount(y).tolist() == [50] * 6
+    assert model.score(x, y) <= 0.65
+
+
+# ---- drawing
+
+def test_interrupted_drawing_is_never_taken_for_finished_and_ends_in_the_same_bytes(world, tmp_path):
+    """Kill a drawing half-way, let two go on, of which one waits: the same files as of all counties by two workers."""
+    command = f"import sys; sys.path.insert(0, 'setup_scripts'); import sample; sample.draw({str(tmp_path)!r}, 0, [{TINY!r}], 1, lambda line: print(line))"
+    start = functools.partial(subprocess.Popen, [sys.executable, "-c", command], stdout=subprocess.PIPE, text=True,
+                              env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+    process = start()
+    while process.poll() is None and not list(tmp_path.glob("scenes/m_*.tif")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert list(tmp_path.glob("scenes/*.tif")) and not (tmp_path / "complete.json").exists()
+
+    told, other = [], start()
+    sample.draw(tmp_path, counties=[TINY], workers=1, progress=told.append)
+    said, _ = other.communicate()
+    drawn = [[line for line in lines if "waiting" not in line] for lines in (told, said.splitlines())]
+    assert other.returncode == 0 and bool(drawn[0]) != bool(drawn[1])
+    mine, theirs = (json.loads((folder / "complete.json").read_text())["files"] for folder in (tmp_path, world))
+    compared = [name for name in mine if name.startswith(("scenes/", "labels/", "truth/"))]
+    assert len(compared) >= 12 and not list(tmp_path.rglob("*.part"))
+    assert [name for name in compared if mine[name] != theirs[name]] == []
+
+    # A file that was lost is drawn again; another seed is another world.
+    lost = next(tmp_path.glob("labels/*.tif"))
+    lost.unlink()
+    sample.draw(tmp_path, counties=[TINY], workers=1)
+    assert lost.exists()
+    assert sample._ground(1, TINY, 2010).draw(0, 0, 64, 64).tolist() != sample._ground(0, TINY, 2010).draw(
+        0, 0, 64, 64).tolist()
+
+
+def test_unknown_county_is_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="among 99001.*got 12345"):
+        sample.draw(tmp_path, counties=["12345"])
+
+
+def test_too_little_room_is_found_before_anything_is_drawn(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5_000_000))
+    with pytest.raises(InputError, match="MB of free disk.*got 5 MB"):
+        sample.draw(tmp_path, counties=[TINY], workers=1)
+    assert not list(tmp_path.glob("scenes/*"))
+
+
+def test_full_disk_is_one_sentence_and_nothing_is_finished(tmp_path, monkeypatch):
+    from sample import scenes
+
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(scenes, "write_cog", full)
+    # The labels alone come to the same end as the scenes, sooner.
+    monkeypatch.setattr(sample, "_jobs", lambda wanted: [(TINY, "labels")])
+    with pytest.raises(InputError, match="expected room on the disk"):
+        sample.draw(tmp_path, counties=[TINY], workers=1)
+    assert not (tmp_path / "complete.json").exists()
+
+
+def test_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="can't be written"):
+        sample.draw(tmp_path / "file" / "world", counties=[TINY], workers=1)

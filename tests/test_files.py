@@ -1,0 +1,100 @@
+"""URIs to file systems, without a network."""
+
+import sys
+
+import pytest
+
+from helpers import InputError, files as storage
+from helpers.azure import CREDENTIALS, TOKEN_FILE, _azure_class, credentials, use
+from helpers.uri import shown
+
+
+@pytest.fixture(autouse=True)
+def nobody(monkeypatch):
+    for name in CREDENTIALS + (TOKEN_FILE,):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("uri", ["{}", "file:{}", "file://{}"])
+def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
+    with storage.writing(uri.format(tmp_path / "a" / "note")) as file:
+        file.write(b"content")
+    assert (tmp_path / "a" / "note").read_bytes() == b"content"
+    system, path = storage.filesystem(uri.format(tmp_path / "a" / "note"))
+    assert system.cat_file(path) == b"content"
+
+
+@pytest.mark.parametrize("uri, sentence", [
+    ("adl://store.azuredatalakestore.net/x?sig=hidden", "Azure Data Lake Gen1 was retired"),
+    ("abfs:///path", "expected abfss://container@account.dfs.core.windows.net/path, got abfs:///path"),
+    ("abfs://container/path",
+     "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
+    ("abfss://c@a.dfs.core.windows.net/x?sig=hidden", "a token belongs into AZURE_STORAGE_SAS_TOKEN"),
+    ("nonsense://x", "expected a path, file: or abfss: URI, got nonsense://x"),
+])
+def test_what_cannot_be_used_is_one_sentence(uri, sentence):
+    with pytest.raises(InputError) as told:
+        storage.filesystem(uri)
+    assert sentence in str(told.value) and "hidden" not in str(told.value) and "\n" not in str(told.value)
+
+
+def test_a_connection_string_that_is_none_is_not_shown(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", "AccountKey=hidden")
+    with pytest.raises(InputError, match="expected a connection string or token that Azure's library can read") as told:
+        storage.filesystem("abfs://container/path")
+    assert "hidden" not in str(told.value)
+
+
+def test_the_account_of_the_uri_and_the_token_of_the_environment(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
+    system, path = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a/b/")
+    assert path == "tiles/a/b" and system.service_client.primary_hostname == "account.blob.core.windows.net"
+    assert "sig=hidden" in system.service_client.url and "hidden" not in shown(system.service_client.url)
+
+
+def test_the_token_of_a_file(monkeypatch, tmp_path):
+    """Read anew each time; for the workers it travels like any other; what is set in the environment goes before it."""
+    file = tmp_path / "token"
+    monkeypatch.setenv(TOKEN_FILE, str(file))
+    with pytest.raises(InputError, match="expected a token for the storage in .*/token, got none .*storage_token.sh"):
+        storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert credentials() == {}
+    file.touch(0o640)
+    file.chmod(0o640)
+    file.write_text("?sv=1&sig=hidden\n")
+    with pytest.raises(InputError, match=r"readable by its owner alone \(mode 600\), got 640") as told:
+        storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert "hidden" not in str(told.value) and credentials() == {}
+    file.chmod(0o600)
+    system, _ = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert "sig=hidden" in system.service_client.url
+    assert credentials() == {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=hidden"}
+    file.write_text("sv=1&sig=newer")
+    assert "sig=newer" in storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")[0].service_client.url
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=own")
+    assert credentials() == {"AZURE_STORAGE_SAS_TOKEN": "sv=1&sig=own"}
+
+
+def test_without_adlfs_there_is_one_sentence(monkeypatch):
+    _azure_class.cache_clear()
+    monkeypatch.setitem(sys.modules, "adlfs", None)
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
+    with pytest.raises(InputError, match="expected the package adlfs, which reads abfs://tiles@account/a, got "
+                                         "none") as told:
+        storage.filesystem("abfs://tiles@account/a")
+    assert "\n" not in str(told.value)
+
+
+def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
+    from azure.identity.aio import DefaultAzureCredential
+    system, _ = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
+    assert isinstance(system.credential, DefaultAzureCredential)
+    assert system.service_client.credential is system.credential
+
+
+def test_workers_get_what_the_driver_has(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-driver")
+    known = credentials()
+    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-worker")
+    use(known)
+    assert credentials() == known == {"AZURE_STORAGE_SAS_TOKEN": "of-the-driver"}
