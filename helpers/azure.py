@@ -1,4 +1,9 @@
-"""azure."""
+"""Azure storage by ``abfs:`` and ``abfss:`` URIs, through adlfs.
+
+Credentials come from the environment, never from a URI: ``CREDENTIALS`` lists the variables, and ``TOKEN_FILE`` names
+a file with a token. Without any of them ``DefaultAzureCredential`` looks for a managed identity or a login. A request
+is tried up to ``TRIES`` times, as far apart as the service asks; then one sentence says what failed.
+"""
 
 import contextlib
 import functools
@@ -22,12 +27,13 @@ TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
 PASSING = {408, 429, 500, 502, 503, 504}
 
 
-def _azure(uri):
+def azure_filesystem(uri: str):
+    """adlfs's file system for a URI, and the path in it."""
     parts = urlsplit(uri)
     container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (parts.netloc, "", "")
     if not container or parts.query:
         raise InputError("expected abfss://container@account.dfs.core.windows.net/path, got {}. Leave out what "
-                         "follows a question mark: a token belongs into AZURE_STORAGE_SAS_TOKEN.".format(shown(uri)))
+                         "follows a question mark: a token belongs in AZURE_STORAGE_SAS_TOKEN.".format(shown(uri)))
     known = credentials()
     account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
     if "AZURE_STORAGE_CONNECTION_STRING" in known:
@@ -108,9 +114,8 @@ def _azure_class():
     import logging
 
     import adlfs
-    from azure.core import MatchConditions
     from azure.core.exceptions import (AzureError, ClientAuthenticationError, HttpResponseError, ResourceExistsError,
-                                       ResourceModifiedError, ResourceNotFoundError)
+                                       ResourceNotFoundError)
     from azure.core.pipeline.policies import AsyncHTTPPolicy
     from azure.storage.blob.aio import BlobServiceClient
     from fsspec.asyn import sync_wrapper
@@ -180,18 +185,17 @@ def _azure_class():
                 self.account_url = self.endpoint or "https://{}.blob.core.windows.net".format(self.account_name)
                 self.service_client = BlobServiceClient(self.account_url, self.credential or self.sas_token, **options)
 
-        async def _read(self, path, start=None, end=None):
-            """Bytes and ETag of a file, or of a part of it."""
+        async def _cat_file(self, path, start=None, end=None, **kwargs):
             container, blob, _ = self.split_path(self._strip_protocol(path))
             length = None if end is None else end - (start or 0)
             if length is not None and length <= 0:
-                return b"", None
+                return b""
             for attempt in range(TRIES):
                 try:
                     async with self.service_client.get_blob_client(container, blob) as client:
                         stream = await client.download_blob(
                             offset=(start or 0) if length is not None else start, length=length)
-                        return await stream.readall(), stream.properties.etag
+                        return await stream.readall()
                 except ResourceNotFoundError:
                     raise FileNotFoundError(path)
                 except (AzureError, OSError, asyncio.TimeoutError) as error:
@@ -203,34 +207,18 @@ def _azure_class():
                         await asyncio.sleep(FIRST_WAIT_S * 2 ** attempt)
             raise _gave_up(client.url, came)
 
-        async def _cat_file(self, path, start=None, end=None, **kwargs):
-            return (await self._read(path, start, end))[0]
-
-        read_with_etag = sync_wrapper(_read)
-
-        async def _replace(self, path, content, etag):
-            """Write a file only if it still has an ETag, or with None, if there is no such file; its new ETag.
-
-            Raises
-            ------
-            FileExistsError
-                If somebody else has written it.
-            """
+        async def _create(self, path, content):
+            """Write a file where there is none; raises FileExistsError where there is another one."""
             container, blob, _ = self.split_path(self._strip_protocol(path))
-            condition = {"overwrite": False} if etag is None else {
-                "overwrite": True, "etag": etag, "match_condition": MatchConditions.IfNotModified}
             async with self.service_client.get_blob_client(container, blob) as client:
                 try:
-                    return (await client.upload_blob(content, **condition))["etag"]
-                except (ResourceExistsError, ResourceModifiedError, ResourceNotFoundError):
+                    await client.upload_blob(content, overwrite=False)
+                except ResourceExistsError:
                     # An answer may have been lost on its way, and the second try have met the first.
-                    with contextlib.suppress(FileNotFoundError):
-                        there, its_etag = await self._read(path)
-                        if there == content:
-                            return its_etag
-                    raise FileExistsError(path)
+                    if await self._cat_file(path) != content:
+                        raise FileExistsError(path)
 
-        replace = sync_wrapper(_replace)
+        create = sync_wrapper(_create)
 
         def _open(self, path, mode="rb", block_size=None, **kwargs):
             if mode != "rb":

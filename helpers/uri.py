@@ -1,8 +1,9 @@
-"""uri."""
+"""URIs as text."""
 
 import re
 
-def shown(uri):
+
+def shown(uri: str) -> str:
     """A URI without what may be secret in it: user, password, and what follows a question mark or hash sign."""
     scheme, mark, rest = str(uri).partition("://")
     if not mark:
@@ -13,15 +14,13 @@ def shown(uri):
         rest = rest.rpartition("@")[2]
     elif "@" in host and not (is_azure(uri) and ":" not in host):
         rest = rest[host.rindex("@") + 1:]
-    rest = re.split("[?#]", rest)[0]
-    return scheme + mark + rest
+    return scheme + mark + re.split("[?#]", rest)[0]
 
 
-def is_azure(uri):
-    """Whether a URI leads to Azure storage."""
+def is_azure(uri: str) -> bool:
     return str(uri).startswith(("abfs://", "abfss://"))
 
 
-def join(uri, *names):
-    """A URI, or plain path, with names below it, as text."""
+def join(uri: str, *names: str) -> str:
+    """A URI, or plain path, with names below it."""
     return "/".join((str(uri).rstrip("/"),) + names)

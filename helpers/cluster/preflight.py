@@ -136,8 +136,7 @@ def _storage_round_trip(context):
         yield system.cat_file(path)
 
     try:
-        with storage.writing(uri) as file:
-            file.write(b"preflight")
+        storage.write_whole(uri, b"preflight")
         try:
             came = context.parallelize([0], 1).mapPartitions(read).collect()
         finally:

@@ -1,0 +1,221 @@
+"""A job as a list of units of work, done on every core of a cluster.
+
+Each unit writes one Parquet file, whole or not at all, named after a hash of what it reads and what computes it. **What
+is done is what is there**: a job that was stopped goes on with the units whose file is missing. A task that Spark tries
+twice, and two jobs at the same time, write the same file with the same content. So a driver, a worker or a machine may
+die at any moment, and nothing is claimed, joined or adopted.
+
+Spark hands out the numbers of units and brings back one short row for each. Reading and writing is the work of the
+workers' Python, on a disk, HDFS and object stores alike.
+"""
+
+import contextlib
+import contextvars
+import hashlib
+import io
+import json
+import re
+import threading
+import time
+from collections import Counter, namedtuple
+from concurrent.futures import ThreadPoolExecutor
+
+from helpers import DamagedFile, InputError
+from helpers.azure import credentials, use
+from helpers.files import DiskFull, filesystem, is_damage, is_full, write_whole
+from helpers.uri import join, shown
+
+_REPORT = "unit string, rows long, seconds string, kind string, error string"
+# Files that a job has written, and may remove: their names end in a unit's hash.
+_OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
+_FACTS = b"unit"
+# Footers are read side by side: over a network, each is a wait and nothing else.
+_THREADS = 16
+_LOOK_S = 0.5
+
+# ``rows`` and ``seconds`` by stage of the units done now; ``failed``: the InputError of each that failed, by its name.
+Done = namedtuple("Done", "rows seconds failed")
+
+
+def name(folder: str, *reads) -> str:
+    """A unit's name: the folder of its file, and a hash of JSON values that say what it reads and what computes it."""
+    digest = hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:20]
+    return f"{folder}/{digest}" if folder else digest
+
+
+def names(uri: str) -> set:
+    """Names of the units whose file is in a folder or its ``key=value`` folders."""
+    system, path = filesystem(uri)
+    system.invalidate_cache()
+    start = len(path.rstrip("/")) + 1
+    found = (file[start:-len(".parquet")] for file in system.find(path) if file.endswith(".parquet"))
+    return {name for name in found if _OWN.fullmatch(name)}
+
+
+def write(table, facts: dict, uri: str, name: str):
+    """Write the file of a unit, with JSON facts about it in the footer."""
+    import pyarrow.parquet as pq
+    content = io.BytesIO()
+    pq.write_table(table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()}), content,
+                   row_group_size=max(1, len(table)), compression={
+                       column: "none" if column == "image" else "snappy" for column in table.schema.names},
+                   use_dictionary=[column for column in table.schema.names if column != "image"])
+    write_whole(join(uri, name + ".parquet"), content.getvalue())
+
+
+@contextlib.contextmanager
+def damage_named(uri: str):
+    """Turn what Arrow says of a damaged or missing file into a DamagedFile that names it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        folder, _, file = shown(uri).rpartition("/")
+        raise DamagedFile(f"expected every file of {folder} as it was written, got {file} gone or damaged. Write it "
+                          "again and run the same command.") from error
+
+
+def footer(uri: str):
+    """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``.
+
+    Raises
+    ------
+    DamagedFile
+    """
+    import pyarrow.parquet as pq
+    system, path = filesystem(uri)
+    with damage_named(uri), system.open(path, "rb") as file:
+        return pq.ParquetFile(file).metadata
+
+
+def facts_in(metadata) -> dict:
+    """What ``write`` kept in a footer; None in a file that others wrote."""
+    found = (metadata.metadata or {}).get(_FACTS)
+    return None if found is None else json.loads(found)
+
+
+def facts(uri: str, names) -> dict:
+    """Facts about units, and their ``rows``, by name; from their footers.
+
+    Raises
+    ------
+    DamagedFile
+    """
+    def look(name):
+        found = footer(join(uri, name + ".parquet"))
+        return dict(facts_in(found) or {}, rows=found.num_rows)
+
+    names = sorted(names)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        return dict(zip(names, threads.map(look, names)))
+
+
+def run(spark, units: dict, work, uri: str, watch=None) -> Done:
+    """Do those units of a list whose file is not there yet.
+
+    Parameters
+    ----------
+    spark : pyspark.sql.SparkSession
+        Classic, or of Spark Connect.
+    units : dict
+        By name, whatever ``work`` takes; it travels to the workers.
+    work : callable
+        Takes a unit; returns ``(pyarrow.Table, facts, seconds)``: JSON facts for the footer, and seconds by stage. An
+        InputError fails this unit, and the others go on. Plain Python: try it on one unit first.
+    uri : str
+        Folder of the files.
+    watch : callable, optional
+        Called every half second with the set of names that are done so far.
+
+    Returns
+    -------
+    Done
+    """
+    there = names(uri)
+    todo = [(name, unit) for name, unit in units.items() if name not in there]
+    known = credentials()
+
+    def on_worker(batches):
+        import pyarrow as pa
+        use(known)
+        for batch in batches:
+            for number in batch.column(0).to_pylist():
+                report = _do(*todo[number], work, uri)
+                yield pa.RecordBatch.from_arrays(
+                    [pa.array([value], kind) for value, kind in zip(
+                        report, (pa.string(), pa.int64(), pa.string(), pa.string(), pa.string()))],
+                    ["unit", "rows", "seconds", "kind", "error"])
+
+    with _watching(watch, uri, set(units)):
+        # A task for each unit: what dies, dies with one unit.
+        reports = spark.range(0, len(todo), 1, len(todo)).mapInArrow(on_worker, _REPORT).collect() if todo else []
+    seconds = Counter()
+    for report in reports:
+        seconds.update(json.loads(report["seconds"]))
+    return Done(sum(report["rows"] for report in reports), dict(seconds), {
+        report["unit"]: _error(report["kind"], report["error"]) for report in reports if report["error"]})
+
+
+def _do(name, unit, work, uri):
+    """One unit on a worker: its report. A task that is tried again finds the units that it has done."""
+    system, path = filesystem(join(uri, name + ".parquet"))
+    if system.exists(path):
+        return name, 0, "{}", None, None
+    try:
+        table, facts, seconds = work(unit)
+        started = time.perf_counter()
+        try:
+            write(table, facts, uri, name)
+        except OSError as error:
+            if is_full(error):
+                raise DiskFull(f"expected room on the disk for {shown(uri)}, got a full one (no space left on device). "
+                               "Free some space and run the same command again.") from error
+            raise
+        seconds = dict(seconds, write=time.perf_counter() - started)
+    except InputError as error:
+        return name, 0, "{}", error.kind, str(error)
+    return name, len(table), json.dumps(seconds), None, None
+
+
+def _error(kind, sentence):
+    error = (DamagedFile if kind == DamagedFile.kind else InputError)(sentence)
+    error.kind = kind
+    return error
+
+
+@contextlib.contextmanager
+def _watching(watch, uri, wanted):
+    """Tell ``watch`` now and then which units are done: what is done is what is there, for the driver too."""
+    if watch is None:
+        yield
+        return
+    ended = threading.Event()
+
+    def look():
+        with contextlib.suppress(Exception):  # A storage that is away for a moment: the next look may do.
+            watch(names(uri) & wanted)
+
+    def follow():
+        while not ended.wait(_LOOK_S):
+            look()
+
+    # The thread takes this cell's context along, or Jupyter would not know whose output the bar is.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        look()
+
+
+def keep_only(uri: str, wanted):
+    """Remove files of units that a finished job does not want: of a list that has changed since. Others' files stay."""
+    system, path = filesystem(uri)
+    for name in names(uri) - set(wanted):
+        file = f"{path.rstrip('/')}/{name}.parquet"
+        with contextlib.suppress(DamagedFile):
+            if facts_in(footer(join(uri, name + ".parquet"))) is not None:
+                system.rm(file)
