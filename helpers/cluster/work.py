@@ -28,6 +28,7 @@ from helpers.uri import join, shown
 _REPORT = "unit string, rows long, seconds string, kind string, error string"
 # Files that a job has written, and may remove: their names end in a unit's hash.
 _OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
+_PART = re.compile(r"\.([0-9a-f]{20})\.parquet\.[0-9a-f]{8}\.part")
 _FACTS = b"unit"
 # Footers are read side by side: over a network, each is a wait and nothing else.
 _THREADS = 16
@@ -216,11 +217,19 @@ def _watching(watch, uri, wanted):
         look()
 
 
-def keep_only(uri: str, wanted):
-    """Remove files of units that a finished job does not want: of a list that has changed since. Others' files stay."""
+def keep_only(uri: str, wanted, folders):
+    """Remove from some folders what a finished job does not want: files of units of a list that has changed since, and
+    what killed writers have left of units that are done. Files of others stay."""
+    wanted = set(wanted)
     system, path = filesystem(uri)
-    for name in names(uri) - set(wanted):
-        file = f"{path.rstrip('/')}/{name}.parquet"
-        with contextlib.suppress(DamagedFile):
-            if facts_in(footer(join(uri, name + ".parquet"))) is not None:
+    for folder in folders:
+        inside = join(path, folder) if folder else path
+        for file in system.find(inside):
+            left = _PART.fullmatch(file.rpartition("/")[2])
+            if left and system.exists(join(inside, left[1] + ".parquet")):
                 system.rm(file)
+        for name in names(join(uri, folder) if folder else uri):
+            name = join(folder, name) if folder else name
+            with contextlib.suppress(DamagedFile):
+                if name not in wanted and facts_in(footer(join(uri, name + ".parquet"))) is not None:
+                    system.rm(join(path, name + ".parquet"))

@@ -109,7 +109,7 @@ def units(uri: str, parts: list, model: str, engine: str):
     for part in parts:
         files, unreadable = store.files(uri, part)
         damaged += unreadable
-        folder = f"county={part['county']}/year={part['year']}"
+        folder = _folder(part)
         for file in files:
             for group, tiles in enumerate(file["rows"]):
                 if not tiles:
@@ -247,12 +247,13 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     stored = store.partitions(tiles_uri)
     chosen = _chosen(stored, tiles_uri, county, years)
     table.begin(predictions_uri, bundle.checksum, engine, bundle.classes, replace)
-    kept = _kept(predictions_uri, tiles_uri, stored, chosen)
+    _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)
     log.info("job begins table=%s model=%s engine=%s units=%d tiles=%d", shown(predictions_uri), bundle.checksum, engine,
              len(wanted), sum(unit["tiles"] for unit in wanted.values()))
     done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)
     _raise_failed(done.failed, wanted, damaged, tiles_uri)
+    kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished others meanwhile.
     counted = table.count(predictions_uri, set(wanted) | kept, bundle.classes)
     wrong = [name for name, unit in wanted.items() if counted["rows"][name] != unit["tiles"]]
     if wrong or len(counted["engines"]) > 1:
@@ -261,7 +262,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
                          f"expected a row for each tile in {wrong[0]}.parquet of the table, got another number. Delete "
                          "this file and run the same command.")
     table.finish(predictions_uri, dict(_summary(counted, done, started, adapter.slots(spark)), model=bundle.checksum,
-                                       engine=engine, units=sorted(set(wanted) | kept)))
+                                       engine=engine, units=sorted(set(wanted) | kept)), _folders(chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
              done.rows, time.monotonic() - started)
     return sum(unit["tiles"] for unit in wanted.values())
@@ -279,17 +280,22 @@ def _chosen(stored, uri, county, years):
     return chosen
 
 
+def _folders(parts):
+    return {_folder(part) for part in parts}
+
+
+def _folder(part):
+    return f"county={part['county']}/year={part['year']}"
+
+
 def _kept(predictions_uri, tiles_uri, stored, chosen):
     """Units of a finished table that belong to counties and years which this job does not score."""
-    def folders(parts):
-        return {f"county={part['county']}/year={part['year']}" for part in parts}
-
     before = table.manifest(predictions_uri) or {"units": []}
-    lacking = {name.rpartition("/")[0] for name in before["units"]} - folders(stored)
+    lacking = {name.rpartition("/")[0] for name in before["units"]} - _folders(stored)
     if lacking:
         raise InputError(f"expected a table of the tiles in {shown(tiles_uri)} at {shown(predictions_uri)}, got one that "
                          f"also has {min(lacking)}, which the store lacks. Choose another folder.")
-    return {name for name in before["units"] if name.rpartition("/")[0] not in folders(chosen)}
+    return {name for name in before["units"] if name.rpartition("/")[0] not in _folders(chosen)}
 
 
 def _run(spark, wanted, bundle, engine, uri, partitions):

@@ -83,7 +83,7 @@ def remove(uri: str):
     system, path = filesystem(uri)
     for name in (MANIFEST, TABLE):
         if name == TABLE:
-            work.keep_only(uri, ())
+            work.keep_only(uri, (), [""])
         if system.exists(join(path, name)):
             system.rm(join(path, name))
 
@@ -124,10 +124,10 @@ def count(uri: str, units, classes) -> dict:
             "classes": {name: counts[str(class_id)] for class_id, name in enumerate(classes)}}
 
 
-def finish(uri: str, manifest: dict):
-    """Declare a table finished, and remove the files of units that are no longer part of it."""
+def finish(uri: str, manifest: dict, folders):
+    """Declare a table finished, and remove from some of its folders the units that are no longer part of it."""
     write_json(join(uri, MANIFEST), manifest)
-    work.keep_only(uri, manifest["units"])
+    work.keep_only(uri, manifest["units"], folders)
 
 
 def manifest(uri: str) -> dict:
