@@ -165,10 +165,10 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
 
 def _do(name, unit, work, uri):
     """One unit on a worker: its report. A task that is tried again finds the units that it has done."""
-    system, path = filesystem(join(uri, name + ".parquet"))
-    if system.exists(path):
-        return name, 0, "{}", None, None
     try:
+        system, path = filesystem(join(uri, name + ".parquet"))
+        if system.exists(path):
+            return name, 0, "{}", None, None
         table, facts, seconds = work(unit)
         started = time.perf_counter()
         try:
