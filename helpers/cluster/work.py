@@ -10,7 +10,6 @@ workers' Python, on a disk, HDFS and object stores alike.
 """
 
 import contextlib
-import contextvars
 import hashlib
 import io
 import json
@@ -196,6 +195,7 @@ def _watching(watch, uri, wanted):
     if watch is None:
         yield
         return
+    import contextvars  # Python 3.6, which reads tiles, has none.
     ended = threading.Event()
 
     def look():
@@ -217,7 +217,7 @@ def _watching(watch, uri, wanted):
         look()
 
 
-def keep_only(uri: str, wanted, folders):
+def keep_only(uri: str, wanted, folders=("",)):
     """Remove from some folders what a finished job does not want: files of units of a list that has changed since, and
     what killed writers have left of units that are done. Files of others stay."""
     wanted = set(wanted)

@@ -83,7 +83,7 @@ def remove(uri: str):
     system, path = filesystem(uri)
     for name in (MANIFEST, TABLE):
         if name == TABLE:
-            work.keep_only(uri, (), [""])
+            work.keep_only(uri, ())
         if system.exists(join(path, name)):
             system.rm(join(path, name))
 
