@@ -198,7 +198,7 @@ def test_files_of_others_stay(spark, model, pile, tmp_path):
     pq.write_table(pa.table({"a": [1]}), theirs[2])
     assert pile.score(spark, model)[0] == 0
     scoring.score(spark, pile.store, tiny.model(tmp_path / "other", seed=1), pile.table, replace=True)
-    assert all(path.exists() for path in theirs)
+    assert all(path.exists() for path in theirs) and len(read(pile.table)) == TILES
     folder = tmp_path / "colleague"
     folder.mkdir()
     pq.write_table(pa.table({"a": [1]}), folder / "data.parquet")
@@ -427,7 +427,7 @@ def test_large_pictures_travel_in_small_batches(spark, model, pile):
         (pile.folder / f"000{number:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + noise)
     pile.write()
     units, _ = scoring.units(pile.store, tilestore.partitions(pile.store), model.checksum, "onnxruntime")
-    assert min(unit["batch_tiles"] for unit in units.values()) <= 4
+    assert min(unit["batch_tiles"] for unit in units.values()) < min(16, scoring.BATCH_TILES)
     _, table = pile.score(spark, model)
     assert table["error_kind"].value_counts().to_dict() == {"unreadable": 5}
 
