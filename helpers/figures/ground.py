@@ -101,9 +101,8 @@ def nlcd_panel(ax: Axes, codes: np.ndarray, title: str) -> Axes:
     present, counts = np.unique(codes[np.isin(codes, list(NLCD_LEGEND))], return_counts=True)
     handles = [swatch(NLCD_LEGEND[code][1], f"{code} {NLCD_LEGEND[code][0]} ({share_as_text(n / counts.sum())})")
                for code, n in zip(present.tolist(), counts)]
-    legend = ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="NLCD code (share)",
-                       labelspacing=0.35)
-    legend._legend_box.align = "left"
+    ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="NLCD code (share)",
+              labelspacing=0.35, alignment="left")
     ax.set_aspect("equal")
     # No arrow: up in NLCD's Albers projection is north only along the 96th meridian.
     draw_scale(ax, (0, width, 0, height), north=False)

@@ -16,8 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from helpers.figures.style import (
-    GROUND, INK, class_colours, resize, rgb_bytes, show_sheet, swatch, white_sheet)
+from helpers.figures.style import GROUND, INK, class_colours, resize, rgb_bytes, show_sheet, swatch, white_sheet
 from helpers.land.classes import CLASS_NAMES
 
 # Crops on a sheet for each neuron, by which it is also judged.
@@ -27,8 +26,6 @@ SHOWN = 9
 Peaks = namedtuple("Peaks", "values positions usual")
 
 
-# ---- the neurons
-
 def peaks(compute: Callable, tiles: np.ndarray, receptive_field, batch: int = 32) -> Peaks:
     """The strongest answer of each neuron to each tile, a batch at a time so that no tile's map is kept.
 
@@ -37,8 +34,7 @@ def peaks(compute: Callable, tiles: np.ndarray, receptive_field, batch: int = 32
 
     Parameters
     ----------
-    compute : from uint8 (n, h, w, 3) tiles to a layer's maps, (n, channels, rows, columns).
-    tiles : (N, h, w, 3) uint8.
+    compute : from (n, h, w, 3) uint8 tiles to a layer's maps, (n, channels, rows, columns).
     receptive_field : the layer's ``size``, ``start`` and ``step``, as from ``Pretrained.receptive_field``.
     """
     values, positions, total = [], [], 0
@@ -53,20 +49,16 @@ def peaks(compute: Callable, tiles: np.ndarray, receptive_field, batch: int = 32
     return Peaks(np.concatenate(values), np.concatenate(positions), (total / len(tiles)).astype(np.float32))
 
 
-def strongest(peaks: Peaks, channel: int) -> np.ndarray:
-    """Rows of the ``SHOWN`` tiles that excite a neuron most, the strongest first; no tile stands there twice."""
-    return np.argsort(-peaks.values[:, channel], kind="stable")[:SHOWN]
+def strongest(peaks: Peaks, channel=slice(None)) -> np.ndarray:
+    """Rows of the tiles that excite a neuron most, (SHOWN,), the strongest first; of all neurons (SHOWN, channels)."""
+    return np.argsort(-peaks.values[:, channel], axis=0, kind="stable")[:SHOWN]
 
 
 def class_shares(peaks: Peaks, labels: np.ndarray, n_classes: int) -> np.ndarray:
     """Each class's share of the tiles that excite a neuron most, (channels, n_classes); silence counts for none."""
-    silence = peaks.values.min(axis=0)
-    shares = np.zeros((len(silence), n_classes))
-    for k in range(len(silence)):
-        rows = strongest(peaks, k)
-        rows = rows[peaks.values[rows, k] > silence[k]]
-        shares[k] = np.bincount(labels[rows], minlength=n_classes) / SHOWN
-    return shares
+    rows = strongest(peaks)
+    heard = np.take_along_axis(peaks.values, rows, axis=0) > peaks.values.min(axis=0)
+    return (np.eye(n_classes)[labels[rows]] * heard[..., None]).sum(axis=0) / SHOWN
 
 
 def neurons_for_classes(peaks: Peaks, labels: np.ndarray, n_classes: int) -> List[int]:
@@ -115,23 +107,19 @@ def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> np.ndar
     return resize(seen, px)
 
 
-# ---- the evidence
-
 def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: np.ndarray, mean: np.ndarray,
              deviation: np.ndarray, bias: np.ndarray) -> np.ndarray:
     """What each position of a tile adds to each class: their average over the tile is the logits.
 
     A head on averaged maps is a sum over positions in disguise: exchange the two sums, and each position has logits.
-    Near the edge a neuron answers otherwise than in the middle, whatever the land is. So what counts at a position is
-    how far the answer is from the usual one there.
+    Near the edge a neuron answers differently than in the middle, whatever the land is. So a position counts by the
+    distance of its answer from the usual one there.
 
     Parameters
     ----------
     maps : (N, channels, rows, columns) of each layer that the features are read from, all of one size.
     usual : the same layers' average maps, (channels, rows, columns), of ``Peaks``.
-    weights : (n_features, n_classes), for features of mean 0 and deviation 1.
-    mean, deviation : (n_features,)
-    bias : (n_classes,)
+    weights, mean, deviation, bias : the head; ``weights``, (n_features, n_classes), are for standardised features.
 
     Returns
     -------
@@ -139,20 +127,17 @@ def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: n
     """
     features = np.concatenate(maps, axis=1).transpose(0, 2, 3, 1)
     usual = np.concatenate(usual).transpose(1, 2, 0)
-    # The head was trained on other copies of the tiles too: on average over the positions its own mean is taken away.
+    # The head was trained on changed copies of the tiles too. So on average its own mean is subtracted.
     usual = usual - usual.mean(axis=(0, 1)) + mean
     return (((features - usual) / deviation).dot(weights) + bias).astype(np.float32)
 
 
 def contributions(weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, features: np.ndarray,
                   labels: np.ndarray) -> np.ndarray:
-    """What each feature adds, on average, to the logit of a class on that class's own tiles.
-
-    The head is given as for ``evidence``, its tiles as (N, n_features) and (N,) ``class_id``. The answer is
-    (n_features, n_classes), and 0 where the class is known by a neuron's silence.
-    """
+    """What each feature adds, on average, to a class's logit on that class's own tiles, (n_features, n_classes)."""
     standardised = (features - mean) / deviation
     own = np.stack([standardised[labels == c].mean(axis=0) for c in range(weights.shape[1])], axis=1)
+    # 0 where the class is known by a neuron's silence.
     return np.maximum(weights, 0) * np.maximum(own, 0)
 
 
@@ -165,7 +150,7 @@ def _shares(logits: np.ndarray) -> np.ndarray:
 def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:
     """Rows of the ``n`` tiles that two classes divide most evenly, from evidence (N, rows, columns, n_classes)."""
     second = np.sort(_shares(evidence).mean(axis=(1, 2)), axis=1)[:, -2]
-    # Sure of each position: the tile's average is mixed, its positions are not.
+    # Land in two parts: the tile's average is mixed, its positions are not.
     winner = evidence.argmax(axis=3).reshape(len(evidence), -1)
     held = np.sort([np.bincount(row, minlength=evidence.shape[3]) for row in winner], axis=1)[:, -2] / winner.shape[1]
     return np.argsort(-(second * held), kind="stable")[:n]
@@ -175,16 +160,10 @@ def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:
 
 def filters(ax: Axes, kernels: np.ndarray, title: str, columns: int = 8, filter_px: int = 88,
             order: str = "RGB") -> Axes:
-    """The first layer's filters as pictures.
-
-    Parameters
-    ----------
-    kernels : (n, 3, height, width): what each filter multiplies the pixels by. Grey is zero; the strongest weight of
-        each filter is as bright or dark as the picture goes.
-    order : of the three channels, ``"RGB"`` or ``"BGR"``.
-    """
+    """The first layer's filters, (n, 3, height, width), as pictures. Grey is zero; ``order`` may also be "BGR"."""
     pictures = kernels.transpose(0, 2, 3, 1)
     pictures = pictures[..., ::-1] if order == "BGR" else pictures
+    # The strongest weight of each filter is as bright or dark as the picture goes.
     spread = np.abs(pictures).max(axis=(1, 2, 3), keepdims=True) + 1e-12
     pictures = np.uint8(255 * (0.5 + 0.5 * pictures / spread))
     # From grey to colourful, so that edges stand with edges and colours with colours.
@@ -267,8 +246,7 @@ def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.nd
 
     Parameters
     ----------
-    tiles : (N, h, w, 3) uint8.
-    labels : (N,) ``class_id``.
+    tiles, labels : as for ``layer``.
     contributions : (n_features, n_classes), of ``contributions``.
     features : for each feature ``(peaks, channel, receptive_field)`` of its neuron.
     """
@@ -304,22 +282,19 @@ def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_f
         it lies within the tile.
     """
     colours = np.array([to_rgb(c) for c in class_colours(class_names)])
-    low, step = tile_px + 8, tile_px + 8
-    sheet = white_sheet(low + tile_px, len(tiles) * step - 8)
+    step = tile_px + 8  # from a tile to the next one, and to the map below it
+    sheet = white_sheet(step + tile_px, len(tiles) * step - 8)
     rows, columns = np.nonzero(positions_inside(receptive_field, evidence.shape[1:3], tiles.shape[1:3]))
     for left, tile, logits in zip(range(0, len(tiles) * step, step), tiles, evidence):
         small = sheet[:tile_px, left:left + tile_px] = resize(tile, tile_px)
         # Classes change between positions, so each class's share is brought to full size before colours are mixed.
-        large = np.stack([_enlarge(share, tile_px) for share in np.moveaxis(_shares(logits), 2, 0)], axis=2)
+        large = np.stack([Image.fromarray(share).resize((tile_px, tile_px), Image.BICUBIC)
+                          for share in np.moveaxis(_shares(logits), 2, 0)], axis=2).clip(0)
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
         grey = small.mean(axis=2, keepdims=True) / 255
-        sheet[low:, left:left + tile_px] = np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))
+        sheet[step:, left:left + tile_px] = np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))
         if len(rows):
             down, across = tile_px / evidence.shape[1], tile_px / evidence.shape[2]
-            _outline(ax, left + columns.min() * across - 0.5, low + rows.min() * down - 0.5,
+            _outline(ax, left + columns.min() * across - 0.5, step + rows.min() * down - 0.5,
                      (np.ptp(columns) + 1) * across, (np.ptp(rows) + 1) * down, 2.2, 0.9)
     return show_sheet(ax, sheet, title)
-
-
-def _enlarge(values: np.ndarray, px: int) -> np.ndarray:
-    return np.asarray(Image.fromarray(values.astype(np.float32)).resize((px, px), Image.BICUBIC)).clip(0)

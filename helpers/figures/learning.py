@@ -169,8 +169,8 @@ def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score") -> 
         ax.plot(table["score"], table["share"], color=colour, linewidth=1.2, zorder=2)
         ax.scatter(table["score"], table["share"], s=14 + 6 * np.sqrt(table["tiles"]), color=colour, marker=marker,
                    edgecolor="white", linewidth=0.6, label=name, zorder=3)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=f"mean {quantity}", ylabel="share that is true")
-    ax.set_aspect("equal")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=f"mean {quantity}", ylabel="share that is true",
+           aspect="equal")
     percent_axis(ax, "x")
     percent_axis(ax, "y")
     ax.grid(True)

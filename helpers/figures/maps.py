@@ -63,14 +63,12 @@ def frame_map(ax: Axes, extent: tuple, title: str, handles: list, boundary=None,
         handles = handles + [Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
     ax.set_facecolor(ground)
     ax.set_aspect("equal")
-    zone = "" if crs is None else f", UTM {int(crs.split(':')[1]) - 26900}N"
+    zone = "" if crs is None else f", UTM {int(str(crs).split(':')[1]) - 26900}N"
     for axis, name in ((ax.xaxis, "Easting"), (ax.yaxis, "Northing")):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda km, _: f"{round(km, 3):,g}"))
         axis.set_label_text(f"{name} (km{zone})")
-    for spine in ax.spines.values():
-        spine.set_visible(True)
-        spine.set_color(RULE)
+    ax.spines[:].set(visible=True, color=RULE)
     ax.tick_params(length=3, color=RULE)
     draw_scale(ax, extent)
     if legend and handles:
@@ -201,13 +199,7 @@ def percent_legend(word: str = "{} %") -> dict:
 
 
 def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, boundary=None, crs: str = None) -> Axes:
-    """The confusion of map groups, on the map: wrong tiles, coloured by what they were taken for, hatched by the truth.
-
-    Parameters
-    ----------
-    labels, predicted : (N,) map groups, in the order of ``tiles``.
-    tiles, boundary, crs : as for ``county_map``.
-    """
+    """Tiles whose predicted map group is wrong: coloured by what they were taken for, hatched by what they are."""
     labels, predicted, corners = _whole(labels), _whole(predicted), squares(tiles)
     # Grey, because white is a group.
     same = labels == predicted
@@ -239,23 +231,20 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
     if not n:
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
-    rows = -(-n // columns)
     gap = max(3, tile_px // 12)
     # Room for a line of text above each picture.
     line = max(16, tile_px // 5)
     below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 3.6)) if name in candidates)
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(below)
-    sheet = white_sheet(rows * step_y - gap, columns * step_x - gap)
+    sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
 
     def write(x, y, text, size, ha="left", va="baseline", **settings):
         ax.text(x, y, text, fontsize=size, ha=ha, va=va, **settings)
 
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
-        head = f"#{candidate.get('rank', k + 1)}"
-        if "score" in candidates:
-            head += f" · {100 * candidate['score']:.0f} %"
-        write(x, y + 0.7 * line, head, 9, color=BLUE, fontweight="bold")
+        score = f" · {100 * candidate['score']:.0f} %" if "score" in candidates else ""
+        write(x, y + 0.7 * line, f"#{candidate.get('rank', k + 1)}{score}", 9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)
             sheet[top:top + tile_px, x:x + tile_px] = resize(picture, tile_px)
