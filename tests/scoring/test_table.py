@@ -230,6 +230,16 @@ def test_a_reader_sees_the_old_table_until_the_new_one_is_finished(spark, model,
     assert pile.score(spark, model)[0] == 0 and not read(pile.table).equals(before)
 
 
+def first_unit_alone(monkeypatch):
+    plain = scoring.units
+
+    def first(*arguments):
+        units, damaged = plain(*arguments)
+        return dict(list(units.items())[:1]), damaged
+
+    monkeypatch.setattr(scoring, "units", first)
+
+
 def torment(monkeypatch, **environment):
     monkeypatch.setattr(scoring, "score_unit", faulty.on_workers(scoring.score_unit, **environment))
 
@@ -237,6 +247,8 @@ def torment(monkeypatch, **environment):
 def test_an_engine_that_crashes_with_every_tile_stops_the_job(spark, pile, tmp_path, monkeypatch):
     """No row is written, and the next job goes on."""
     other = tiny.model(tmp_path / "other", seed=2)
+    pile.own_files()
+    first_unit_alone(monkeypatch)
     torment(monkeypatch, TORMENT="crash")
     with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it ended with status -11 with "
                                          "4 tiles one after another") as told:
@@ -259,13 +271,7 @@ def test_rows_of_two_engines_are_refused(spark, model, pile, monkeypatch):
     pile.own_files()
     torment(monkeypatch, FAULTY_NAME="onnxruntime-cuda")
     with pytest.raises(InputError, match="expected rows of one engine, got onnxruntime and onnxruntime-cuda"):
-        plain = scoring.units
-
-        def first(*arguments):
-            units, damaged = plain(*arguments)
-            return dict(list(units.items())[:1]), damaged
-
-        monkeypatch.setattr(scoring, "units", first)
+        first_unit_alone(monkeypatch)
         scoring.score(spark, pile.store, model, pile.table)
         monkeypatch.undo()
         scoring.score(spark, pile.store, model, pile.table)
