@@ -34,7 +34,7 @@ def plan(sources, jobs, slots, leaf_off="keep", per_class=None, seed=0):
         found = _sources(sources[split], county, year, split, leaf_off, per_class, seed, first[county])
         download = _download_bytes(found)
         seconds = len(found.tiles) / TILES_A_SECOND / slots + download / BYTES_A_SECOND / slots
-        rows.append({"county": found.place.county, "year": year, "split": split, "label_year": found.labels.year,
+        rows.append({"county": found.place.fips, "year": year, "split": split, "label_year": found.labels.year,
                      "covered": sources[split].covered(county)[year], "scenes": len(found.scenes),
                      "leaf_off": min(1.0, sum(found.bare.values())), "tiles": len(found.tiles),
                      "download_mb": round(download / 1e6, 1), "disk_mb": round(len(found.tiles) * BYTES_A_TILE / 1e6),

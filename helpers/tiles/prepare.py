@@ -76,7 +76,7 @@ def _sources(catalog, county, year, split, leaf_off, per_class, seed, first_year
     if leaf_off == "exclude" and split == "map":
         scenes = [scene for scene in scenes if scene.scene_id not in bare]
         if not scenes:
-            raise InputError(f"expected scenes of county {place.county} from {year} with leaves on, got none: all are "
+            raise InputError(f"expected scenes of county {place.fips} from {year} with leaves on, got none: all are "
                              f"from the months {', '.join(map(str, LEAF_OFF))}. Choose another year, or "
                              "leaf_off='keep'.")
     if per_class and split != "map":
@@ -128,7 +128,7 @@ def prepare(spark, catalog, county, year, split, uri, leaf_off="keep", per_class
         If the county, a scene or the labels can't be used, no tile is covered, or the disk is full.
     """
     found = _sources(catalog, county, year, split, leaf_off, per_class, seed, first_year)
-    county, crs, scenes = found.place.county, found.crs, found.scenes
+    county, crs, scenes = found.place.fips, found.crs, found.scenes
     finished = tilestore.manifest(uri, county, year)
     # A manifest of an older version lacks some.
     if finished and found.facts.items() <= finished.items():
