@@ -19,7 +19,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from helpers import InputError
 from helpers.figures.style import (
     BLUE, EDGE, GROUND, INK, MARK, MUTED, RULE, resize, set_title, show_sheet, swatch)
-from helpers.land.classes import CLASSES, GROUPS, NO_CLASS
+from helpers.land.classes import CLASSES, GROUPS, NO_CLASS, SCORE_RAMP
 
 def _rings(boundary):
     """Outlines of a polygon or multipolygon in map units, each (n, 2)."""
@@ -261,11 +261,6 @@ def candidate_sheet(ax, candidates, before, after, title, years=(2010, 2016), co
             color=MUTED)
     set_title(ax, title)
     return ax
-
-
-# Two ramps that grow evenly darker, so that they read in grey and by colour-blind readers too.
-SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
-UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
 
 
 def percent_legend(ramp=SCORE_RAMP, word="{} %"):

@@ -613,15 +613,6 @@ def test_a_source_line_claims_no_more_than_is_known():
     assert own.startswith("Own scenes: ") and "NAIP" not in own and "NLCD" not in own and own.endswith("EPSG:32633.")
 
 
-def test_styles_name_what_they_colour(tmp_path):
-    write_raster_style(tmp_path / "class.qml", {c.class_id: (c.name, c.colour) for c in landcover.CLASSES})
-    text = (tmp_path / "class.qml").read_text()
-    for c in landcover.CLASSES:
-        assert f'value="{c.class_id}" color="{c.colour}" label="{c.name}"' in text
-    write_style(tmp_path / "rule.qml", "score", calibrated=False)
-    assert "no probability" in (tmp_path / "rule.qml").read_text() and "%" not in (tmp_path / "rule.qml").read_text()
-
-
 def test_the_folder_of_pictures_is_weighed(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "TILES_INSIDE", 1)
     page = write(tmp_path / "large.html", store_of(tmp_path / "store", 4, 4), 4, 4)
