@@ -27,17 +27,9 @@ Heads = namedtuple("Heads", "single pair")
 
 
 class Cells:
-    """Describes the cells of tiles, by the retrained network up to its last but one stage.
+    """Describes the cells of tiles by the retrained network, up to its last but one stage.
 
-    Attributes
-    ----------
-    side : cells along an edge of a tile, 14 with the embedded network.
-    n_features : of each cell.
-
-    Raises
-    ------
-    InputError
-        If the network doesn't average feature maps, so that cells can't be told apart in it.
+    ``side`` is the number of cells along an edge of a tile, 14 with the embedded network.
     """
 
     def __init__(self, bundle: Bundle):
@@ -93,10 +85,7 @@ def _by_cell(maps, side):
 class Views:
     """The pictures of a county in two years, the earlier first, described cell by cell.
 
-    Attributes
-    ----------
-    tiles : those that both years show: ``tile_id``, ``row``, ``col``, and ``group`` and ``label`` of the first year.
-    facts : manifests of the two years.
+    ``tiles`` are those that both years show, with ``group`` and ``label`` of the first; ``facts`` are the manifests.
     """
 
     def __init__(self, cells: Cells, store: str, county: str, years: tuple[int, int]):
@@ -104,9 +93,9 @@ class Views:
         self.facts = [tilestore.manifest(store, county, year, required=["crs"]) for year in years]
         first, second = (tilestore.read(store, county, year, columns=["tile_id", "row", "col", "group", "label"])
                          for year in years)
-        tiles = first.merge(second[["tile_id"]], on="tile_id").sort_values(["row", "col"], ascending=[False, True])
-        self.tiles = tiles.reset_index(drop=True)
-        if not len(tiles):
+        self.tiles = first.merge(second[["tile_id"]], on="tile_id").sort_values(
+            ["row", "col"], ascending=[False, True], ignore_index=True)
+        if not len(self.tiles):
             raise InputError(f"expected tiles of county {county} in both {years[0]} and {years[1]}, got none that both "
                              "show. Prepare both years in notebook 02_data_preparation.")
         rows, counts = np.unique(self.tiles["row"], return_counts=True)
@@ -193,7 +182,7 @@ def fit_heads(views: list[Views], labels: list, seed: int) -> Heads:
     Developed or not, from one year's features; newly so or not, from both years'.
     """
     rng = np.random.default_rng(seed)
-    single, pair = ([], []), ([], [])
+    single, pair = [], []
     for view, (was, built) in zip(views, labels):
         where, before, after = zip(*view.strips(kept_only=True))
         before, after = (np.concatenate(f).reshape(-1, view.cells.n_features) for f in (before, after))
@@ -201,32 +190,28 @@ def fit_heads(views: list[Views], labels: list, seed: int) -> Heads:
         # Cells that a pixel of 30 m cuts in two teach little.
         for features, share in ((before, was), (after, built)):
             chosen = rng.permutation(np.flatnonzero((share < 0.1) | (share > 0.9)))[:TRAINING_CELLS]
-            single[0].append(features[chosen])
-            single[1].append(share[chosen] > 0.5)
+            single.append((features[chosen], share[chosen] > 0.5))
         new, old = (was < 0.1) & (built > 0.9), built - was <= 0.3
         keep = new | (old & (rng.random(len(old)) < TRAINING_CELLS / max(1, old.sum())))
-        pair[0].append(_pair(before[keep], after[keep]))
-        pair[1].append(new[keep])
-    return Heads(_fit_head(*single, 0.01), _fit_head(*pair, 0.003))
+        pair.append((_pair(before[keep], after[keep]), new[keep]))
+    return Heads(_fit_head(single, 0.01), _fit_head(pair, 0.003))
 
 
-def _fit_head(features, truth, strength):
+def _fit_head(examples, strength):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    truth = np.concatenate(truth)
+    features, truth = (np.concatenate(of_counties) for of_counties in zip(*examples))
     if truth.all() or not truth.any():
         raise InputError("expected training counties with land that was newly developed, and land that was not, got "
                          "only one of the two. Prepare more training counties, or years further apart.")
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300))
-    return head.fit(np.concatenate(features), truth)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(features, truth)
 
 
 def judge(views: Views, heads: list[Heads]) -> Judgement:
-    """What heads say of each cell of a county, and how far the two pictures of each tile differ.
+    """What heads say of each cell of a county, on average, and how far the two pictures of each tile differ.
 
-    Three (N, side, side) arrays, 0 to 1, and (N,), 1 for what is usual in the county. Several sets of heads are
-    averaged. All that needs the network's features is done in this one passage.
+    Three (N, side, side) arrays, 0 to 1, and (N,), 1 for what is usual in the county.
     """
     side, n = views.cells.side, views.cells.n_features
     found = Judgement(*(np.zeros((len(views.tiles), side, side), dtype=np.float32) for _ in range(3)),

@@ -23,13 +23,8 @@ def smooth(values: np.ndarray, n_values: int, centre_weight: int = 3, fill: int 
     Parameters
     ----------
     values : (height, width) integers, 0 to ``n_values`` - 1 or ``fill``.
-    centre_weight : votes of the centre. The 2017 tutorial weighs it more than 1 and doesn't say how much; with 3 the
-        corner of a block keeps its value (3 + 3 votes against 5), and a pair of tiles goes (3 + 1 against 7).
-
-    References
-    ----------
-    Azure/Embarrassingly-Parallel-Image-Classification, ``land_use_prediction.md``: "a 3x3 plurality-voting filter
-    (with added weight for the center tile's own predicted label)".
+    centre_weight : votes of the centre. The 2017 tutorial (``land_use_prediction.md``) says that it weighs more, not
+        how much; with 3 the corner of a block keeps its value (3 + 3 votes against 5), and a pair of tiles goes.
     """
     holds = (values == np.arange(n_values)[:, None, None]).astype(np.int32)
     votes = convolve(holds, [[[1, 1, 1], [1, centre_weight, 1], [1, 1, 1]]], mode="constant")
@@ -52,9 +47,6 @@ def probability_of(predictions: pd.DataFrame, group_id: int) -> np.ndarray:
 def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
     """Newly developed tiles by the rule of 2017: not labelled Developed in the first year, predicted so later.
 
-    The rule looks at no picture of the first year, so whatever looks developed in the second year's light comes
-    along; the ranking puts those first whose probability rose most between the two years' pictures.
-
     Parameters
     ----------
     labels : ``tile_id``, ``row``, ``col`` and ``group``, the map group by the first year's labels.
@@ -62,9 +54,8 @@ def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFr
 
     Returns
     -------
-    A row for each candidate: ``tile_id``, ``row``, ``col``, ``group``, ``class_before``, ``class_after``,
-    ``probability_before``, ``probability_after`` (of Developed) and ``gain`` (their difference), by falling gain, then
-    by ``tile_id``; a tile without a prediction in the first year comes last.
+    A row for each candidate, by falling ``gain``: how much the probability of Developed rose between the pictures. A
+    tile without a prediction in the first year comes last.
     """
     for name, table in (("labels", labels), ("before", before), ("after", after)):
         if repeated := int(table["tile_id"].duplicated().sum()):
@@ -87,10 +78,7 @@ def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFr
 
 
 def group_counts(groups: pd.Series) -> pd.DataFrame:
-    """``tiles``, ``area_km2`` and ``share`` (0 to 1) of each map group, by name, from N group ids.
-
-    Missing ones (NA or ``NO_CLASS``) are counted in a last row where there are any.
-    """
+    """``tiles``, ``area_km2`` and ``share`` of each map group, by name, and of missing ids where there are any."""
     groups = pd.Series(groups)
     groups = groups.where(groups.notna(), NO_CLASS).astype(int)
     names = {g.group_id: g.name for g in GROUPS} | ({NO_CLASS: "No prediction"} if (groups == NO_CLASS).any() else {})

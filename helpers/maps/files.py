@@ -2,7 +2,6 @@
 
 import html
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
 import pandas as pd
@@ -32,11 +31,11 @@ def write_map(path: Path, grid: TileGrid, crs: str, legend: dict, tags: dict | N
     values = np.where(np.isin(grid.values, list(legend)), grid.values, NODATA).astype(np.uint8)
     height, width = values.shape
     corner = grid.left_col * TILE_M, (grid.top_row + 1) * TILE_M
-    profile = dict(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs=crs, nodata=NODATA,
-                   transform=rasterio.transform.from_origin(*corner, TILE_M, TILE_M))
+    placed = rasterio.transform.from_origin(*corner, TILE_M, TILE_M)
     names = {f"VALUE_{value}": name for value, (name, _) in legend.items()}
     with whole_file(path) as part, rasterio.MemoryFile() as memory:
-        with memory.open(**profile) as plain:
+        with memory.open(driver="GTiff", width=width, height=height, count=1, dtype="uint8", crs=crs, nodata=NODATA,
+                         transform=placed) as plain:
             plain.write(values, 1)
             plain.write_colormap(1, {value: (*bytes.fromhex(colour[1:]), 255)
                                      for value, (_, colour) in legend.items()})
@@ -47,7 +46,7 @@ def write_map(path: Path, grid: TileGrid, crs: str, legend: dict, tags: dict | N
             # Overviews of classes take the commonest value: an average of class ids means nothing.
             rasterio.shutil.copy(plain, str(part), driver="COG", compress="DEFLATE", overview_resampling="MODE")
     # GeoTIFF has no room for the names of categories: GDAL looks for them in a file beside it.
-    categories = "".join(f"<Category>{escape(legend[value][0] if value in legend else '')}</Category>"
+    categories = "".join(f"<Category>{html.escape(legend[value][0] if value in legend else '')}</Category>"
                          for value in range(max(legend) + 1))
     _write_text(f"{path}.aux.xml", f'<PAMDataset><PAMRasterBand band="1"><CategoryNames>{categories}</CategoryNames>'
                                    '</PAMRasterBand></PAMDataset>\n')
@@ -72,7 +71,8 @@ def write_style(path: Path, column: str, calibrated: bool = True):
         rgb = ",".join(map(str, bytes.fromhex(colour[1:])))
         symbols += (
             f'<symbol name="{k}" type="fill" alpha="1"><layer class="SimpleFill" enabled="1"><Option type="Map">'
-            f'<Option name="color" type="QString" value="{rgb},255"/><Option name="style" type="QString" value="solid"/>'
+            f'<Option name="color" type="QString" value="{rgb},255"/>'
+            '<Option name="style" type="QString" value="solid"/>'
             '<Option name="outline_color" type="QString" value="125,136,144,255"/>'
             '<Option name="outline_width" type="QString" value="0.1"/></Option></layer></symbol>')
     _write_qml(path, f'<renderer-v2 type="graduatedSymbol" attr="{column}" graduatedMethod="GraduatedColor">'

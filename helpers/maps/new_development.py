@@ -1,19 +1,17 @@
 """New development: newly built land, found in two years' pictures; each tile gets a score and its reason.
 
-A tile is 224 m wide, and what is new in it may be a single house. So each tile is read as a square of small *cells*,
-and heads judge each of them (``cells``). A tile's score comes from these judgements, from the network's probabilities
-of both years, the first year's label, the neighbours, and how far the two pictures differ as a whole.
+What is new in a tile may be a single house, so heads judge each of its cells (``cells``). A tile's score comes from
+these judgements, the network's probabilities, the first year's label, the neighbours, and how far the pictures differ.
 
-Everything is fitted on training counties, each judged by heads that were fitted on the others; the network below the
-heads was retrained on all of them. Such judgements of the sample's training counties, their mean logarithmic loss,
-chose the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511 at 3), that Platt's line is taken only where it
-helps (0.0489 without, 0.063 with it), and, by their totals, that areas are read from the extent of new cells. No label
-of a mapped or a validation county had a part in it.
+Everything is fitted on training counties, each judged by heads that were fitted on the others. Their mean logarithmic
+loss in the sample chose the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511 at 3), and that Platt's line
+is taken only where it helps (0.0489 without, 0.063 with it). No label of a mapped or a validation county had a part.
 """
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import convolve, uniform_filter
+from scipy.special import expit, logit
 
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
@@ -31,8 +29,8 @@ LEAST_CHANGED = 20
 # What a score says, in every legend, caption and file.
 CHANCE = "the chance that a tenth of a tile or more is newly developed"
 RANKED = "ranked by the rule of 2017, no probability"
-# What a tile's score is made of, and which term of a reason each column belongs to: columns of one term stand in for
-# each other, so that singly their coefficients say little.
+# What a score is made of, and the term of a reason that each column belongs to: columns of one term stand in for each
+# other, so that singly their coefficients say little.
 EVIDENCE = {
     "strongest_rise": "cells", "rise_extent": "cells", "mean_rise": "cells", "strongest_new": "cells",
     "new_extent": "cells", "cells_before": "cells", "cells_after": "cells", "labelled": "label",
@@ -45,8 +43,7 @@ SCORES = ["tile_id", "row", "col", "score", "reason", "new_m2", "probability_bef
 # ---- evidence: tiles
 
 def _logit(p):
-    p = np.clip(p, 1e-3, 1 - 1e-3)
-    return np.log(p / (1 - p))
+    return logit(np.clip(p, 1e-3, 1 - 1e-3))
 
 
 def _strongest(maps):
@@ -64,11 +61,7 @@ def _around(tiles, values):
 
 
 def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> pd.DataFrame:
-    """What speaks for and against new development, a row for each of ``views.tiles``.
-
-    Beside ``EVIDENCE``: ``extent``, which the area is read from; ``probability_before`` and ``probability_after`` of
-    Developed; and ``new_neighbours``.
-    """
+    """What speaks for and against new development in each of ``views.tiles``, and what ``SCORES`` needs beside it."""
     tiles = views.tiles
     rise = np.maximum(judgement.after - judgement.before, 0)
     table = pd.DataFrame({"tile_id": tiles["tile_id"]})
@@ -98,25 +91,14 @@ def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> p
 # ---- scores
 
 class Scorer:
-    """From two years' pictures to a calibrated score for each tile.
-
-    Parameters
-    ----------
-    views : training counties, at least two with the same network.
-    predictions : the prediction table of all of them.
-    seed : of the draw of training cells.
+    """From two years' pictures to a calibrated score for each tile, fitted on at least two training counties.
 
     Attributes
     ----------
     cross_fitted : ``county``, ``tile_id``, ``new_share`` (by the labels of both years), ``score`` and ``new_m2`` of
         every training tile, judged by what was fitted on the other counties.
-    uses_line : whether Platt's line turns the model's chance into the score. It is taken only where it betters the
-        judgement of counties that it was not fitted on.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two training counties, or too few newly developed tiles in them.
+    uses_line : whether Platt's line turns the model's chance into the score: only where it betters the judgement of
+        counties that it was not fitted on.
     """
 
     def __init__(self, views: list[Views], predictions: pd.DataFrame, seed: int = 0):
@@ -140,11 +122,12 @@ class Scorer:
     def _fit(self, tiles, share):
         """Fit the model, Platt's line from its margins to chances, and a curve from the extent of new cells to areas.
 
-        Cells see a part of what a label calls developed, roofs without their yard, and a few where nothing is new. The
-        curve never falls. It is fitted on all tiles, so it is right on average: areas can be summed.
+        Cells show a part of what a label calls developed, roofs without their yard, and a few are wrong. The curve is
+        fitted on all tiles, so it is right on average: areas can be summed.
         """
         from sklearn.isotonic import IsotonicRegression
         from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import log_loss
         from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -156,8 +139,8 @@ class Scorer:
         self.area = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         real, x, extent = share >= NEW_SHARE, tiles[list(EVIDENCE)], tiles["extent"].to_numpy()
         margin = of_others(self.model, x, real, "decision_function")
-        plain, lined = _chance(margin), of_others(self.line, margin[:, None], real, "predict_proba")[:, 1]
-        self.uses_line = bool(_surprise(lined, real) < _surprise(plain, real))
+        plain, lined = expit(margin), of_others(self.line, margin[:, None], real, "predict_proba")[:, 1]
+        self.uses_line = bool(log_loss(real, lined) < log_loss(real, plain))
         self.cross_fitted = tiles[["county", "tile_id"]].assign(
             new_share=share, score=lined if self.uses_line else plain,
             new_m2=of_others(self.area, extent, share, "predict") * TILE_M ** 2)
@@ -166,18 +149,15 @@ class Scorer:
         self.area.fit(extent, share)
 
     def score(self, views: Views, predictions: pd.DataFrame) -> pd.DataFrame:
-        """Score the tiles of a county.
+        """The columns ``SCORES`` of a county's tiles, by falling ``score``.
 
-        Returns
-        -------
-        A row for each tile, by falling ``score`` (0 to 1: the chance that a tenth of it or more is newly developed):
-        ``tile_id``, ``row``, ``col``, ``score``, ``reason``, ``new_m2`` (how much of it is new, to be expected of what
-        was seen), ``probability_before``, ``probability_after``, ``new_neighbours``.
+        ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` how much of it is new,
+        to be expected of what was seen.
         """
         table = evidence(views, judge(views, self.heads), predictions)
         table = pd.concat([views.tiles[["row", "col", "group", "label"]], table], axis=1)
         margin = self.model.decision_function(table[list(EVIDENCE)])
-        table["score"] = self.line.predict_proba(margin[:, None])[:, 1] if self.uses_line else _chance(margin)
+        table["score"] = self.line.predict_proba(margin[:, None])[:, 1] if self.uses_line else expit(margin)
         table["new_m2"] = self.area.predict(table["extent"]) * TILE_M ** 2
         label_year = views.facts[0].get("label_year", views.years[0])
         table["reason"] = [reason_as_text(tile, terms, label_year) for tile, terms in
@@ -189,15 +169,6 @@ class Scorer:
         scaler, model = self.model
         added = pd.DataFrame(scaler.transform(table[list(EVIDENCE)]) * model.coef_[0], columns=list(EVIDENCE))
         return added.T.groupby(EVIDENCE).sum().T
-
-
-def _chance(margin):
-    return 1 / (1 + np.exp(-margin))
-
-
-def _surprise(chance, real):
-    """Mean logarithmic loss."""
-    return -np.log(np.clip(np.where(real, chance, 1 - chance), 1e-6, 1)).mean()
 
 
 def _ranked(table):
@@ -231,10 +202,9 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
 
 
 def by_rule(candidates: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
-    """Scores where none can be fitted: the candidates of ``change.candidates_2017`` among all tiles, by their gain.
+    """A table as ``Scorer.score`` makes it, where none can be fitted: ``change.candidates_2017`` by their gain.
 
-    A table as ``Scorer.score`` makes it. The score of a candidate is at least ``CANDIDATE``, that of another tile 0: it
-    ranks, and is no probability (``RANKED``).
+    The score of a candidate is at least ``CANDIDATE``, that of another tile 0: it ranks, and is no probability.
     """
     table = tiles[["tile_id", "row", "col"]].merge(
         candidates[["tile_id", "gain", "probability_before", "probability_after"]], on="tile_id", how="left")
@@ -263,12 +233,10 @@ def performance(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFram
 
     Returns
     -------
-    ``precision`` and ``recall`` of the tiles that score ``CANDIDATE`` or more; ``baseline_precision`` and
-    ``baseline_recall``; ``false_candidates_ratio``, our false candidates over the baseline's, ours cut where they reach
-    the baseline's recall (NaN where it has none); ``candidates``, ``baseline_candidates`` and ``truth``, counts;
-    ``new_km2``, ``estimated_km2`` (the sum of the tiles' areas), ``baseline_km2`` (its candidates counted whole), and
-    what the two are off by, ``area_error`` and ``baseline_area_error``, as a share of ``new_km2``;
-    ``calibration_error`` of all scores, and of those above 0.02, ``calibration_error_above`` (NaN without any).
+    Figures by name; ours are those of the tiles that score ``CANDIDATE`` or more. ``false_candidates_ratio`` is our
+    false candidates over the baseline's, ours cut where they reach the baseline's recall. ``estimated_km2`` sums the
+    tiles' areas, ``baseline_km2`` counts candidates whole; their errors are shares of ``new_km2``.
+    ``calibration_error_above`` is that of the scores above 0.02. NaN where there is nothing to count.
     """
     share = scores[["row", "col"]].merge(truth[["row", "col", "share"]], how="left")["share"].fillna(0).to_numpy()
     real, score = share >= NEW_SHARE, scores["score"].to_numpy()
@@ -292,11 +260,10 @@ def performance(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFram
 
 
 def recall_by_size(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """Which newly developed tiles are found, by how much of them is new; single properties apart.
+    """``tiles``, ``recall``, ``baseline_recall`` and ``area_error`` by how much of a tile is new.
 
-    ``tiles``, ``recall``, ``baseline_recall`` and ``area_error`` for each size: how far the area of a tile that was
-    found is off, the median, as a share of its true area. NaN where there are none. ``truth`` has ``kind`` too,
-    ``"single"`` or ``"subdivision"``.
+    Single properties, of a ``kind`` in ``truth``, stand apart. ``area_error`` is how far the area of a tile that was
+    found is off, the median, as a share of its true area. NaN where there are none.
     """
     sizes = ["single properties", "10 to 25 % of the tile", "25 to 50 %", "50 % and more"]
     real = truth[truth["share"] >= NEW_SHARE].merge(scores[["row", "col", "score", "new_m2", "tile_id"]], how="left")

@@ -40,15 +40,12 @@ def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd
 
     Parameters
     ----------
-    path : the HTML file; pictures of a large county go to a folder of its name beside it.
     tiles : ``tile_id``, ``row``, ``col``, ``group`` (by the labels of ``label_year``), ``class_before``,
         ``class_after``, ``probabilities_before``, ``probabilities_after`` (arrays over the classes, or None).
     scores : from ``new_development.Scorer.score``, of the same tiles.
     boundary : shapely geometry in ``crs``.
-    source : where the pictures and labels come from, as ``source_line`` says it.
     run_name : tells the marks of one run from those of another.
-    calibrated : False where scores come from ``new_development.by_rule``: the page then says that they only rank, and
-        shows none.
+    calibrated : False where scores come from ``new_development.by_rule``: the page then says that they only rank.
     """
     path = Path(path)
     if set(tiles["tile_id"]) != set(scores["tile_id"]) or not len(tiles):
@@ -115,10 +112,7 @@ def pictures_of(page: Path) -> tuple[Path | None, int]:
 
 
 def source_line(before: dict, after: dict, drawn: bool = False) -> str:
-    """Where a map's pictures and labels come from, its years and its datum, from the manifests of its two years.
-
-    ``drawn`` is for the sample's.
-    """
+    """Where a map's pictures and labels come from, by its two manifests; ``drawn`` are those of the sample."""
     datum = str(before["crs"])
     zone = datum.split(":")[-1]
     if zone.startswith("269"):
