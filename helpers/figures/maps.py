@@ -15,12 +15,9 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from helpers import InputError
 from helpers.figures.style import (
     BLUE, GROUND, INK, MARK, MUTED, RULE, percent_axis, resize, set_title, show_sheet, swatch, white_sheet)
-from helpers.land.classes import CLASSES, GROUPS, NO_CLASS
+from helpers.land.classes import CLASSES, GROUPS, NO_CLASS, SCORE_RAMP
 from helpers.land.grid import TILE_M, to_grid
 
-# Two ramps that grow evenly darker, so that they read in grey and by colour-blind readers too.
-SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
-UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
 # Axes of maps are in kilometres.
 _TILE_KM = TILE_M / 1000
 
