@@ -10,7 +10,6 @@ workers' Python, on a disk, HDFS and object stores alike.
 """
 
 import contextlib
-import contextvars
 import hashlib
 import io
 import json
@@ -190,6 +189,7 @@ def _watching(watch, uri, wanted):
     if watch is None:
         yield
         return
+    import contextvars  # Python 3.6, which reads tiles, has none.
     ended = threading.Event()
 
     def look():

@@ -214,13 +214,13 @@ def label(tiles, labels, crs):
     Returns
     -------
     pandas.DataFrame
-        The tiles with ``label``, ``group``, ``purity`` and ``nine_point``; tiles without an NLCD pixel are left
+        The tiles with ``label``, ``group``, ``purity`` and ``class_2017``; tiles without an NLCD pixel are left
         out.
     """
     counts, nine = label_counts(labels.href, tiles, crs)
     class_id, group, purity = landcover.label_tiles(counts)
     labelled = tiles.assign(
-        label=_nullable(class_id), group=group, purity=purity, nine_point=_nullable(landcover.nine_point_class(nine)))
+        label=_nullable(class_id), group=group, purity=purity, class_2017=_nullable(landcover.nine_point_class(nine)))
     return labelled[group != landcover.NO_CLASS].reset_index(drop=True)
 
 
