@@ -102,7 +102,7 @@ def real_county(chosen):
         raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the "
                          "county, and two years in which it was flown.")
     from helpers.land import catalog
-    chosen["county"] = catalog.open(name).county(county).county
+    chosen["county"] = catalog.open(name).county(county).fips
     if "train_counties" not in chosen:
         validation = next(code for code in catalog.VALIDATION if code != chosen["county"])
         chosen.update(validation_county=validation, train_counties=[

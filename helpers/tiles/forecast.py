@@ -38,7 +38,7 @@ def forecast(sources: dict, jobs: list, slots: int, leaf_off: str = "keep", per_
         found = sources_of(sources[split], county, year, split, leaf_off, per_class, seed, first[county])
         download, tiles = download_bytes(found.tiles, found.scenes, found.crs), len(found.tiles)
         seconds = (tiles / TILES_A_SECOND + download / BYTES_A_SECOND) / slots
-        rows.append({"county": found.county.county, "year": year, "split": split, "label_year": found.labels.year,
+        rows.append({"county": found.county.fips, "year": year, "split": split, "label_year": found.labels.year,
                      "covered": sources[split].covered(county)[year], "scenes": len(found.scenes),
                      "leaf_off": min(1.0, sum(found.bare.values())), "tiles": tiles,
                      "download_mb": round(download / 1e6, 1), "disk_mb": round(tiles * BYTES_A_TILE / 1e6),

@@ -82,17 +82,17 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
         raise InputError(f"expected leaf_off='keep' or 'exclude', got {leaf_off!r}. Choose one of them.")
     county = catalog.county(county)
     tiles, crs = grid.county_tiles(county.boundary)
-    scenes, labels = catalog.scenes(county.county, year), catalog.labels(county.county, year)
+    scenes, labels = catalog.scenes(county.fips, year), catalog.labels(county.fips, year)
     bare, wanted, drawn = leaf_off_scenes(scenes, county.boundary), len(tiles), None
     # A month says nothing of leaves in Florida, and a model may well have seen some bare trees.
     if leaf_off == "exclude" and split == "map":
         scenes = [scene for scene in scenes if scene.scene_id not in bare]
         if not scenes:
-            raise InputError(f"expected scenes of county {county.county} from {year} with leaves on, got none: all are "
+            raise InputError(f"expected scenes of county {county.fips} from {year} with leaves on, got none: all are "
                              f"from the months {', '.join(map(str, LEAF_OFF))}. Choose another year, or "
                              "leaf_off='keep'.")
     if per_class and split != "map":
-        reference = catalog.labels(county.county, first_year) if first_year else labels
+        reference = catalog.labels(county.fips, first_year) if first_year else labels
         blocks, _ = drawn_blocks(reference, county, per_class, seed)
         tiles, drawn = in_blocks(tiles, blocks), [per_class, seed, reference.href]
     return Sources(county, tiles, crs, scenes, labels, bare, wanted, {
@@ -139,7 +139,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
         nothing had to be done.
     """
     found = sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year)
-    county, folder = found.county.county, store.partition_folder(uri, found.county.county, year)
+    county, folder = found.county.fips, store.partition_folder(uri, found.county.fips, year)
     finished = store.manifest(uri, county, year) or {}
     there = work.names(folder)
     if found.facts.items() <= finished.items() and {name + ".parquet" for name in there} >= set(finished["files"]):
@@ -156,7 +156,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
                         lambda names: show(sum(len(units[name]["tiles"]) for name in names)))
     for error in done.failed.values():
         raise error
-    tiles = sum(facts["rows"] for facts in work.facts(folder, units).values())
+    tiles = sum(facts["rows"] for facts in work.facts(folder, units, "Delete it and run the same command.").values())
     if not tiles:
         raise InputError(f"expected scenes from {year} that show county {county} ({found.county.name}), got none that "
                          "shows a whole tile of it. Choose a county inside the scenes, or add scenes that cover it.")
