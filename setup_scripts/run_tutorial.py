@@ -277,7 +277,7 @@ def announce(chosen):
     """Print what preparing a real county will take before it begins: while a notebook runs, nothing shows."""
     from helpers.land import catalog
     from helpers.tiles.choose import check_classes, jobs_of
-    from helpers.tiles.forecast import plan, plan_in_words
+    from helpers.tiles.forecast import as_text, forecast
     print("Asking for scenes and labels, to see what it will take:", flush=True)
     source = catalog.open(chosen["catalog"])
     teaching = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
@@ -286,8 +286,8 @@ def announce(chosen):
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
     drawn = chosen["train_tiles"], chosen.get("seed", 0)
     check_classes(sources, jobs, *drawn)
-    table = plan(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
-    print(*plan_in_words(sources, jobs, table), sep="\n")
+    table = forecast(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
+    print(*as_text(sources, jobs, table), sep="\n")
     if "model_uri" in chosen:
         print("The counties to train on are prepared for the score of what is newly developed, which learns from their "
               "two years.")

@@ -487,7 +487,7 @@ def store_of(folder, rows, cols, years=(2010, 2016)):
         frame = pd.DataFrame({"tile_id": [f"utm11-{ROW - r:05d}-{COL + c:05d}" for r, c in zip(row, col)],
                               "row": ROW - row, "col": COL + col, "scene_id": "s", "acquired": "2016",
                               "image": [picture(r, c) for r, c in zip(row, col)], "label": 1, "group": 2,
-                              "purity": 1.0, "nine_point": 1, "split": "map"})
+                              "purity": 1.0, "class_2017": 1, "split": "map"})
         where = folder / f"county=99007/year={year}"
         where.mkdir(parents=True)
         pq.write_table(pa.Table.from_pandas(frame, schema=tilestore.SCHEMA, preserve_index=False), where / "a.parquet")
