@@ -63,7 +63,9 @@ def write_whole(uri: str, content: bytes):
     elif isinstance(system, AsyncFileSystem):
         system.pipe_file(path, content)  # An object store shows an object when all of it is there.
     else:
-        part = f"{path.rpartition('/')[0]}/.{uuid.uuid4().hex}.part"
+        folder, _, name = path.rpartition("/")
+        part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
+        system.makedirs(folder, exist_ok=True)
         system.pipe_file(part, content)
         if system.exists(path):
             system.rm(path)
@@ -130,9 +132,14 @@ def whole_file(path):
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield part
-        os.replace(str(part), str(path))
+        try:
+            os.replace(str(part), str(path))
+        except FileNotFoundError:
+            # Another job has written the same file, and removed what it took for the rest of a killed one.
+            if not path.exists():
+                raise
     finally:
-        if part.exists():
+        with contextlib.suppress(FileNotFoundError):
             part.unlink()
 
 

@@ -1,19 +1,20 @@
-"""preflight."""
+"""Checks before a job begins: does this Spark have what the job will need?"""
 
+import json
 import os
 import re
 import shutil
 import sys
 import tempfile
 import uuid
-from importlib.metadata import distributions
 
-import numpy as np
 import pandas as pd
 import psutil
 
-from helpers import InputError, files as storage
+from helpers import InputError
 from helpers.azure import credentials, use
+from helpers.cluster import adapter
+from helpers.files import filesystem, write_whole
 from helpers.runs import home
 from helpers.uri import join
 
@@ -28,14 +29,17 @@ GIB = 2 ** 30
 HDINSIGHT = "/usr/hdp"
 # What must be the same on driver and workers.
 PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
+# Tasks that are asked about their Python: a larger cluster's nodes were set up alike.
+ASKED = 64
 
 
-def preflight(spark):
+def preflight(spark) -> pd.DataFrame:
     """Check what a job will need, on the driver and on the workers.
 
     Parameters
     ----------
     spark : pyspark.sql.SparkSession
+        Under Spark Connect, checks of the server's own Java, memory and temporary folder are left out.
 
     Returns
     -------
@@ -43,120 +47,113 @@ def preflight(spark):
         One row for each check: ``check``, ``wanted``, ``found`` (str), ``ok`` (bool), and ``advice``: what to do
         where it failed.
     """
-    context = spark.sparkContext
-    major = int(spark.version.split(".")[0])
     rows = []
 
     def check(name, wanted, found, ok, advice):
         rows.append({"check": name, "wanted": wanted, "found": found, "ok": bool(ok), "advice": advice})
 
-    java = context._jvm.java.lang.System.getProperty("java.version")
-    allowed = JAVA_FOR_SPARK[major]
-    check("Java", f"version {', '.join(map(str, allowed))} for Spark {spark.version}", java,
-          int(re.match(r"(?:1\.)?(\d+)", java).group(1)) in allowed,
-          "Set JAVA_HOME to a JDK 17.")
-
-    here = "{}.{}.{}".format(*sys.version_info)
-    workers, error = _ask_workers(context)
-    check("Python of the workers", f"{here}, as the driver", error or ", ".join(sorted({w["python"] for w in workers})),
-          {w["python"] for w in workers} == {here},
-          f"Set PYSPARK_PYTHON to {sys.executable}, or to the same version on the cluster's nodes.")
-    where = {w["helpers"] for w in workers}
-    check("helpers on the workers", "importable", error or ("importable" if None not in where else "not found"),
-          workers and None not in where, "Install it into the workers' Python: pip install --no-deps -e . in the "
-          "repository's folder.")
-    if not context.master.startswith("local"):
-        versions = {found.metadata["Name"]: found.version for found in distributions()}
-        here_too = ["{} {}".format(name, versions.get(name, "missing")) for name in PACKAGES]
-        check("packages of the workers", ", ".join(here_too),
-              error or "; ".join(sorted({", ".join(w["packages"]) for w in workers})),
-              {tuple(w["packages"]) for w in workers} == {tuple(here_too)},
-              "Give the workers the environment of the driver: its executors.tar.gz, or script_action.sh on each node.")
-    if os.environ.get("TUTORIAL_STORAGE"):
-        said = error or _storage_round_trip(context)
-        check("storage", "a file there and back", said, said == "a file there and back",
-              "Mend what it says, or unset TUTORIAL_STORAGE.")
-    elif os.path.isdir(HDINSIGHT) and not context.master.startswith("local"):
-        check("storage", "TUTORIAL_STORAGE, which all nodes share", "not set", False,
-              "Set it to abfs://container@account.dfs.core.windows.net/path before Spark starts.")
-    found = "not tried" if error else _arrow_round_trip(spark)
-    check("Arrow", "200 rows there and back unchanged", found, found == "200 rows there and back unchanged",
-          "Install the pyarrow and pandas of requirements.txt on driver and workers.")
-
-    slots = context.defaultParallelism
+    java = adapter.java(spark)
+    if java:
+        allowed = JAVA_FOR_SPARK[int(spark.version.split(".")[0])]
+        check("Java", f"version {', '.join(map(str, allowed))} for Spark {spark.version}", java,
+              int(re.match(r"(?:1\.)?(\d+)", java).group(1)) in allowed, "Set JAVA_HOME to a JDK 17.")
+    is_local, slots = adapter.master(spark).startswith("local"), adapter.slots(spark)
+    _check_workers(spark, check, min(slots, ASKED), is_local)
     check("cores", "1 or more", f"{slots} slots", slots >= 1, "Give the master's name a number of cores: local[2].")
-    if context.master.startswith("local"):
-        needed = DRIVER_GB + SLOT_GB * slots
-        free = psutil.virtual_memory().available / GIB
+    if is_local:
+        needed, free = DRIVER_GB + SLOT_GB * slots, psutil.virtual_memory().available / GIB
         check("memory", f"{needed:.1f} GB free for {slots} slots", f"{free:.1f} GB free", free >= needed,
               f"Close other programs, or use fewer slots: master='local[{max(1, slots // 2)}]'.")
-    for name, folder, variable in (("disk", home(), "TUTORIAL_HOME"), ("disk for shuffles",
-                                                                       tempfile.gettempdir(), "TMPDIR")):
+    for name, folder, variable in [("disk", home(), "TUTORIAL_HOME"),
+                                   ("disk for shuffles", tempfile.gettempdir(), "TMPDIR")][:2 if java else 1]:
         free = shutil.disk_usage(folder).free / GIB
         check(name, f"{DISK_GB:.1f} GB free", f"{free:.1f} GB free", free >= DISK_GB,
               f"Free some in {folder}, or set {variable} to a folder with more.")
     return pd.DataFrame(rows)
 
 
-def _ask_workers(context):
-    """What the workers' Python says of itself: a list of dicts, and the error if they could not be asked."""
-    names = PACKAGES
+def _check_workers(spark, check, tasks, is_local):
+    describe = _description(PACKAGES)
+    here, workers, error = json.loads(describe()), [], None
+    try:
+        workers = [json.loads(text) for text in _ask(spark, describe, tasks)]
+    except Exception as raised:  # Whatever stops a worker is this check's finding, and the table goes on.
+        error = _sentence(raised)
 
-    def describe(_):
-        # Runs on a worker, maybe one without this package: it must need nothing from here.
+    def check_same(name, key, wanted, advice):
+        found = {worker[key] for worker in workers}
+        check(name, wanted, error or "; ".join(sorted(found)), found == {here[key]}, advice)
+
+    check_same("Python of the workers", "python", f"{here['python']}, as the driver",
+               f"Set PYSPARK_PYTHON to {sys.executable}, or to the same version on the cluster's nodes.")
+    check_same("helpers on the workers", "helpers", "importable", "Install it into the workers' Python: pip install "
+               "--no-deps -e . in the repository's folder.")
+    if not is_local:
+        check_same("packages of the workers", "packages", here["packages"], "Give the workers the environment of the "
+                   "driver: its executors.tar.gz, or script_action.sh on each node.")
+    if os.environ.get("TUTORIAL_STORAGE"):
+        found = error or _storage_round_trip(spark)
+        check("storage", "a file there and back", found, found == "a file there and back",
+              "Fix what it says, or unset TUTORIAL_STORAGE.")
+    elif os.path.isdir(HDINSIGHT) and not is_local:
+        check("storage", "TUTORIAL_STORAGE, which all nodes share", "not set", False,
+              "Set it to abfs://container@account.dfs.core.windows.net/path before Spark starts.")
+    found = "not tried" if error else _arrow_round_trip(spark)
+    check("Arrow", "200 rows there and back unchanged", found, found == "200 rows there and back unchanged",
+          "Install the pyarrow and pandas of requirements.txt on driver and workers.")
+
+
+def _description(packages):
+    """A function that describes the Python that calls it, on a worker maybe one without this package."""
+    def describe():
+        import json
         import sys
-        try:
-            import helpers
-            place = helpers.__file__
-        except ImportError:
-            place = None
         from importlib.metadata import distributions
+        from importlib.util import find_spec
         # Looked up and not imported: some leave files where they are imported first.
         versions = {found.metadata["Name"]: found.version for found in distributions()}
-        packages = ["{} {}".format(name, versions.get(name, "missing")) for name in names]
-        yield {"python": "{}.{}.{}".format(*sys.version_info), "helpers": place, "packages": packages}
-
-    slots = max(1, min(context.defaultParallelism, 64))
-    try:
-        return context.parallelize(range(slots), slots).mapPartitions(describe).collect(), None
-    except Exception as error:  # Whatever stops a worker is this check's finding, and the table goes on.
-        text = str(error)
-        # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
-        versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
-        return [], ".".join(versions.groups()) if versions else _worker_error(text)
+        found = find_spec("helpers")
+        return json.dumps({
+            "python": "{}.{}.{}".format(*sys.version_info),
+            "helpers": "importable" if found and found.origin else "not found",
+            "packages": ", ".join("{} {}".format(name, versions.get(name, "missing")) for name in packages)})
+    return describe
 
 
-def _storage_round_trip(context):
+def _ask(spark, function, tasks: int) -> list:
+    """The text that a function without arguments returns in each of so many tasks."""
+    def run(batches):
+        import pyarrow as pa
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"text": [function()]})
+
+    return [row["text"] for row in spark.range(0, tasks, 1, tasks).mapInArrow(run, "text string").collect()]
+
+
+def _storage_round_trip(spark) -> str:
     """Write a file on the driver to ``TUTORIAL_STORAGE`` and read it on a worker; what came of it, in words."""
     known, uri = credentials(), join(os.environ["TUTORIAL_STORAGE"], f".preflight-{uuid.uuid4().hex}")
 
-    def read(_):
+    def read():
         use(known)
-        system, path = storage.filesystem(uri)
-        yield system.cat_file(path)
+        system, path = filesystem(uri)
+        return system.cat_file(path).decode()
 
     try:
-        storage.write_whole(uri, b"preflight")
+        write_whole(uri, b"preflight")
         try:
-            came = context.parallelize([0], 1).mapPartitions(read).collect()
+            found = _ask(spark, read, 1)
         finally:
-            system, path = storage.filesystem(uri)
+            system, path = filesystem(uri)
             system.rm(path)
-        return "a file there and back" if came == [b"preflight"] else "another file"
+        return "a file there and back" if found == ["preflight"] else "another file"
     except Exception as error:  # Whatever it is, it is this check's finding.
-        text = str(error)
-        return text if isinstance(error, InputError) else _worker_error(text)
+        return str(error) if isinstance(error, InputError) else _sentence(error)
 
 
-def _worker_error(text):
-    """The Python error inside the report of a failed Spark job."""
-    lines = re.findall(r"^[\w.]*(?:Error|Exception): .+$", text, flags=re.MULTILINE)
-    return lines[0][:200] if lines else text.strip().splitlines()[0][:200]
-
-
-def _arrow_round_trip(spark):
+def _arrow_round_trip(spark) -> str:
     """Send 200 rows of numbers, text and bytes to the workers and back; what came of it, in words."""
-    sent = pd.DataFrame({"number": np.arange(200), "text": [f"utm19-{i:05d}" for i in range(200)],
+    sent = pd.DataFrame({"number": range(200), "text": [f"utm19-{i:05d}" for i in range(200)],
                          "image": [bytes([i]) * 50 for i in range(200)]})
 
     def same(batches):
@@ -169,4 +166,13 @@ def _arrow_round_trip(spark):
         return f"{len(back)} rows there and back {'unchanged' if back.equals(sent) else 'changed'}"
     except Exception as error:
         # PySpark wraps what went wrong into a page about its settings.
-        return _worker_error(str(error.__cause__ or error))
+        return _sentence(error.__cause__ or error)
+
+
+def _sentence(error: Exception) -> str:
+    """The Python error inside the report of a failed Spark job."""
+    text = str(error)
+    # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
+    versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
+    lines = re.findall(r"^[\w.]*(?:Error|Exception): .+$", text, flags=re.MULTILINE)
+    return ".".join(versions.groups()) if versions else (lines or text.strip().splitlines())[0][:200]

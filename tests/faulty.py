@@ -1,0 +1,83 @@
+"""What hangs, crashes or is slow in the process that scores: importable there, and chosen by the environment.
+
+``FAULTY`` is JSON: ``pause_s`` for each call, and a ``folder`` into which each call writes checksums of its pictures.
+Pictures that are ``b"hang"`` or ``b"crash"`` do so; so do tiles of the colours 66 and 99. ``TORMENT`` makes every call do
+so.
+"""
+
+import json
+import os
+import signal
+import time
+import zlib
+
+import numpy as np
+import psutil
+
+from helpers.scoring import batch, guard
+
+
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+class Network:
+    """A network that hangs, crashes or fails with tiles of some colours."""
+
+    def __init__(self, network):
+        self.network, self.name = network, os.environ.get("FAULTY_NAME", network.name)
+
+    def score(self, tiles):
+        for colour, what in ((66, lambda: time.sleep(3600)), (99, crash)):
+            if (tiles == colour).all(axis=(1, 2, 3)).any():
+                what()
+        if (tiles == 33).all(axis=(1, 2, 3)).any():
+            raise ValueError("a shape that it does not like")
+        return self.network.score(tiles)
+
+
+def score(model, images, tile_px):
+    if os.environ.get("TORMENT") == "crash" or b"crash" in images:
+        crash()
+    if os.environ.get("TORMENT") == "hang" or b"hang" in images:
+        time.sleep(3600)
+    bundle, network = guard._network(*model)
+    asked = json.loads(os.environ.get("FAULTY", "{}"))
+    time.sleep(asked.get("pause_s", 0))
+    done = batch.score_images(images, bundle, Network(network), tile_px)
+    if "folder" in asked:
+        with open(os.path.join(asked["folder"], str(os.getpid())), "a") as file:
+            file.write("".join(f"{zlib.crc32(image or b'')}\n" for image in images))
+    return done
+
+
+def on_workers(score_unit, **environment):
+    """A function for workers that lets their processes run ``score`` of this module, with an environment."""
+    here = os.path.dirname(__file__)
+    environment = {name: value if isinstance(value, str) else json.dumps(value) for name, value in environment.items()}
+
+    def faulty_unit(*arguments, **options):
+        import os
+        import sys
+        os.environ.update(environment)
+        if here not in sys.path:
+            sys.path.append(here)
+        import faulty
+        from helpers.scoring import guard
+        guard.Guard.function = staticmethod(faulty.score)
+        return score_unit(*arguments, **options)
+
+    return faulty_unit
+
+
+def solid(colour, px):
+    return np.full((px, px, 3), colour, np.uint8)
+
+
+def hold(folder, connection):
+    """Another process, with a guard whose picture hangs."""
+    guard.Guard.function = staticmethod(score)
+    scorer = guard.Guard(folder, "onnxruntime")
+    scorer.score([b""])
+    connection.send([child.pid for child in psutil.Process().children(recursive=True)])
+    scorer.score([b"hang"])

@@ -1,0 +1,185 @@
+"""The process that scores: what hangs or crashes in it costs one row, and it leaves nothing behind."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import psutil
+import pytest
+
+import faulty
+import tiny
+from helpers import InputError
+from helpers.model import engines
+from helpers.scoring import guard
+from helpers.scoring.batch import score_images
+from helpers.tiles.pictures import encode
+from odd_pictures import CONVERTED, ERRORS, PNG, PX, mutations
+
+MUTATED = 2400
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
+
+
+@pytest.fixture
+def guarded(model, monkeypatch):
+    """Makes guards that end with the test."""
+    made = []
+
+    def make(folder=model.folder, engine="onnxruntime", is_faulty=False, **options):
+        if is_faulty:
+            monkeypatch.setattr(guard.Guard, "function", staticmethod(faulty.score))
+        made.append(guard.Guard(folder, engine, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def scorers():
+    """Processes of this one that score."""
+    return [child for child in psutil.Process().children(recursive=True)
+            if "spawn_main" in " ".join(child.cmdline())]
+
+
+def test_a_row_for_each_picture_as_without_the_process(model, guarded):
+    everything = [image for image, _ in dict(CONVERTED, **ERRORS).values()]
+    there = guarded().score(everything)
+    here = score_images(everything, model, engines.load(model, "onnxruntime"))
+    assert (there.class_id, there.error_kind, there.error, there.engine) == (
+        here.class_id, here.error_kind, here.error, here.engine)
+    assert len(there.class_id) == len(everything)
+    kinds = dict(zip(dict(CONVERTED, **ERRORS), there.error_kind))
+    assert {name: kinds[name] for name in ERRORS} == {name: kind for name, (_, kind) in ERRORS.items()}
+    assert all(kinds[name] is None for name in CONVERTED)
+    assert [p is None for p in there.probabilities] == [kind is not None for kind in there.error_kind]
+
+
+def test_thousands_of_damaged_pictures(guarded):
+    """No crash, no hang, no row missing, and the memory of the process bounded."""
+    scorer = guarded()
+    scorer.score([PNG] * 64)
+    process, = scorers()
+    before, highest, kinds = process.memory_info().rss, 0, []
+    damaged = list(mutations(MUTATED))
+    for start in range(0, MUTATED, 64):
+        rows = scorer.score(damaged[start:start + 64])
+        assert [c is None for c in rows.class_id] == [kind is not None for kind in rows.error_kind]
+        assert all(error.startswith("expected ") and ", got " in error and error.endswith(".")
+                   for error in rows.error if error)
+        kinds += rows.error_kind
+        highest = max(highest, process.memory_info().rss)
+    assert len(kinds) == MUTATED and set(kinds) <= {None, "unreadable", "too_large", "wrong_size"}
+    assert kinds.count("unreadable") > MUTATED / 3
+    # 64 MB is the largest picture that is opened; as much again for its conversion.
+    assert scorers() == [process] and highest - before < 200 * 2 ** 20
+
+
+def test_a_picture_that_hangs_or_crashes_is_given_up_alone(guarded, monkeypatch):
+    monkeypatch.setattr(guard, "TILE_S", 0.1)
+    monkeypatch.setenv("FAULTY_NAME", "onnxruntime-cuda")
+    scorer = guarded(is_faulty=True, call_s=1)
+    rows = scorer.score([PNG, b"hang", PNG, b"crash", b"", PNG])
+    assert rows.error_kind == [None, "timeout", None, "crash", "unreadable", None]
+    assert rows.error[1].startswith("expected a score, but the process that reads and scores the picture gave no answer "
+                                    "in time, twice.")
+    assert "ended with status -11, twice" in rows.error[3] and rows.engine == "onnxruntime-cuda"
+    process, = scorers()
+    assert scorer.score([PNG]).error_kind == [None] and scorers() == [process]
+    scorer.close()
+    assert not psutil.pid_exists(process.pid)
+
+
+def test_a_network_that_hangs_or_crashes_costs_one_tile(guarded, monkeypatch):
+    monkeypatch.setattr(guard, "TILE_S", 0.1)
+    colours = [encode(faulty.solid(colour, PX)) for colour in (10, 66, 20, 99, 30, 33)]
+    rows = guarded(is_faulty=True, call_s=1).score(colours)
+    assert rows.error_kind == [None, "timeout", None, "crash", None, "engine"]
+    assert rows.error[5] == "expected a score, got ValueError: a shape that it does not like. Try another engine."
+
+
+def test_a_network_that_only_hangs_is_given_up_soon(guarded, monkeypatch):
+    """After that no tile is tried, until another job begins."""
+    monkeypatch.setattr(guard, "TILE_S", 0.01)
+    hangs = encode(faulty.solid(66, PX))
+    scorer = guarded(is_faulty=True, call_s=0.5)
+    started = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it gave no answer in time "
+                                             "with 4 tiles one after another. Try another engine.") as told:
+            scorer.score([hangs] * 50)
+        assert told.value.kind == "engine"
+    assert time.monotonic() - started < 60
+    scorer.begin("another")
+    assert scorer.score([PNG] * 10).error_kind == [None] * 10
+    for _ in range(guard.IN_VAIN):  # A score in between, and it is trusted on.
+        assert scorer.score([hangs, PNG]).error_kind == ["timeout", None]
+
+
+def test_a_scorer_that_hangs_goes_with_its_worker(model):
+    """Which the kernel sees to: it would never read its pipe again."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    worker = context.Process(target=faulty.hold, args=(model.folder, theirs))
+    worker.start()
+    children = ours.recv()
+    assert children
+    time.sleep(1)
+    os.kill(worker.pid, 9)
+    worker.join()
+    deadline = time.monotonic() + 10
+    while any(map(alive, children)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [pid for pid in children if alive(pid)]
+    for pid in left:
+        os.kill(pid, 9)
+    assert not left
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_process_that_is_killed_from_outside_changes_nothing(model, guarded):
+    expected = score_images([PNG] * 8, model, engines.load(model, "onnxruntime")).class_id
+    scorer = guarded()
+    for _ in range(3):
+        came = scorer.score([PNG] * 8)
+        assert came.class_id == expected and came.error == [None] * 8
+        scorers()[0].kill()
+        assert scorer.score([PNG]).error == [None]  # The only picture of a batch is not to blame either.
+        scorers()[0].kill()
+
+
+def test_a_process_that_cannot_start_says_why(guarded, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="expected an engine of"):
+        guarded(engine="caffe").score([PNG])
+    with pytest.raises(InputError, match="no model.json there"):
+        guarded(folder=tmp_path).score([PNG])
+
+
+def test_what_it_prints_is_no_answer(model):
+    """A program that uses a guard keeps its standard output clean."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; from helpers.scoring.guard import Guard\n"
+         "if __name__ == '__main__':\n"
+         "    scorer = Guard(sys.argv[1], 'onnxruntime'); print(scorer.score([b'']).error_kind); scorer.close()",
+         str(model.folder)], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "['unreadable']\n", done.stderr
+
+
+def test_rows_do_not_depend_on_the_batch(model, guarded):
+    images = [tiny.picture(seed) for seed in range(40)]
+    together, scorer = guarded().score(images), guarded()
+    alone = [scorer.score([image]).probabilities[0] for image in images]
+    assert np.allclose(np.stack(together.probabilities), np.stack(alone), atol=1e-6)
