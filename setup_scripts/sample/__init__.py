@@ -9,9 +9,8 @@
     catalogue   the static STAC catalogue
 """
 
-import contextlib
+import re
 import shutil
-import time
 from pathlib import Path
 
 from helpers import InputError
@@ -20,6 +19,7 @@ from sample import units
 from sample.counties import COUNTIES
 
 _BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with what lies around it
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part.*")
 
 
 def draw(folder, seed: int = 0, counties=None, workers: int = 2, progress=None) -> Path:
@@ -51,22 +51,18 @@ def draw(folder, seed: int = 0, counties=None, workers: int = 2, progress=None) 
         raise InputError(f"expected sample counties among {', '.join(COUNTIES)}, got "
                          f"{', '.join(unknown) or 'none'}. Name one of these.")
     try:
-        for _ in range(3):
-            if _is_finished(folder, seed, wanted):
-                return folder
-            # A second drawing in the folder may have taken an unfinished file of this one for a leftover.
-            with contextlib.suppress(FileNotFoundError):
-                _draw(folder, seed, wanted, workers, tell)
-        if _is_finished(folder, seed, wanted):
-            return folder
+        if not _is_finished(folder, seed, wanted):
+            _draw(folder, seed, wanted, workers, tell)
     except OSError as error:
         if is_full(error):
             raise InputError(f"expected room on the disk for the sample counties in {folder}, got a full one. "
                              "Free some space and run the same command again: it goes on where it stopped.") from error
         raise InputError(f"expected a folder to draw the sample counties in, got {folder} which can't be written "
                          f"({error.strerror or error}). Give another folder, or set TUTORIAL_HOME.") from error
-    raise InputError(f"expected the files in {folder} to stay as they were drawn, got some removed or replaced. Draw "
-                     "each seed in a folder of its own.")
+    if not _is_finished(folder, seed, wanted):
+        raise InputError(f"expected the files in {folder} to stay as they were drawn, got some removed or replaced. Draw "
+                         "each seed in a folder of its own.")
+    return folder
 
 
 def _state(seed, counties):
@@ -88,7 +84,6 @@ def _is_finished(folder, seed, wanted):
 
 def _draw(folder, seed, wanted, workers, tell):
     """Draw what is missing of some counties."""
-    started = time.time()
     folder.mkdir(parents=True, exist_ok=True)
     _forget_others(folder, seed)
     missing = [unit for unit in units.units_of(wanted) if units.facts(folder, seed, unit) is None]
@@ -101,7 +96,7 @@ def _draw(folder, seed, wanted, workers, tell):
         catalogue.write(folder, [facts for county in there.values() for facts in county])
         write_json(folder / "complete.json", _state(seed, there))
         written = there
-    _remove_leftovers(folder, seed, started)
+    _remove_leftovers(folder, seed)
 
 
 def _forget_others(folder, seed):
@@ -115,19 +110,26 @@ def _forget_others(folder, seed):
             path.unlink(missing_ok=True)
 
 
-def _remove_leftovers(folder, seed, started):
-    """Remove what other worlds have left, and unfinished files to which nobody has written since a drawing started."""
-    own = {Path(file).stem for unit in units.units_of(COUNTIES) for file in units.files_of(seed, unit)}
+def _remove_leftovers(folder, seed):
+    """Remove what other worlds have left, and what killed drawings have left of files that are there by now."""
+    own = {Path(file).stem for unit in units.units_of(COUNTIES) for file in units.files_of(seed, unit)} | {"collection"}
     for name in ("scenes", "labels", "truth", "naip", "nlcd"):
         for path in (folder / name).glob("*"):
-            if path.is_dir() and path.stem not in own:
+            if _whole(path).stem in own:
+                continue
+            if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
-            elif path.stem not in own | {"collection"} and ".part" not in path.name:
+            else:
                 path.unlink(missing_ok=True)
     for path in folder.rglob(".*.part*"):
-        with contextlib.suppress(FileNotFoundError):
-            if path.stat().st_mtime < started:
-                path.unlink()
+        # The whole file of what another drawing is at work on is not there yet.
+        if _PART.match(path.name) and _whole(path).exists():
+            path.unlink(missing_ok=True)
+
+
+def _whole(path):
+    """The path that an unfinished file will take; other paths as they are."""
+    return path.with_name(_PART.sub(r"\1", path.name))
 
 
 def _check_disk(folder, missing):

@@ -16,7 +16,7 @@ import pytest
 
 import sample
 from helpers import InputError
-from helpers.files import sha256, write_json
+from helpers.files import sha256, whole_file, write_json
 from sample import catalogue, scenes, units
 
 TINY = "99009"
@@ -39,13 +39,16 @@ def kill(process):
     assert psutil.wait_procs(workers, timeout=30)[1] == []
 
 
-def leave(folder, name, age_s, text="left"):
-    """A file that was last written to some time ago."""
+def leave(folder, name, text="left"):
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
-    os.utime(path, (time.time() - age_s,) * 2)
     return path
+
+
+def unfinished(folder, name):
+    """What a process that died while it wrote a file has left of it, or what one at work has written so far."""
+    return leave((folder / name).parent, f".{Path(name).name}.12345678.part")
 
 
 def files(folder):
@@ -67,8 +70,9 @@ def test_a_killed_drawing_goes_on_beside_another_and_ends_in_the_same_bytes(samp
         time.sleep(0.05)
     kill(process)
     assert list(tmp_path.glob("scenes/*.tif")) and not (tmp_path / "complete.json").exists()
-    dead = leave(tmp_path, "scenes/.m_9900901_17_1_20100622.tif.12345678.part", age_s=60)
-    at_work = leave(tmp_path, "scenes/.m_9900302_13_1_20100622.tif.87654321.part", age_s=-600)
+    for name in ("catalog.json", units.files_of(0, UNITS[0])[0], units.files_of(0, UNITS[2])[0]):
+        unfinished(tmp_path, name)
+    of_another = unfinished(tmp_path, units.files_of(0, ("99003", 2010))[0])
 
     other = start(tmp_path, workers=1)
     sample.draw(tmp_path, counties=[TINY], workers=1)
@@ -76,7 +80,7 @@ def test_a_killed_drawing_goes_on_beside_another_and_ends_in_the_same_bytes(samp
     other.communicate()
     assert other.returncode == 0
     assert same_as_world(tmp_path, sample_world.folder)
-    assert not dead.exists() and list(tmp_path.rglob("*.part")) == [at_work]
+    assert list(tmp_path.rglob(".*.part*")) == [of_another]
     assert json.loads((tmp_path / "complete.json").read_text())["counties"] == [TINY]
 
 
@@ -104,7 +108,7 @@ def drawn(monkeypatch):
         drawn.append(unit)
         names = units.files_of(seed, unit)
         for name in names:
-            leave(folder, name, 0, f"seed {seed}")
+            leave(folder, name, f"seed {seed}")
         write_json(folder / units.facts_name(seed, unit), {
             "county": unit[0], "items": [], "files": {name: (folder / name).stat().st_size for name in names}})
 
@@ -151,9 +155,9 @@ def test_another_world_in_the_folder_is_replaced(drawn, tmp_path, monkeypatch, s
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "VERSION", version)
         sample.draw(tmp_path, seed, [TINY], workers=1)
-    leave(tmp_path, "naip/m_9900101_19_1_20100101/m_9900101_19_1_20100101.json", 0)
-    leave(tmp_path, "scenes/m_9900101_19_1_20100101.tif", 0)
-    leave(tmp_path, "mine.txt", 0)
+    leave(tmp_path, "naip/m_9900101_19_1_20100101/m_9900101_19_1_20100101.json")
+    leave(tmp_path, "scenes/m_9900101_19_1_20100101.tif")
+    leave(tmp_path, "mine.txt")
     do = units.do
 
     def stop(folder, seed, unit):
@@ -173,21 +177,30 @@ def test_another_world_in_the_folder_is_replaced(drawn, tmp_path, monkeypatch, s
     assert (tmp_path / f"labels/nlcd_2016_{TINY}.tif").read_text() == "seed 0"
 
 
-def test_a_drawing_whose_unfinished_file_was_taken_away_draws_it_again(drawn, tmp_path, monkeypatch):
-    do, calls = units.do, []
+def test_a_drawing_whose_unfinished_file_was_taken_away_goes_on(drawn, tmp_path, monkeypatch):
+    """Another drawing has finished the same file meanwhile, and taken this one's for what a killed one has left."""
+    do = units.do
+
+    def write(folder, seed, unit):
+        do(folder, seed, unit)
+        with whole_file(folder / units.files_of(seed, unit)[0]) as part:
+            part.write_text("seed 0")
+            sample._remove_leftovers(folder, seed)
+            assert not part.exists()
+    monkeypatch.setattr(units, "do", write)
+    sample.draw(tmp_path, counties=[TINY], workers=1)
+    assert drawn == UNITS
+
+
+def test_files_that_change_under_a_drawing_are_not_called_finished(drawn, tmp_path, monkeypatch):
+    do = units.do
 
     def lose(folder, seed, unit):
-        calls.append(unit)
-        if len(calls) == 2:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), ".part")
         do(folder, seed, unit)
+        (folder / units.files_of(0, UNITS[0])[0]).unlink(missing_ok=True)
     monkeypatch.setattr(units, "do", lose)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
-    assert drawn == UNITS and calls == [UNITS[0], UNITS[1], UNITS[1], UNITS[2]]
-
-    monkeypatch.setattr(units, "do", lambda folder, seed, unit: (tmp_path / "no such file").read_text())
     with pytest.raises(InputError, match="to stay as they were drawn"):
-        sample.draw(tmp_path, 1, [TINY], workers=1)
+        sample.draw(tmp_path, counties=[TINY], workers=1)
 
 
 def test_a_county_that_another_drawing_adds_meanwhile_is_in_the_catalogue(drawn, tmp_path, monkeypatch):
