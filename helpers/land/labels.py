@@ -20,14 +20,14 @@ _PIXELS_AT_ONCE = 1 << 20
 
 
 def label(tiles: pd.DataFrame, labels: Labels, crs: str) -> pd.DataFrame:
-    """Tiles of the grid ``crs`` with ``label``, ``group``, ``purity`` and ``nine_point`` from an NLCD raster.
+    """Tiles of the grid ``crs`` with ``label``, ``group``, ``purity`` and ``class_2017`` from an NLCD raster.
 
     Tiles without an NLCD pixel are left out.
     """
     counts, nine = label_counts(labels.href, tiles, crs)
     class_id, group, purity = label_tiles(counts)
     labelled = tiles.assign(
-        label=_nullable(class_id), group=group, purity=purity, nine_point=_nullable(nine_point_class(nine)))
+        label=_nullable(class_id), group=group, purity=purity, class_2017=_nullable(nine_point_class(nine)))
     return labelled[group != NO_CLASS].reset_index(drop=True)
 
 
