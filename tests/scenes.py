@@ -24,6 +24,22 @@ def ground(x, y):
                      60 + (x + y) / 17 % 120 + 15 * np.sin((x - y) / 41)], axis=-1).round().astype(np.uint8)
 
 
+def pixel_to_map(row, col, pixel_row, pixel_col):
+    """x and y, in metres, of the centre of a tile's pixel, counted from the tile's upper left corner."""
+    left, _, _, top = grid.tile_bounds(row, col)
+    pixel_m = grid.TILE_M / grid.TILE_PX
+    return left + (np.asarray(pixel_col) + 0.5) * pixel_m, top - (np.asarray(pixel_row) + 0.5) * pixel_m
+
+
+def map_to_pixel(x, y):
+    """The tile and pixel (row, col, pixel_row, pixel_col) that hold a position; undoes ``pixel_to_map``."""
+    row, col = grid.tile_of(x, y)
+    left, _, _, top = grid.tile_bounds(row, col)
+    pixel_m = grid.TILE_M / grid.TILE_PX
+    return (row, col, np.floor((top - np.asarray(y)) / pixel_m).astype(int),
+            np.floor((np.asarray(x) - left) / pixel_m).astype(int))
+
+
 def write_scene(path, left, top, width_m, height_m, resolution=1.0, blank_m=0, crs=CRS, bands=4):
     """A scene of the ground, with a nodata edge of ``blank_m`` on its west side; returns its path."""
     width, height = round(width_m / resolution), round(height_m / resolution)

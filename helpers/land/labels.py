@@ -40,12 +40,6 @@ def label_counts(href: str, tiles: pd.DataFrame, crs: str) -> tuple[np.ndarray, 
 
     A pixel belongs to the tile that holds its centre, so every pixel is counted once.
 
-    Parameters
-    ----------
-    href : path or URL of an NLCD raster in any CRS.
-    tiles : ``row`` and ``col``.
-    crs : of the tile grid.
-
     Returns
     -------
     counts : (N, 256) int32, pixels of each code in each tile; nodata is not counted.
@@ -118,11 +112,6 @@ def known_codes(codes: np.ndarray, nodata, source: str) -> np.ndarray:
 
 def read_labels(href: str, bounds: tuple, crs: str) -> tuple[np.ndarray, np.ndarray]:
     """NLCD pixels as they lie on the ground: for looking at; ``label_counts`` does the counting.
-
-    Parameters
-    ----------
-    href : path or URL of an NLCD raster in any CRS.
-    bounds : ``(left, bottom, right, top)`` in metres of ``crs``.
 
     Returns
     -------

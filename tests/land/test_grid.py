@@ -14,12 +14,12 @@ def test_pixel_to_map_to_pixel_returns_home():
     for _ in range(200):
         row, col = int(rng.integers(1, 40000)), int(rng.integers(1, 4000))
         pixel_row, pixel_col = (int(v) for v in rng.integers(0, 224, 2))
-        x, y = grid.pixel_to_map(row, col, pixel_row, pixel_col)
-        assert tuple(int(v) for v in grid.map_to_pixel(x, y)) == (row, col, pixel_row, pixel_col)
+        x, y = scenes.pixel_to_map(row, col, pixel_row, pixel_col)
+        assert tuple(int(v) for v in scenes.map_to_pixel(x, y)) == (row, col, pixel_row, pixel_col)
 
 
 def test_the_upper_left_pixel_lies_in_the_upper_left_corner():
-    x, y = grid.pixel_to_map(10, 20, 0, 0)
+    x, y = scenes.pixel_to_map(10, 20, 0, 0)
     left, bottom, right, top = grid.tile_bounds(10, 20)
     assert (x - left, top - y) == (0.5, 0.5)
     assert (right - left, top - bottom) == (224, 224)
@@ -35,7 +35,7 @@ def test_county_tiles_are_those_with_their_centre_inside():
     assert tiles["tile_id"].is_unique
 
 
-def test_a_place_keeps_its_tile_id_in_a_neighbouring_county():
+def test_a_tile_keeps_its_id_in_a_neighbouring_county():
     whole = grid.county_tiles(scenes.county_boundary())[0]
     shifted = shapely.affinity.translate(scenes.county_boundary(), xoff=0.004)
     both = whole.merge(grid.county_tiles(shifted)[0], on=["row", "col"])
