@@ -106,3 +106,17 @@ def write_catalog(folder, scenes, labels):
                "geometry": shapely.geometry.mapping(county_boundary())}
     (folder / "stac" / "counties.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     return folder / "stac"
+
+
+def halves(x, y):
+    """Codes: forest in the west, houses in the east, a lake in the north-west corner."""
+    codes = np.where(x < LEFT + 560, 41, 22)
+    return np.where(np.hypot(x - LEFT, y - TOP) < 250, 11, codes)
+
+
+def write_county(folder):
+    """A catalogue of one county of 30 tiles, in two overlapping scenes that leave its last column uncovered."""
+    west = write_scene(folder / "west.tif", LEFT - 36, TOP + 48, 700, 1500)
+    east = write_scene(folder / "east.tif", LEFT + 400, TOP + 48, 550, 1500, resolution=0.5)
+    labels = write_labels(folder / "nlcd.tif", halves)
+    return write_catalog(folder, {"west": (west, 2010), "east": (east, 2010)}, {2006: labels, 2011: labels})

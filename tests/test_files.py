@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from helpers import InputError, files as storage
-from helpers.azure import CREDENTIALS, TOKEN_FILE, _azure_class, credentials, use
+from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials, use
 from helpers.uri import shown
 
 
@@ -17,8 +17,7 @@ def nobody(monkeypatch):
 
 @pytest.mark.parametrize("uri", ["{}", "file:{}", "file://{}"])
 def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
-    with storage.writing(uri.format(tmp_path / "a" / "note")) as file:
-        file.write(b"content")
+    storage.write_whole(uri.format(tmp_path / "a" / "note"), b"content")
     assert (tmp_path / "a" / "note").read_bytes() == b"content"
     system, path = storage.filesystem(uri.format(tmp_path / "a" / "note"))
     assert system.cat_file(path) == b"content"
@@ -29,7 +28,7 @@ def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
     ("abfs:///path", "expected abfss://container@account.dfs.core.windows.net/path, got abfs:///path"),
     ("abfs://container/path",
      "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
-    ("abfss://c@a.dfs.core.windows.net/x?sig=hidden", "a token belongs into AZURE_STORAGE_SAS_TOKEN"),
+    ("abfss://c@a.dfs.core.windows.net/x?sig=hidden", "a token belongs in AZURE_STORAGE_SAS_TOKEN"),
     ("nonsense://x", "expected a path, file: or abfss: URI, got nonsense://x"),
 ])
 def test_what_cannot_be_used_is_one_sentence(uri, sentence):
@@ -76,7 +75,7 @@ def test_the_token_of_a_file(monkeypatch, tmp_path):
 
 
 def test_without_adlfs_there_is_one_sentence(monkeypatch):
-    _azure_class.cache_clear()
+    monkeypatch.delitem(sys.modules, "helpers.azure_filesystem", raising=False)
     monkeypatch.setitem(sys.modules, "adlfs", None)
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
     with pytest.raises(InputError, match="expected the package adlfs, which reads abfs://tiles@account/a, got "

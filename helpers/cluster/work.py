@@ -10,7 +10,6 @@ workers' Python, on a disk, HDFS and object stores alike.
 """
 
 import contextlib
-import contextvars
 import hashlib
 import io
 import json
@@ -165,10 +164,10 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
 
 def _do(name, unit, work, uri):
     """One unit on a worker: its report. A task that is tried again finds the units that it has done."""
-    system, path = filesystem(join(uri, name + ".parquet"))
-    if system.exists(path):
-        return name, 0, "{}", None, None
     try:
+        system, path = filesystem(join(uri, name + ".parquet"))
+        if system.exists(path):
+            return name, 0, "{}", None, None
         table, facts, seconds = work(unit)
         started = time.perf_counter()
         try:
@@ -196,6 +195,7 @@ def _watching(watch, uri, wanted):
     if watch is None:
         yield
         return
+    import contextvars  # Python 3.6, which reads tiles, has none.
     ended = threading.Event()
 
     def look():
@@ -203,8 +203,12 @@ def _watching(watch, uri, wanted):
             watch(names(uri) & wanted)
 
     def follow():
-        while not ended.wait(_LOOK_S):
+        wait_s = _LOOK_S
+        while not ended.wait(wait_s):
+            started = time.monotonic()
             look()
+            # A long list is looked at less often: the driver's cores may be workers' cores, too.
+            wait_s = max(_LOOK_S, 20 * (time.monotonic() - started))
 
     # The thread takes this cell's context along, or Jupyter would not know whose output the bar is.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
@@ -217,7 +221,7 @@ def _watching(watch, uri, wanted):
         look()
 
 
-def keep_only(uri: str, wanted, folders):
+def keep_only(uri: str, wanted, folders=("",)):
     """Remove from some folders what a finished job does not want: files of units of a list that has changed since, and
     what killed writers have left of units that are done. Files of others stay."""
     wanted = set(wanted)

@@ -36,6 +36,7 @@ BATCH_TILES, BATCH_BYTES = 64, 16 << 20
 NAMED = 3
 # Units of so many tiles whose every tile fails say that the engine is broken, and not the tiles.
 BROKEN_TILES = 16
+STAGES = ("start", "read", "decode", "network", "write")
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,6 @@ def score_batches(batches, folder, engine: str = "fastest", threads: int = 1):
         ``tile_id``, ``county``, ``year``, and ``image``, the encoded picture.
     folder : str or pathlib.Path
         The model bundle on this machine.
-    engine : str
-        As in ``engines.load``.
-    threads : int
 
     Yields
     ------
@@ -82,16 +80,7 @@ def _rows(tile_ids, scored, model):
 
 
 def units(uri: str, parts: list, model: str, engine: str):
-    """The units of work of a store, from the footers of its files.
-
-    Parameters
-    ----------
-    uri : str
-        The tile store.
-    parts : list of dict
-        Manifests of the counties and years to score.
-    model, engine : str
-        Checksum of the bundle, and name of the engine.
+    """The units of work of a store's counties and years (their manifests), from the footers of the files alone.
 
     Returns
     -------
@@ -128,16 +117,14 @@ def units(uri: str, parts: list, model: str, engine: str):
 
 
 def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, job: str):
-    """Score one unit: what an executor runs.
+    """Score one of ``units``: what an executor runs.
 
     Parameters
     ----------
-    unit : dict
-        Of ``units``.
     shipped : str
         Name of the bundle under ``pyspark.SparkFiles``.
-    model, engine : str
-        Checksum of the bundle, and name of the engine.
+    model : str
+        Checksum of the bundle.
     threads : int
         Cores of a slot.
     job : str
@@ -156,7 +143,7 @@ def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, 
     from pyspark import SparkFiles
     network = guard.kept(SparkFiles.get(shipped), engine, threads, job)
     system, path = filesystem(unit["uri"])
-    parts, seconds, begun = [], dict.fromkeys(("start", "read", "decode", "network"), 0.0), time.perf_counter()
+    parts, seconds, begun = [], dict.fromkeys(STAGES[:-1], 0.0), time.perf_counter()
     with work.damage_named(unit["uri"]), system.open(path, "rb") as file:
         tiles = pq.ParquetFile(file, buffer_size=BATCH_BYTES)
         for batch in tiles.iter_batches(unit["batch_tiles"], [unit["group"]], ["tile_id", "image"]):
@@ -187,40 +174,33 @@ def _check(rows, unit, engine):
 
 def ship(spark, bundle) -> str:
     """Send a bundle to every node, once; its name under ``pyspark.SparkFiles``."""
-    # Spark refuses a second archive of the same name: so the name tells the model.
-    name = f"bundle-{bundle.checksum}"
-    key = adapter.application(spark), name
-    if key not in _shipped:
-        # Executors fetch it when their first task starts, so the copy stays until this process ends. An archive,
-        # for a folder of this machine can only be sent to itself; not compressed, for weights don't shrink.
-        staging = tempfile.mkdtemp(prefix="bundle-")
-        atexit.register(shutil.rmtree, staging, ignore_errors=True)
-        path = Path(staging) / f"{name}.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-            for file in [bundles.FACTS] + sorted(bundle.facts["files"]):
-                archive.write(bundle.folder / file, file)
-        adapter.ship(spark, str(path), name)
-        _shipped.add(key)
+    name = f"bundle-{bundle.checksum}"  # Spark refuses a second archive of the same name: so the name tells the model.
+    adapter.ship(spark, _archive(bundle.folder, (bundles.FACTS, *sorted(bundle.facts["files"])), name), name)
     return name
 
 
-_shipped = set()
+@functools.lru_cache(maxsize=None)
+def _archive(folder, files, name):
+    """A bundle as an archive, for a folder of this machine can only be sent to itself; weights don't shrink."""
+    # Executors fetch it when their first task starts, so the copy stays until this process ends.
+    staging = tempfile.mkdtemp(prefix="bundle-")
+    atexit.register(shutil.rmtree, staging, ignore_errors=True)
+    path = Path(staging) / f"{name}.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            archive.write(folder / file, file)
+    return str(path)
 
 
 def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fastest", county=None, years=None,
           partitions=None, replace: bool = False) -> int:
-    """Score the tiles of a store in parallel into a prediction table: those that have no row yet.
+    """Score those tiles of a store in parallel that have no row in a prediction table yet.
 
-    Run again after whatever stopped it, it goes on. With nothing new it does nothing. When the store has grown or
-    changed, it scores the new tiles, and those whose picture has changed.
+    A job that was stopped goes on when it is run again. When the store has grown or changed, it scores the new tiles,
+    and those whose picture has changed.
 
     Parameters
     ----------
-    spark : pyspark.sql.SparkSession
-    tiles_uri, predictions_uri : str
-        The tile store, and the folder of the table.
-    bundle : helpers.model.bundle.Bundle
-    engine : str
     county, years : optional
         Score only these; rows of others stay in the table.
     partitions : int, optional
@@ -231,7 +211,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     Returns
     -------
     int
-        Rows of the tiles asked for. ``table.summary`` tells how many of them were scored now.
+        Rows of the tiles asked for; ``table.summary`` says how many of them were scored now.
 
     Raises
     ------
@@ -249,23 +229,21 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     table.begin(predictions_uri, bundle.checksum, engine, bundle.classes, replace)
     _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)
+    tiles = sum(unit["tiles"] for unit in wanted.values())
     log.info("job begins table=%s model=%s engine=%s units=%d tiles=%d", shown(predictions_uri), bundle.checksum, engine,
-             len(wanted), sum(unit["tiles"] for unit in wanted.values()))
+             len(wanted), tiles)
     done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)
     _raise_failed(done.failed, wanted, damaged, tiles_uri)
     kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished others meanwhile.
-    counted = table.count(predictions_uri, set(wanted) | kept, bundle.classes)
-    wrong = [name for name, unit in wanted.items() if counted["rows"][name] != unit["tiles"]]
-    if wrong or len(counted["engines"]) > 1:
-        raise InputError(f"expected rows of one engine, got {' and '.join(counted['engines'])}. Let all workers have a "
-                         "GPU, or none, or choose another folder." if not wrong else
-                         f"expected a row for each tile in {wrong[0]}.parquet of the table, got another number. Delete "
-                         "this file and run the same command.")
-    table.finish(predictions_uri, dict(_summary(counted, done, started, adapter.slots(spark)), model=bundle.checksum,
-                                       engine=engine, units=sorted(set(wanted) | kept)), _folders(chosen))
+    counted = _counted(predictions_uri, wanted, kept, bundle.classes)
+    seconds = time.monotonic() - started
+    table.finish(predictions_uri, dict(
+        counted, model=bundle.checksum, engine=engine, units=sorted({*wanted, *kept}), scored_now=done.rows,
+        seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1), slots=adapter.slots(spark),
+        slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
-             done.rows, time.monotonic() - started)
-    return sum(unit["tiles"] for unit in wanted.values())
+             done.rows, seconds)
+    return tiles
 
 
 def _chosen(stored, uri, county, years):
@@ -280,10 +258,6 @@ def _chosen(stored, uri, county, years):
     return chosen
 
 
-def _folders(parts):
-    return {_folder(part) for part in parts}
-
-
 def _folder(part):
     return f"county={part['county']}/year={part['year']}"
 
@@ -291,11 +265,11 @@ def _folder(part):
 def _kept(predictions_uri, tiles_uri, stored, chosen):
     """Units of a finished table that belong to counties and years which this job does not score."""
     before = table.manifest(predictions_uri) or {"units": []}
-    lacking = {name.rpartition("/")[0] for name in before["units"]} - _folders(stored)
+    lacking = {name.rpartition("/")[0] for name in before["units"]} - set(map(_folder, stored))
     if lacking:
         raise InputError(f"expected a table of the tiles in {shown(tiles_uri)} at {shown(predictions_uri)}, got one that "
                          f"also has {min(lacking)}, which the store lacks. Choose another folder.")
-    return {name for name in before["units"] if name.rpartition("/")[0] not in _folders(chosen)}
+    return {name for name in before["units"] if name.rpartition("/")[0] not in set(map(_folder, chosen))}
 
 
 def _run(spark, wanted, bundle, engine, uri, partitions):
@@ -328,9 +302,15 @@ def _raise_failed(failed, wanted, damaged, uri):
                           "tiles have their row; write these again and run the same command.")
 
 
-def _summary(counted, done, started, slots):
-    seconds = time.monotonic() - started
-    return {"tiles": counted["tiles"], "scored_now": done.rows, "classes": counted["classes"],
-            "errors": counted["errors"], "seconds": round(seconds, 2), "slots": slots,
-            "tiles_per_second": round(done.rows / seconds, 1),
-            "slot_seconds": {stage: round(spent, 2) for stage, spent in done.seconds.items()}}
+def _counted(uri, wanted, kept, classes):
+    """What the footers of a table's units say, if each unit has its rows and all are of one engine."""
+    counted = table.count(uri, {*wanted, *kept}, classes)
+    rows, names = counted.pop("rows"), counted.pop("engines")
+    for name, unit in wanted.items():
+        if rows[name] != unit["tiles"]:
+            raise InputError(f"expected {unit['tiles']} rows in {name}.parquet of the table {shown(uri)}, got "
+                             f"{rows[name]}. Delete this file and run the same command.")
+    if len(names) > 1:
+        raise InputError(f"expected rows of one engine, got {' and '.join(names)}. Let all workers have a GPU, or none, "
+                         "or choose another folder.")
+    return counted

@@ -27,11 +27,11 @@ from helpers import InputError
 from helpers.cluster import session
 from helpers.land import catalog
 from helpers.model import bundle, engines
-from helpers.scoring import cost as planning, score as scoring
+from helpers.scoring import cost, score as scoring
 from helpers.tiles import prepare as preparation, store as tilestore
 from helpers.model.engine_cntk import cntk_environment
 from helpers.model.int8 import INT8, ONNX, quantise
-from helpers.tiles.pictures import decode_all
+from helpers.tiles.pictures import decode, decode_all
 from helpers.files import write_json
 from helpers.runs import Run
 
@@ -47,6 +47,8 @@ NAMES = {"ours_int8": "this project, int8", "ours_float32": "this project, float
          "recipe_2017_tensorflow": "2017 recipe, TensorFlow", "predict_batch_udf": "predict_batch_udf, TensorFlow",
          "ray_data": "Ray Data, int8", "ours_alexnet_int8": "this project, int8",
          "recipe_2017_cntk": "2017 recipe, CNTK", "limit_int8": "limit, int8", "limit_fp32": "limit, float32"}
+# Tiles of a row group, as a county has them.
+UNIT_TILES = 1024
 PARTS = ("prepare", "compare", "grow", "spread", "batches", "codecs")
 # Tiles for the fast ways and for the slow ones, of growth, repetitions, and counties to prepare.
 FULL = {"fast": 5000, "float32": 1500, "slow": 600, "growth": (1000, 10000, 65563), "repetitions": 3,
@@ -140,27 +142,17 @@ class Benchmark:
         folder = Path(tilestore.partition_folder(uri, "00000", 0))
         folder.mkdir(parents=True)
         base = ds.dataset(recipes.files_of(self.folder / "tiles"), schema=tilestore.SCHEMA)
-        left, writer, in_file = tiles, None, 0
+        left = tiles
         while left:
-            for batch in base.to_batches(batch_size=64):
-                batch = batch.slice(0, left)
-                if not len(batch):
-                    continue
-                # Numbered, so that no two are the same and they lie in the order of their names, as those of a county.
-                names = [f"{tiles - left + i:06d}-{tile_id}" for i, tile_id in enumerate(batch["tile_id"].to_pylist())]
-                batch = batch.set_column(batch.schema.get_field_index("tile_id"), "tile_id", pa.array(names))
-                if writer is None:
-                    writer = pq.ParquetWriter(folder / f"part-{tiles - left:06d}.parquet", tilestore.SCHEMA)
-                writer.write_batch(batch)
-                left, in_file = left - len(batch), in_file + len(batch)
-                # Files as large as those of a county.
-                if in_file >= 1000:
-                    writer.close()
-                    writer, in_file = None, 0
-                if not left:
-                    break
-        if writer is not None:
-            writer.close()
+            for batch in base.to_batches(batch_size=UNIT_TILES):
+                batch = pa.Table.from_batches([batch.slice(0, left)])
+                if len(batch):
+                    # Numbered, so that no two are the same and they lie in the order of their names, as in a county.
+                    names = [f"{tiles - left + i:06d}-{tile_id}" for i, tile_id in enumerate(
+                        batch["tile_id"].to_pylist())]
+                    batch = batch.set_column(batch.schema.get_field_index("tile_id"), "tile_id", pa.array(names))
+                    pq.write_table(batch, folder / f"part-{tiles - left:06d}.parquet", row_group_size=UNIT_TILES)
+                    left -= len(batch)
         tilestore.write_manifest(uri, "00000", 0, tiles=tiles)
         return str(uri)
 
@@ -173,7 +165,7 @@ class Benchmark:
             part.mkdir()
             from PIL import Image
             for i, image in enumerate(tilestore.read(self.store(tiles), columns=["image"])["image"]):
-                Image.fromarray(tilestore.decode(image)).save(part / f"{i:06d}.png", compress_level=1)
+                Image.fromarray(decode(image)).save(part / f"{i:06d}.png", compress_level=1)
             part.rename(folder)
         return str(folder)
 
@@ -258,8 +250,6 @@ class Benchmark:
     def compare(self, spark):
         self.results["runs"] = []
         ways, resnet = self.ways(spark)
-        say(planning.in_words(planning.plan(
-            *tilestore.size(self.store(self.size["fast"])), self.cores, resnet)))
         for repetition in range(self.size["repetitions"] + 1):
             for name, tiles, run in ways:
                 load = os.getloadavg()[0]
@@ -289,13 +279,11 @@ class Benchmark:
         scoring.score(spark, self.store(sizes[0]), model, fresh(self.folder / "written"))
         for repetition in range(1, self.size["repetitions"] + 1):
             for tiles in sizes:
-                stated = planning.plan(*tilestore.size(self.store(tiles)), self.cores, model)
                 begun = time.perf_counter()
                 with Memory() as memory:
                     scoring.score(spark, self.store(tiles), model, fresh(self.folder / "written"))
                 seconds = time.perf_counter() - begun
-                rows.append(dict(memory.peaks, repetition=repetition, tiles=tiles, seconds=round(seconds, 3),
-                                 stated_worker_mb=round(stated.worker_mb, 1)))
+                rows.append(dict(memory.peaks, repetition=repetition, tiles=tiles, seconds=round(seconds, 3)))
                 say(f"{repetition}  {tiles:,} tiles: {tiles / seconds:.0f} tiles/s, {memory.peaks}")
         per_tile = {n: statistics.median(row["seconds"] / n for row in rows if row["tiles"] == n) for n in sizes}
         self.keep(growth={"runs": rows, "seconds_per_tile": {str(n): s for n, s in per_tile.items()},
@@ -316,8 +304,8 @@ class Benchmark:
             rates[cores] = self.size["fast"] / statistics.median(times)
             say(f"{cores} core(s): {rates[cores]:.1f} tiles/s")
         # From one core's rate alone, and no start: the session is warm.
-        here = planning.Machine("this machine", self.cores, 0, 1e12)
-        expected = planning.capacity(self.size["fast"], rates[1], here, start_s=0, storage=1e12)["hours"] * 3600
+        here = cost.Machine("this machine", self.cores, 0, 1e12)
+        expected = cost.capacity(self.size["fast"], rates[1], here, start_s=0, storage=1e12)["hours"] * 3600
         self.keep(cores={
             "tiles_per_second": {str(n): round(rate, 2) for n, rate in rates.items()}, "goal": CORES_GOAL,
             "efficiency": round(rates[self.cores] / (self.cores * rates[1]), 4),
@@ -387,7 +375,7 @@ def add_int8_unjudged(folder, tiles):
     facts = json.loads((folder / bundle.FACTS).read_text())
     (folder / bundle.FACTS).unlink()
     quantise(folder / ONNX, folder / INT8, tiles[:32])
-    bundle._finish(folder, dict({k: v for k, v in facts.items() if k != "files"}, backbone={"name": "random weights"}))
+    bundle.finish(folder, dict({k: v for k, v in facts.items() if k != "files"}, backbone={"name": "random weights"}))
 
 
 def make_bundle(name, folder):

@@ -54,13 +54,13 @@ def predict_batch_udf(spark, store, folder, written):
 
     def make_predict():
         from helpers.model import bundle, engines
-        from helpers.tiles import store as tilestore
+        from helpers.tiles.pictures import decode
         if folder not in _kept:
             _kept[folder] = engines.load(bundle.load(folder), "tensorflow")
         network = _kept[folder]
 
         def predict(images):
-            return network.score(np.stack([tilestore.decode(bytes(image)) for image in images]))
+            return network.score(np.stack([decode(bytes(image)) for image in images]))
         return predict
 
     score = udf(make_predict, return_type=ArrayType(FloatType()), batch_size=64)

@@ -296,8 +296,8 @@ def test_a_scene_is_opened_once_for_all_batches(tmp_path, monkeypatch):
     source = catalog.Catalog(scenes.write_catalog(tmp_path, {"one": (path, 2010)}, {2011: labels}))
     tiles, crs = grid.county_tiles(source.county("99001").boundary)
     labelled = label(tiles, source.labels("99001", 2010), crs).assign(split="map")
-    opened, really = [], rasters._open
-    monkeypatch.setattr(rasters, "_open", lambda href, kind: opened.append(href) or really(href, kind))
+    opened, really = [], rasters.open_raster
+    monkeypatch.setattr(rasters, "open_raster", lambda href, kind: opened.append(href) or really(href, kind))
     batches = [labelled.iloc[i:i + 4] for i in range(0, len(labelled), 4)]
     cut = [len(batch) for batch in preparation.cut(iter(batches), source.scenes("99001", 2010), crs)]
     assert sum(cut) == 30 and len(cut) == 8 and len(opened) == 1
