@@ -18,11 +18,11 @@ import shapely
 import servers
 from helpers import InputError
 from helpers.land import catalog, classes as landcover, downloads, grid, scenes as rasters
-from helpers.tiles import forecast as to_forecast, prepare as preparation, store as tilestore
+from helpers.tiles import prepare as preparation, store as tilestore
 from helpers.land.labels import check_labels, join_labels, label
 from helpers.land.sources import COVERED, Labels, Scene
 from helpers.tiles.choose import jobs_of
-from helpers.tiles.forecast import _download_bytes
+from helpers.tiles.forecast import download_bytes, forecast
 
 COUNTY, YEAR = "99001", 2010
 
@@ -238,7 +238,7 @@ def test_a_county_is_prepared_from_the_network_as_from_the_disk(spark, online, s
     """And the bytes that are read are those of the windows' own blocks."""
     place = online.county(COUNTY)
     tiles, crs = grid.county_tiles(place.boundary)
-    plan = to_forecast.plan({"map": online}, [(COUNTY, YEAR, "map")], 2)
+    plan = forecast({"map": online}, [(COUNTY, YEAR, "map")], 2)
     files.bytes_sent = 0
     facts = preparation.prepare(spark, online, COUNTY, YEAR, "map", str(tmp_path / "online"))
     read = files.bytes_sent
@@ -290,8 +290,7 @@ def test_of_a_fine_scene_only_the_windows_own_blocks_are_read(tmp_path, resoluti
         rows, cols = map(np.ravel, np.indices((int(height_m - 70) // 224, int(width_m - 90) // 224)))
         tiles = pd.DataFrame({"row": drawn.ROW - rows, "col": drawn.COL + cols})
         files.bytes_sent = 0
-        found = preparation.Sources(None, tiles, drawn.CRS, [scene], None, {}, len(tiles), {})
-        planned, header = _download_bytes(found), files.bytes_sent
+        planned, header = download_bytes(tiles, [scene], drawn.CRS), files.bytes_sent
         assert header < 100_000
         files.bytes_sent = 0
         images = []
@@ -613,7 +612,7 @@ def test_a_folder_on_the_command_line(online, sample, tmp_path, monkeypatch, scr
     source, teaching = catalog.open(chosen["catalog"]), catalog.open(chosen["train_catalog"])
     jobs = jobs_of({"map": source, "train": teaching, "validation": teaching}, *(chosen[name] for name in (
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
-    plan = to_forecast.plan({"map": source, "train": teaching, "validation": teaching}, jobs, 2, per_class=12)
+    plan = forecast({"map": source, "train": teaching, "validation": teaching}, jobs, 2, per_class=12)
     assert (plan["download_mb"] > 0).tolist() == [split != "map" for split in plan["split"]]
     with pytest.raises(InputError, match="--train-counties and --validation-county together"):
         script.options(options + ["--train-counties", "99003"])
