@@ -33,6 +33,9 @@ CLASSES = (
     LandCoverClass(5, "Developed", (21, 22, 23, 24), DEVELOPED, "#c8102e"),
 )
 CLASS_NAMES = tuple(c.name for c in CLASSES)
+# Two ramps that grow evenly darker, so that they read in grey and by colour-blind readers too.
+SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
+UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
 NO_CLASS = -1
 NODATA_CODE = 250
 # Code -> (name, colour) of every code that an NLCD raster of the conterminous US or Alaska may hold.

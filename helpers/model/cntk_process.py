@@ -44,19 +44,11 @@ def read_array(pipe):
     return np.load(io.BytesIO(content), allow_pickle=False)
 
 
-def start_cntk(threads=None):
-    """Import CNTK without its start-up messages, for the CPU.
+def start_cntk(threads: int = None):
+    """Import CNTK without its start-up messages, for the CPU; only the first call in a process can set the threads.
 
-    Parameters
-    ----------
-    threads : int, optional
-        Cores that it may use; by default half of them, for its threads wait for each other by running in circles, and
-        crawl where other programs want the same cores. Only the first call in a process can set them.
-
-    Returns
-    -------
-    module
-        ``cntk``.
+    By default it gets half of the cores: its threads wait for each other by running in circles, and crawl where other
+    programs want the same cores.
     """
     if "cntk" in sys.modules:
         return sys.modules["cntk"]
@@ -76,8 +68,8 @@ def start_cntk(threads=None):
             try:
                 import cntk
             except ImportError as error:
-                raise ImportError("expected CNTK 2.7 and its library path, got: {}. Run setup_scripts/install_cntk.sh, "
-                                  "and choose the kernel CNTK 2.7.".format(error))
+                raise ImportError(f"expected CNTK 2.7 and its library path, got: {error}. Run "
+                                  "setup_scripts/install_cntk.sh, and choose the kernel CNTK 2.7.")
         cntk.device.try_set_default_device(cntk.device.cpu())
         cntk.device.use_default_device()
         cntk.cntk_py.set_max_num_cputhreads(threads)
@@ -90,24 +82,8 @@ def start_cntk(threads=None):
     return cntk
 
 
-def load_network(cntk, path):
-    """Load a file of CNTK, but none that holds code.
-
-    Parameters
-    ----------
-    cntk : module
-        Of ``start_cntk``.
-    path : str
-
-    Returns
-    -------
-    cntk.Function
-
-    Raises
-    ------
-    ValueError
-        If it has a function of someone's own.
-    """
+def load_network(cntk, path: str):
+    """Load a ``cntk.Function`` from a file; one that holds code of someone's own is refused by a ValueError."""
     refused = []
 
     def refuse(self, inputs, name, dictionary):
@@ -121,25 +97,12 @@ def load_network(cntk, path):
     except RuntimeError:  # CNTK's C++ part forgets what was raised below it.
         if not refused:
             raise
-        raise ValueError("expected a network of CNTK's own operations, got one with a function of someone's own, {!r}, "
-                         "which may be any code. Save the network without it.".format(str(refused[0]))) from None
+        raise ValueError("expected a network of CNTK's own operations, got one with a function of someone's own, "
+                         f"{str(refused[0])!r}, which may be any code. Save the network without it.") from None
 
 
-def compute(function, tiles):
-    """Pass tiles through a CNTK function in batches.
-
-    Parameters
-    ----------
-    function : cntk.Function
-        With one input, float32 (3, height, width), RGB 0 to 255.
-    tiles : numpy.ndarray
-        Shape (N, height, width, 3), uint8.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N, …), float32: its output.
-    """
+def compute(function, tiles: np.ndarray) -> np.ndarray:
+    """Outputs, float32 (N, …), of a CNTK function on uint8 (N, height, width, 3) tiles, in batches."""
     outputs = []
     for start in range(0, len(tiles), BATCH):
         # CNTK wants channels first.

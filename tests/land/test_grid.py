@@ -1,10 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 import shapely
 
 import scenes
 from helpers import InputError
 from helpers.land import grid
+from helpers.land.classes import NO_CLASS
 
 
 def test_pixel_to_map_to_pixel_returns_home():
@@ -54,3 +56,36 @@ def test_nine_points_are_a_3_by_3_grid_inside_the_tile():
 def test_boundaries_that_cannot_be_used(boundary, words):
     with pytest.raises(InputError, match=words):
         grid.county_tiles(boundary)
+
+
+def test_the_first_row_of_a_grid_is_the_northernmost():
+    laid = grid.to_grid([10, 12, 11], [5, 5, 7], [1, 2, 3], fill=9)
+    assert laid.values.tolist() == [[2, 9, 9], [9, 9, 3], [1, 9, 9]]
+    assert (laid.top_row, laid.left_col) == (12, 5)
+
+
+def test_tiles_to_grid_to_tiles_returns_home():
+    rng = np.random.RandomState(1)
+    tiles = rng.choice(25 * 25, 300, replace=False)
+    row, col = 20900 + tiles // 25, 1400 + tiles % 25
+    whole, real = rng.randint(0, 6, 300), rng.rand(300).astype(np.float32)
+    for values in (whole, real):
+        laid = grid.to_grid(row, col, values)
+        assert (grid.from_grid(laid, row, col) == values).all()
+        assert (laid.values != NO_CLASS).sum() == 300
+    assert grid.to_grid(row, col, whole).values.dtype == np.int16
+
+
+@pytest.mark.parametrize("missing", [
+    pd.Series([1, None, 3], dtype="Int8"), pd.Series([1, np.nan, 3]), np.array([1, None, 3], dtype=object)])
+def test_missing_values_become_fill(missing):
+    assert grid.to_grid([0, 0, 0], [0, 1, 2], missing).values.tolist() == [[1, NO_CLASS, 3]]
+
+
+def test_grids_refuse_two_values_for_a_tile_no_tile_and_tiles_outside():
+    with pytest.raises(InputError, match="got 3 values for 2 tiles"):
+        grid.to_grid([1, 1, 2], [4, 4, 4], [0, 0, 0])
+    with pytest.raises(InputError, match="got none"):
+        grid.to_grid([], [], [])
+    with pytest.raises(InputError, match="rows 1 to 2 and columns 4 to 4"):
+        grid.from_grid(grid.to_grid([1, 2], [4, 4], [0, 0]), [3], [4])

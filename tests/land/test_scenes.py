@@ -7,7 +7,7 @@ from rasterio.warp import reproject, transform
 import scenes
 from helpers import InputError
 from helpers.land import classes as landcover, grid, scenes as rasters
-from helpers.land.labels import label_counts
+from helpers.land.labels import label_counts, read_labels
 from helpers.land.sources import Scene
 
 TILES = grid.county_tiles(scenes.county_boundary())[0]
@@ -256,3 +256,34 @@ def test_labels_elsewhere_are_refused(tmp_path):
     far = TILES.assign(row=TILES.row - 2000)
     with pytest.raises(InputError, match="over the county"):
         label_counts(href, far, scenes.CRS)
+
+
+@pytest.mark.parametrize("resolution, pixel_m", [(1.0, 10), (0.6, 25)])
+def test_an_overview_shows_the_scene_where_it_is(tmp_path, resolution, pixel_m):
+    path = scenes.write_scene(tmp_path / "scene.tif", scenes.LEFT, scenes.TOP, 900, 600, resolution, blank_m=150)
+    rgb, (left, bottom, right, top) = rasters.read_overview(path, scenes.CRS, pixel_m)
+    assert (left, bottom, right, top) == pytest.approx((scenes.LEFT, scenes.TOP - 600, scenes.LEFT + 900, scenes.TOP))
+    assert rgb.shape == (600 / pixel_m, 900 / pixel_m, 3) and rgb.dtype == np.uint8
+    assert not rgb[:, :int(150 / pixel_m) - 1].any() and rgb[:, int(150 / pixel_m) + 1:].any(axis=-1).all()
+    i, j = 9, 20
+    y, x = np.mgrid[0:pixel_m, 0:pixel_m] + 0.5
+    expected = scenes.ground(left + j * pixel_m + x, top - i * pixel_m - y).mean(axis=(0, 1))
+    assert np.abs(rgb[i, j] - expected).max() < 3
+
+
+def test_label_pixels_lie_where_the_raster_says(tmp_path):
+    def codes_of(x, y):
+        return np.where((x - scenes.LEFT) // 100 % 2 == 0, 41, 82)
+    path = scenes.write_labels(tmp_path / "labels.tif", codes_of)
+    bounds = grid.tile_bounds(scenes.ROW - 2, scenes.COL + 2)
+    codes, corners = read_labels(path, bounds, scenes.CRS)
+    assert corners.shape == codes.shape + (4, 2)
+    centre = corners.mean(axis=2)
+    assert (codes_of(centre[..., 0], centre[..., 1]) == codes).all()
+    # Together the pixels cover the tile, each 30 m wide, within the distortion between the two projections.
+    assert (corners.reshape(-1, 2).min(axis=0) <= bounds[:2]).all()
+    assert (corners.reshape(-1, 2).max(axis=0) >= bounds[2:]).all()
+    assert np.hypot(*(corners[:, :, 1] - corners[:, :, 0]).T) == pytest.approx(30, rel=0.01)
+    # Beyond the raster there is nothing.
+    far = read_labels(path, (bounds[0] + 9000, bounds[1], bounds[2] + 9000, bounds[3]), scenes.CRS)[0]
+    assert (far == landcover.NODATA_CODE).all()
