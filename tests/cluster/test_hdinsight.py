@@ -24,7 +24,7 @@ import spark4
 from azurite import ACCOUNT, Azurite
 from helpers import files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE
-from helpers.maps import new_development as development
+from helpers.maps import new_development
 from helpers.model import bundle
 from helpers.tiles import store as tilestore
 from helpers.scoring import score as scoring_module
@@ -690,9 +690,9 @@ def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
     assert "precision" in change and change["calibrated"] is False
     assert not [name for name in change if name.startswith("calibration")]
     for name in ("99009.html", "99009_tiles.qml"):
-        assert development.RANKED in (ran / "maps" / name).read_text(encoding="utf-8")
+        assert new_development.RANKED in (ran / "maps" / name).read_text(encoding="utf-8")
     with rasterio.open(ran / "maps" / "99009_change_score.tif") as file:
-        assert file.tags()["SCORE"] == development.RANKED and file.tags()["VALUE_60"] == "60"
+        assert file.tags()["SCORE"] == new_development.RANKED and file.tags()["VALUE_60"] == "60"
 
 
 def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
