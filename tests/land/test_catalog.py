@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
+import scenes as drawn
 from helpers import InputError
 from helpers.land import catalog, grid
 from helpers.land.scenes import cut_tiles
@@ -47,3 +48,36 @@ def test_a_missing_sample_names_the_command_that_draws_it(tmp_path):
     (tmp_path / "home" / "data" / "sample-3" / "catalog.json").write_text("{}")
     with pytest.raises(InputError, match="python setup_scripts/sample --seed 3$"):
         catalog.open("sample", seed=3)
+
+
+@pytest.fixture
+def county(tmp_path):
+    return drawn.write_county(tmp_path)
+
+
+@pytest.mark.parametrize("ask, words", [
+    (lambda c: c.county("12345"), r"got '12345'\. Choose one that it has: 99001 \(Test\)"),
+    (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(of 86% of it\) only"),
+])
+def test_what_the_catalogue_does_not_have(county, ask, words):
+    with pytest.raises(InputError, match=words):
+        ask(catalog.Catalog(county))
+
+
+def test_a_county_outside_the_scenes(county):
+    text = json.loads((county / "counties.geojson").read_text())
+    for ring in text["features"][0]["geometry"]["coordinates"]:
+        for point in ring:
+            point[0] += 2
+    (county / "counties.geojson").write_text(json.dumps(text))
+    with pytest.raises(InputError, match="Choose a county inside the scenes"):
+        catalog.Catalog(county).scenes("99001", 2010)
+
+
+def test_a_folder_that_is_no_catalogue(tmp_path):
+    with pytest.raises(InputError, match="without catalog.json"):
+        catalog.Catalog(tmp_path)
+    (tmp_path / "catalog.json").write_text("{")
+    (tmp_path / "counties.geojson").write_text("{}")
+    with pytest.raises(InputError, match="Check its JSON files"):
+        catalog.Catalog(tmp_path)
