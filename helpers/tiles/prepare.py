@@ -156,7 +156,8 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
                         lambda names: show(sum(len(units[name]["tiles"]) for name in names)))
     for error in done.failed.values():
         raise error
-    tiles = sum(facts["rows"] for facts in work.facts(folder, units, "Delete it and run the same command.").values())
+    written = work.facts(folder, units, "Delete it and run the same command.")
+    tiles = sum(facts["rows"] for facts in written.values())
     if not tiles:
         raise InputError(f"expected scenes from {year} that show county {county} ({found.county.name}), got none that "
                          "shows a whole tile of it. Choose a county inside the scenes, or add scenes that cover it.")

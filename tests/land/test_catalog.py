@@ -1,10 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import shapely
 
-import scenes as drawn
+import scenes
 from helpers import InputError
 from helpers.land import catalog, grid
 from helpers.land.scenes import cut_tiles
@@ -50,9 +51,21 @@ def test_a_missing_sample_names_the_command_that_draws_it(tmp_path):
         catalog.open("sample", seed=3)
 
 
-@pytest.fixture
-def county(tmp_path):
-    return drawn.write_county(tmp_path)
+@pytest.fixture(scope="module")
+def county(tmp_path_factory):
+    return scenes.write_county(tmp_path_factory.mktemp("county"))
+
+
+def test_a_county_outside_the_scenes(county, tmp_path):
+    text = json.loads((county / "counties.geojson").read_text())
+    for ring in text["features"][0]["geometry"]["coordinates"]:
+        for point in ring:
+            point[0] += 2
+    moved = tmp_path / "moved"
+    shutil.copytree(county, moved)
+    (moved / "counties.geojson").write_text(json.dumps(text))
+    with pytest.raises(InputError, match="Choose a county inside the scenes"):
+        catalog.Catalog(moved).scenes("99001", 2010)
 
 
 @pytest.mark.parametrize("ask, words", [
@@ -62,16 +75,6 @@ def county(tmp_path):
 def test_what_the_catalogue_does_not_have(county, ask, words):
     with pytest.raises(InputError, match=words):
         ask(catalog.Catalog(county))
-
-
-def test_a_county_outside_the_scenes(county):
-    text = json.loads((county / "counties.geojson").read_text())
-    for ring in text["features"][0]["geometry"]["coordinates"]:
-        for point in ring:
-            point[0] += 2
-    (county / "counties.geojson").write_text(json.dumps(text))
-    with pytest.raises(InputError, match="Choose a county inside the scenes"):
-        catalog.Catalog(county).scenes("99001", 2010)
 
 
 def test_a_folder_that_is_no_catalogue(tmp_path):

@@ -100,8 +100,7 @@ def test_what_is_done_is_kept_and_what_changed_is_made_again(spark, county, sour
     assert {name for name in before if after[name] != before[name]} == {gone.name}
     os.utime(county.parent / "east.tif")
     assert not prepare(spark, source, "99001", 2010, "map", folder)["reused"]
-    changed = set(files(folder)) - set(after)
-    assert 0 < len(changed) < len(before) == len(files(folder)) - 1
+    assert len(files(folder)) == len(before) + 1 and not set(files(folder)) & set(before)
     assert not prepare(spark, source, "99001", 2010, "train", folder)["reused"]
     stored = store.read(folder)
     assert set(stored["split"]) == {"train"} and len(stored) == 24
@@ -222,27 +221,27 @@ def test_a_county_is_drawn_once_for_all_its_years(spark, source, tmp_path, monke
     drawn_blocks.cache_clear()
 
 
-def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, tmp_path, small_units):
-    """All other units are done, and are not done again."""
-    paths = {name: scenes.write_scene(tmp_path / f"{name}.tif", scenes.LEFT + x, scenes.TOP + 48, 700, 1500)
+def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, tmp_path, monkeypatch):
+    """Units of other scenes are done all the same, and are not done again."""
+    paths = {name: scenes.write_scene(tmp_path / f"{name}.tif", scenes.LEFT + x, scenes.TOP + 48, 720, 1500)
              for name, x in (("west", -36), ("east", 560))}
+    monkeypatch.setattr(store, "_FEWEST_TILES", 1)
     labels = scenes.write_labels(tmp_path / "nlcd.tif", scenes.halves)
     source = catalog.Catalog(scenes.write_catalog(
         tmp_path, {name: (path, 2010) for name, path in paths.items()}, {2011: labels}))
     folder, broken = tmp_path / "store", Path(paths["east"])
-    whole, when = broken.read_bytes(), broken.stat().st_mtime_ns
+    whole = broken.read_bytes()
     broken.write_bytes(whole[:len(whole) // 2])
-    os.utime(broken, ns=(when, when))
     with pytest.raises(InputError, match=r"^expected a (whole )?scene at .*east\.tif, got .*Bring the file again"):
         prepare(spark, source, "99001", 2010, "map", str(folder))
     with pytest.raises(InputError, match="no finished county"):
         store.read(folder)
-    done = {path.name: path.stat().st_mtime_ns for path in folder.rglob("*.parquet")}
+    done = files(folder)
     broken.write_bytes(whole)
     assert prepare(spark, source, "99001", 2010, "map", str(folder))["tiles"] == 30
     west = {path.name for path in folder.rglob("*.parquet")
-            if set(pq.read_table(path, partitioning=None)["scene_id"].to_pylist()) == {"west"}}
-    assert west and all(files(folder)[name] == done[name] for name in west)
+            if pq.read_table(path, partitioning=None)["col"].to_pylist()[0] < scenes.COL + 2}
+    assert len(west) == 12 and all(files(folder)[name] == done[name] for name in west)
 
 
 def test_a_full_disk_ends_in_one_sentence(spark, source, tmp_path, monkeypatch):
@@ -317,6 +316,18 @@ def test_a_unit_is_named_after_all_that_it_reads(tmp_path):
     os.utime(path, (1, 1))
     others.add(name())
     assert len(others | {before}) == 7
+
+
+def test_a_changed_scene_costs_only_the_units_that_it_touches(tmp_path):
+    county, four = labelled_county(60, 60), [scene._replace(href=str(tmp_path / f"{scene.scene_id}.tif"))
+                                             for scene in grid_of_scenes(60, 60)]
+    for scene in four:
+        Path(scene.href).write_bytes(b"a scene")
+    before = units_of(county, four, scenes.CRS, "map")
+    os.utime(four[0].href, (1, 1))
+    after = units_of(county, four, scenes.CRS, "map")
+    touched = {name for name, unit in before.items() if four[0] in unit["scenes"]}
+    assert set(before) - set(after) == touched and 4 <= len(touched) < len(before)
 
 
 def test_a_scene_is_opened_once_for_all_batches_of_a_unit(source, monkeypatch):
