@@ -1,12 +1,12 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: makes the repository's own Python environment, .venv, and leaves its
-# interpreter in $python. Installs only when the requirements, the interpreter or the folder have changed.
-# Works with bash 3.2, which macOS still has.
+# The scripts beside it source this one. It makes the repository's own Python environment, .venv, and leaves its
+# interpreter in $python. It installs only when the requirements, the interpreter or the folder have changed.
+# It works with bash 3.2, which macOS still has.
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 environment=$repository/.venv
 python=$environment/bin/python
-# Written when everything is installed, so that a half-finished installation is done again.
+# This file is written when everything is installed, so that a half-finished installation is done again.
 stamp=$environment/complete
 
 fail() {
@@ -24,7 +24,8 @@ find_python() {
     local candidate
     if [ -n "${PYTHON:-}" ]; then
         [ -n "$(usable_version "$PYTHON")" ] || fail "expected Python 3.11, 3.12 or 3.13 with its venv module in" \
-            "PYTHON, got $PYTHON ($("$PYTHON" --version 2>/dev/null || echo "which does not run")). Set PYTHON to one of these, or unset it."
+            "PYTHON, got $PYTHON ($("$PYTHON" --version 2>/dev/null || echo "which does not run"))." \
+            "Set PYTHON to one of these, or unset it."
         echo "$PYTHON"
         return
     fi
@@ -38,7 +39,7 @@ find_python() {
         "Install one from python.org (on Debian and Ubuntu python3.11 and python3.11-venv), or set PYTHON to it."
 }
 
-# Shared libraries and programs that a file lists: installed where that needs no question, else named.
+# Installs the shared libraries and programs that a file lists. Where that needs a password, it names them instead.
 install_system_packages() {
     local wanted package rest missing=""
     [ "$(uname -s)" = Linux ] || return 0
@@ -46,7 +47,7 @@ install_system_packages() {
         case $wanted in
             ''|'#'*) continue ;;
             *.so*) "$python" -c 'import ctypes, sys; ctypes.CDLL(sys.argv[1])' "$wanted" 2>/dev/null && continue ;;
-            # Debian keeps the programs of a web server apart from the path.
+            # Debian keeps the programs of a web server in a folder that is not on the path.
             *) PATH=$PATH:/usr/lib/cgi-bin command -v "$wanted" >/dev/null && continue ;;
         esac
         missing="$missing $package"
@@ -65,7 +66,7 @@ install_system_packages() {
 
 make_environment() {
     local wanted interpreter
-    # The folder is part of it because an environment that was moved no longer works.
+    # The folder is part of the stamp because an environment that was moved no longer works.
     wanted="$(cksum < "$repository/requirements.txt") $environment"
     if [ -f "$stamp" ] && "$python" -c '' 2>/dev/null \
         && [ "$(cat "$stamp")" = "$wanted $(usable_version "${PYTHON:-$python}")" ]; then
@@ -76,7 +77,7 @@ make_environment() {
     rm -f "$stamp"
     "$interpreter" -m venv --clear "$environment"
     install_system_packages "$repository/setup_scripts/system_packages.txt"
-    # pip compiles file after file; afterwards all cores do it together.
+    # pip compiles one file at a time; the next line uses all cores.
     "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$repository/requirements.txt"
     "$python" -W ignore -m compileall -q -q -j 0 "$environment/lib" || true
     "$python" -m pip install --quiet --disable-pip-version-check --no-deps --editable "$repository"
@@ -85,7 +86,7 @@ make_environment() {
         | tail -n +3 | wc -l | tr -d ' ') packages."
 }
 
-# One that stands elsewhere already, as on a cluster's node (hdinsight/script_action.sh).
+# TUTORIAL_ENVIRONMENT names an environment that is there already, as on a cluster's node (hdinsight/script_action.sh).
 if [ -n "${TUTORIAL_ENVIRONMENT:-}" ]; then
     environment=$TUTORIAL_ENVIRONMENT
     python=$environment/bin/python

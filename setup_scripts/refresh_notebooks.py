@@ -12,7 +12,7 @@ from traitlets.config import Config
 
 
 def clean(notebook):
-    """Take out what differs from one execution to the next but teaches nothing: timestamps, tools' metadata."""
+    """Remove what differs from one execution to the next but teaches nothing: timestamps, tools' metadata."""
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         tags = [tag for tag in cell.metadata.get("tags", []) if not tag.startswith("papermill")]

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sets up what is missing, then runs every test: the notebooks first, for some tests read what their run has
-# measured (tests/conftest.py), and beside them other files of tests. Arguments go to pytest:
-# setup_scripts/run_tests.sh tests/land/test_grid.py, or -m slow; -n 0 runs one test after the other.
+# Sets up what is missing, draws the sample counties, then runs every test. One process executes the notebooks and then
+# the tests that read what this run has measured (tests/conftest.py); another runs all other tests. Arguments go to
+# pytest: setup_scripts/run_tests.sh tests/land/test_grid.py, or -m slow; -n 0 runs one test after the other.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# Where CNTK can't be had it says why, and everything else goes on.
+# Where CNTK is not available, this script says why, and everything else goes on.
 "$repository/setup_scripts/install_cntk.sh" || true
 install_system_packages "$repository/tests/system_packages.txt"
 cd "$repository"
@@ -13,7 +13,7 @@ cd "$repository"
 
 paths=(-n 2 notebooks tests)
 for argument in "$@"; do
-    # A path or a choice of tests of one's own replaces the whole.
+    # A path among the arguments replaces the whole.
     if [ -e "${argument%%::*}" ]; then paths=(); fi
 done
 # "${paths[@]+...}": bash 3.2 takes an empty array for an unset variable.

@@ -1,8 +1,6 @@
 """Execute the notebooks in order, each once: what is done already is kept. Called by run_tutorial.sh."""
 
-import argparse
 import ast
-import errno
 import fcntl
 import hashlib
 import json
@@ -13,83 +11,33 @@ import sys
 import time
 from pathlib import Path
 
+import helpers
 from helpers import InputError
-from helpers.files import write_json
+from helpers.files import is_full, write_json
 from helpers.runs import Run, home
+from tutorial_options import STEPS, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# The notebooks' numbers, the steps' names, what each reads and writes in the folder of a run.
-STEPS = {
-    "01": ("start", [], []),
-    "02": ("prepare", [], ["tiles"]),
-    "03": ("retrain", ["tiles"], ["models"]),
-    "04": ("retrain_cntk", ["tiles"], ["models"]),
-    "05": ("score", ["tiles", "models"], ["predictions"]),
-    "06": ("map", ["predictions"], ["maps", "figures"]),
+# Steps that have nothing to do beside an option, by the parameter that it sets.
+NOTHING_TO_DO = {
+    "images": {"prepare": "the pictures of --images are cut and labelled already",
+               "map": "the pictures of --images have no place on a map"},
+    "tiles_uri": {"prepare": "--tiles brings what it makes"},
+    "model_uri": dict.fromkeys(("retrain", "retrain_cntk"), "--model brings what it makes"),
 }
-
-# What has nothing to do when --images brings pictures.
-WITHOUT_COUNTIES = {"prepare": "the pictures of --images are cut and labelled already",
-                    "map": "the pictures of --images have no place on a map"}
 
 DISK_IS_FULL = ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
                 "run the same command again.")
-
-# The folders of a run that an option brings from elsewhere.
-BROUGHT_BY = {"tiles_uri": ["tiles"], "images": ["tiles"], "model_uri": ["models"]}
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message):
-        wanted = "" if "expected" in message else "expected options that it has, with values that fit; "
-        raise InputError(f"{self.prog}: {wanted}{message}. Run it with --help to see its options.")
-
-
-def options(arguments):
-    """The command line as a dict of notebook parameters, the run's name, and the step to begin with."""
-    parser = Parser(prog="run_tutorial.sh", allow_abbrev=False, description="Executes the notebooks in order. "
-                    "Run again, it keeps what is done. Options not given keep the notebooks' own values.")
-    add = parser.add_argument
-    add("--county", metavar="COUNTY", help="county to map: 99007 of the sample, 25017, or 'Middlesex, MA'")
-    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a "
-        "folder with a static STAC catalogue or GeoTIFFs")
-    add("--train-counties", type=codes, metavar="CODE,CODE", help="counties to train on, of that catalogue, in place "
-        "of those of notebooks/README.md")
-    add("--validation-county", metavar="CODE", help="county to validate on; never trained on")
-    add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
-    add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
-    add("--backbone", type=backbone, metavar="NAME",
-        help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
-    add("--cntk-backbone", metavar="NAME",
-        help="alexnet_small (embedded), alexnet (ImageNet), or the path of an ONNX file with #layer=<name> behind it")
-    add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
-    add("--run-name", metavar="NAME", help="folder under runs/ for everything that is made (default: sample)")
-    add("--from", dest="first", type=step, metavar="STEP",
-        help=f"begin at this step and do it and all after it anew: {', '.join(s[0] for s in STEPS.values())}")
-    add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
-    add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
-    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of counties")
-    add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
-    add("--seed", type=int, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
-    chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
-    if "held_out_images" in chosen and "images" not in chosen:
-        raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
-    if "images" in chosen and "tiles_uri" in chosen:
-        raise InputError("expected either --images or --tiles, got both. Leave one out.")
-    if ("train_counties" in chosen) != ("validation_county" in chosen):
-        raise InputError("expected --train-counties and --validation-county together, got one of them. Name the other "
-                         "too.")
-    return real_county(chosen)
-
 
 # Pure tiles of each class and county to train on, where whole counties would have to be downloaded; and those of each
 # class that a network is trained on, of all counties: changed copies of 3,000 tiles take some 2 GB of memory.
 TRAIN_TILES, PER_CLASS = 50, 500
 
 
-def real_county(chosen):
-    """The choices, with what a county outside the sample needs: where to train and validate, and a run's name."""
+def options(arguments):
+    """The command line, with what a county outside the sample needs: where to train and validate, and a run's name."""
+    chosen = parse(arguments)
     county = chosen.get("county")
     if county and not county.startswith("99") and "tiles_uri" not in chosen and "images" not in chosen:
         chosen.setdefault("catalog", "naip")
@@ -102,7 +50,7 @@ def real_county(chosen):
         raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the "
                          "county, and two years in which it was flown.")
     from helpers.land import catalog
-    chosen["county"] = catalog.open(name).county(county).county
+    chosen["county"] = catalog.open(name).county(county).fips
     if "train_counties" not in chosen:
         validation = next(code for code in catalog.VALIDATION if code != chosen["county"])
         chosen.update(validation_county=validation, train_counties=[
@@ -115,67 +63,10 @@ def real_county(chosen):
     return chosen
 
 
-# What argparse says of a wrong value ends with the text of these errors.
-def years(text):
-    if not re.fullmatch(r"\d{4},\d{4}", text) or not text[:4] < text[5:]:
-        raise argparse.ArgumentTypeError(f"expected two years, the earlier first, such as 2010,2016, got {text!r}")
-    return [int(year) for year in text.split(",")]
-
-
-def codes(text):
-    return [code.strip() for code in text.split(",") if code.strip()]
-
-
-def step(text):
-    for number, (name, _, _) in STEPS.items():
-        if text == name or text.split("_")[0] in (number, number.lstrip("0")):
-            return number
-    raise argparse.ArgumentTypeError(f"expected one of {', '.join(s[0] for s in STEPS.values())}, got {text!r}")
-
-
-def master(text):
-    from helpers.cluster import session
-    try:
-        return session.check_master(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip("."))
-
-
-def backbone(text):
-    """A backbone's name, or the absolute path of its file with what follows the ``#``."""
-    from helpers.model import backbones
-    if text == "resnet50":  # Finding it would download it: notebook 03 does that.
-        return text
-    try:
-        backbones.get(text)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(str(error).rstrip("."))
-    path, mark, rest = text.partition("#")
-    return text if text in backbones.EMBEDDED else str(Path(path).expanduser().resolve()) + mark + rest
-
-
-def location(text):
-    """A URI as it is; a path of this machine absolute, for the notebooks run in a folder of their own."""
-    if "://" in text:
-        return text
-    if not Path(text).expanduser().exists():
-        raise argparse.ArgumentTypeError(f"expected a folder or file that exists, got {text!r}")
-    return str(Path(text).expanduser().resolve())
-
-
 class Step:
-    """One notebook of a run.
+    """One notebook of a run; of the parameters chosen it gets those that its parameters cell has."""
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The notebook.
-    run : helpers.runs.Run
-    chosen : dict
-        Every parameter chosen; the notebook gets those that its parameters cell has.
-    """
-
-    def __init__(self, path, run, chosen):
+    def __init__(self, path: Path, run: Run, chosen: dict):
         self.path, self.run = path, run
         self.number = path.name[:2]
         self.name, self.reads, self.writes = STEPS[self.number]
@@ -190,22 +81,25 @@ class Step:
         self.parameters = {name: value for name, value in chosen.items() if name in self.takes}
         self.executed = run.folder / "notebooks" / path.name
 
-    def fingerprint(self, before, helpers):
-        """Changes with the notebook's code, what it is given, the helpers, and the step before."""
+    def fingerprint(self, before, library):
+        """Changes with the notebook's code, its parameters, the helpers, and the step before."""
         given = {name: [value, contents(value)] for name, value in self.parameters.items()}
         if "catalog" in self.takes:
             from helpers.land.downloads import ADDRESSES
             given.update({name: [os.environ.get(name), contents(os.environ.get(name))] for name in ADDRESSES})
-        return digest(json.dumps([self.code, given, helpers, before], sort_keys=True).encode())
+        return digest(json.dumps([self.code, given, library, before], sort_keys=True).encode())
 
     def outputs(self):
-        """What the step has written, as paths inside the run's folder."""
+        """Paths inside the run's folder that the step has written."""
         found = [self.run.folder / name for name in self.writes if has_content(self.run.folder / name)]
         return [str(p.relative_to(self.run.folder)) for p in found + [self.executed]]
 
     def is_done(self, record, fingerprint):
         return record.get("fingerprint") == fingerprint and all(
             (self.run.folder / path).exists() for path in record["outputs"])
+
+    def say(self, text, end="\n"):
+        print(f"{self.path.stem:<28}{text}", end=end, flush=True)
 
 
 def digest(data):
@@ -221,11 +115,11 @@ def contents(value):
     return digest(json.dumps([(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]).encode())
 
 
-def helpers_fingerprint():
-    import helpers
-    folder = Path(helpers.__file__).parent
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and "__pycache__" not in p.parts]
-    return digest(b"".join(str(p.relative_to(folder)).encode() + p.read_bytes() for p in files))
+def library_files():
+    """The files of the helpers and the sample, which the notebooks' results depend on."""
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for folder in (Path(helpers.__file__).parent, REPOSITORY / "setup_scripts" / "sample")
+            for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts}
 
 
 def has_content(path):
@@ -236,17 +130,18 @@ def reason_to_skip(step, chosen):
     """Why a notebook is not executed, or None."""
     if step.number < chosen.get("first", "00"):
         return f"begun at {STEPS[chosen['first']][0]}"
-    if "images" in chosen and step.name in WITHOUT_COUNTIES:
-        return WITHOUT_COUNTIES[step.name]
-    for option, parameter in (("--tiles", "tiles_uri"), ("--model", "model_uri")):
-        if parameter in chosen and step.writes and step.writes == BROUGHT_BY[parameter]:
-            return f"{option} brings what it makes"
-    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
-    try:
-        KernelSpecManager().get_kernel_spec(step.kernel)
-    except NoSuchKernel:
+    if brought(step.name, chosen):
+        return brought(step.name, chosen)
+    from jupyter_client.kernelspec import KernelSpecManager
+    if step.kernel not in KernelSpecManager().find_kernel_specs():
         return f"there is no Jupyter kernel {step.kernel!r} here"
     return None
+
+
+def brought(name, chosen):
+    """The option that takes the place of a step, in words, or None."""
+    return next((reasons[name] for parameter, reasons in NOTHING_TO_DO.items()
+                 if parameter in chosen and name in reasons), None)
 
 
 def kernels_write_to(path):
@@ -267,17 +162,11 @@ def whole_paths():
             os.environ[name] = str(Path(value).expanduser().resolve())
 
 
-def slots(master):
-    """Tasks at a time, as far as a master's name says: of another machine's, as many as this one has cores."""
-    named = re.fullmatch(r"local\[(\d+)\]", master or "")
-    return int(named[1]) if named else os.cpu_count()
-
-
 def announce(chosen):
     """Print what preparing a real county will take before it begins: while a notebook runs, nothing shows."""
     from helpers.land import catalog
     from helpers.tiles.choose import check_classes, jobs_of
-    from helpers.tiles.forecast import plan, plan_in_words
+    from helpers.tiles.forecast import as_text, forecast
     print("Asking for scenes and labels, to see what it will take:", flush=True)
     source = catalog.open(chosen["catalog"])
     teaching = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
@@ -286,18 +175,25 @@ def announce(chosen):
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
     drawn = chosen["train_tiles"], chosen.get("seed", 0)
     check_classes(sources, jobs, *drawn)
-    table = plan(sources, jobs, slots(chosen.get("master")), chosen.get("leaf_off", "keep"), *drawn)
-    print(*plan_in_words(sources, jobs, table), sep="\n")
+    # Of another machine's slots a master's name says nothing: as many are assumed as this one has cores.
+    named = re.fullmatch(r"local\[(\d+)\]", chosen.get("master", ""))
+    slots = int(named[1]) if named else os.cpu_count()
+    table = forecast(sources, jobs, slots, chosen.get("leaf_off", "keep"), *drawn)
+    print(*as_text(sources, jobs, table), sep="\n")
     if "model_uri" in chosen:
         print("The counties to train on are prepared for the score of what is newly developed, which learns from their "
               "two years.")
     print(flush=True)
 
 
-def draw_sample(seed):
-    """Draw the sample counties, if they aren't there."""
-    import sample
-    sample.draw(home() / "data" / f"sample-{seed}", seed, progress=lambda line: print(line, flush=True))
+def prepare_for(step, chosen):
+    """Before notebook 02: say what a real county will take, and draw the sample counties if it reads them."""
+    if "train_years" in chosen:
+        announce(chosen)
+    if "catalog" in step.takes and "sample" in (chosen.get("catalog", "sample"), chosen.get("train_catalog")):
+        import sample
+        seed = chosen.get("seed", 0)
+        sample.draw(home() / "data" / f"sample-{seed}", seed, progress=lambda line: print(line, flush=True))
 
 
 def execute(step):
@@ -307,47 +203,55 @@ def execute(step):
     from traitlets.config import Config
 
     step.executed.parent.mkdir(parents=True, exist_ok=True)
-    part = step.executed.with_suffix(".part.ipynb")
+    part, failed = step.executed.with_suffix(".part.ipynb"), step.executed.with_suffix(".failed.ipynb")
     step.executed.unlink(missing_ok=True)
-    shown = sys.stderr.isatty()
-    if not shown:
-        print(f"{step.path.stem:<28}", end="", flush=True)
+    in_terminal = sys.stderr.isatty()
+    if not in_terminal:
+        step.say("", end="")
     start = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
             str(step.path), str(part), parameters=step.parameters, cwd=str(step.path.parent),
             # Otherwise a kernel warns that others on this machine could read along.
             config=Config(KernelManager={"transport_encryption": "auto"}),
-            progress_bar={"desc": step.path.stem, "leave": False, "disable": not shown})
+            progress_bar={"desc": step.path.stem, "leave": False, "disable": not in_terminal})
     except PapermillExecutionError as error:
-        failed = step.executed.with_suffix(".failed.ipynb")
         os.replace(part, failed)
-        if not shown:
+        if not in_terminal:
             print("failed")
-        if "No space left on device" in error.evalue:
-            error.ename, error.evalue = "InputError", DISK_IS_FULL
-        if error.ename == "InputError":
-            sys.exit(f"{error.evalue}\n{step.path.stem} stopped there; as far as it came it is in {shorten(failed)}.")
-        traceback = "\n".join(error.traceback)
-        if not shown:  # Colours are for terminals.
-            traceback = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
-        sys.exit(f"{traceback}\n{step.path.stem} failed; as far as it came it is in {shorten(failed)}.")
+        sys.exit(f"{failure(error, step)}; as far as it came it is in {shorten(failed)}.")
     os.replace(part, step.executed)
-    step.executed.with_suffix(".failed.ipynb").unlink(missing_ok=True)
-    cells = len(notebook.cells)
-    print(f"{step.path.stem if shown else '':<{28 if shown else 0}}{cells}/{cells} cells "
-          f"{time.monotonic() - start:6.0f} s", flush=True)
+    failed.unlink(missing_ok=True)
+    took = f"{len(notebook.cells)}/{len(notebook.cells)} cells {time.monotonic() - start:6.0f} s"
+    print(took if not in_terminal else f"{step.path.stem:<28}{took}", flush=True)
+
+
+def failure(error, step):
+    """The sentence of an error that the user can fix, or the traceback of another."""
+    if "No space left on device" in error.evalue:
+        return f"{DISK_IS_FULL}\n{step.path.stem} stopped there"
+    if error.ename in input_errors():
+        return f"{error.evalue}\n{step.path.stem} stopped there"
+    traceback = "\n".join(error.traceback)
+    if not sys.stderr.isatty():  # Colours are for terminals.
+        traceback = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
+    return f"{traceback}\n{step.path.stem} failed"
+
+
+def input_errors():
+    """Names of InputError and of those derived from it: a kernel tells no more of an error's class than its name."""
+    text = b"\n".join(content for name, content in library_files().items() if name.endswith(".py")).decode()
+    return {"InputError", *re.findall(r"^class (\w+)\((?:InputError|DamagedFile)\):", text, re.MULTILINE)}
 
 
 def check_needs(step, chosen, run):
-    """Stop where a run begins in the middle and what its first step reads isn't there."""
-    brought = [folder for parameter, folders in BROUGHT_BY.items() if parameter in chosen for folder in folders]
+    """Stop where a run begins in the middle and its first step lacks what it reads."""
     for folder in step.reads:
-        if folder not in brought and not has_content(run.folder / folder):
-            makers = [number for number, (_, _, writes) in STEPS.items() if folder in writes]
+        maker = next(name for name, _, writes in STEPS.values() if folder in writes)
+        if not brought(maker, chosen) and not has_content(run.folder / folder):
             option = {"tiles": " or bring them with --tiles", "models": " or bring one with --model"}.get(folder, "")
             raise InputError(f"expected {folder} for the step {step.name} in {shorten(run.folder / folder)}, got "
-                             f"none. Begin with --from {STEPS[makers[0]][0]}{option}.")
+                             f"none. Begin with --from {maker}{option}.")
 
 
 def shorten(path):
@@ -365,59 +269,58 @@ def main(arguments):
     if unused:
         raise InputError(f"expected parameters that a notebook has, got {', '.join(sorted(unused))}. Add them to the "
                          "parameters cell of the notebooks that need them.")
-
     run.folder.mkdir(parents=True, exist_ok=True)
-    lock = open(run.folder / ".lock", "w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise InputError(f"expected to be alone in {shorten(run.folder)}, got another run at work there. Wait for "
-                         "it, or give this one a --run-name of its own.")
+    with open(run.folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"expected to be alone in {shorten(run.folder)}, got another run at work there. Wait for "
+                             "it, or give this one a --run-name of its own.")
+        kernels_write_to(run.folder / "kernels.log")
+        execute_all(steps, chosen, run)
+    print_results(run)
 
-    kernels_write_to(run.folder / "kernels.log")
-    records_path = run.folder / "steps.json"
-    records = json.loads(records_path.read_text()) if records_path.exists() else {}
-    helpers, before, checked = helpers_fingerprint(), None, False
+
+def execute_all(steps, chosen, run):
+    """Execute the steps that are not done, and keep a record of those that are."""
+    path = run.folder / "steps.json"
+    records = json.loads(path.read_text()) if path.exists() else {}
+    library, before, checked = digest(b"".join(n.encode() + c for n, c in library_files().items())), None, False
     for step in steps:
         reason = reason_to_skip(step, chosen)
         if reason:
-            print(f"{step.path.stem:<28}skipped: {reason}", flush=True)
+            step.say(f"skipped: {reason}")
             continue
-        fingerprint = step.fingerprint(before, helpers)
+        fingerprint = step.fingerprint(before, library)
         if step.writes:
             before = fingerprint
         if "first" not in chosen and step.is_done(records.get(step.path.stem, {}), fingerprint):
-            print(f"{step.path.stem:<28}done before", flush=True)
+            step.say("done before")
             continue
         if not checked:
             check_needs(step, chosen, run)
         # Whatever follows reads what this step is about to write; the first notebook writes nothing.
-        stale = [s for s in steps if s.path >= step.path] if step.writes else [step]
-        records = {stem: r for stem, r in records.items() if stem not in [s.path.stem for s in stale]}
-        write_json(records_path, records)
+        stale = [s.path.stem for s in steps if s.path >= step.path] if step.writes else [step.path.stem]
+        records = {stem: record for stem, record in records.items() if stem not in stale}
+        write_json(path, records)
         if step.name == "prepare":
-            if "train_years" in chosen:
-                announce(chosen)
-            if "sample" in (chosen.get("catalog", "sample"), chosen.get("train_catalog")):
-                draw_sample(chosen.get("seed", 0))
+            prepare_for(step, chosen)
         execute(step)
         records[step.path.stem] = {"fingerprint": fingerprint, "outputs": step.outputs()}
-        write_json(records_path, records)
+        write_json(path, records)
         checked = checked or bool(step.writes)
-    print_results(run)
 
 
 def print_results(run):
     """Say where everything is."""
-    figure = run.figures / "map.png"
     print("\nHere it is:")
-    for what, path in (("executed notebooks", run.folder / "notebooks"), ("map figure", figure),
+    for what, path in (("executed notebooks", run.folder / "notebooks"), ("map figure", run.figures / "map.png"),
                        ("prediction table", run.predictions), ("figures measured", run.metrics_path)):
-        if path.exists():
+        if Path(path).exists():  # Not so for a URI below TUTORIAL_STORAGE.
             print(f"  {what:<20}{shorten(path)}")
     page = run.metrics().get("map", {}).get("page")
-    jupyter = Path(sys.executable).with_name("jupyter")
-    print(f"\nTo read on, notebook by notebook:\n  {shorten(jupyter)} lab {shorten(REPOSITORY / 'notebooks')}")
+    print(f"\nTo read on, notebook by notebook:\n  {shorten(Path(sys.executable).with_name('jupyter'))} lab "
+          f"{shorten(REPOSITORY / 'notebooks')}")
     if page and (run.maps / page).exists():
         print(f"\nTo review what is new, candidate by candidate, open in a browser:\n  {shorten(run.maps / page)}")
 
@@ -439,7 +342,7 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if not is_full(error):
             raise
         print(DISK_IS_FULL, file=sys.stderr)
         sys.exit(2)

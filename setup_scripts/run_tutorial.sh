@@ -3,6 +3,6 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-# Where CNTK can't be had it says why, and everything else goes on.
+# Where CNTK is not available, this script says why, and everything else goes on.
 "$repository/setup_scripts/install_cntk.sh" || true
 exec "$python" "$repository/setup_scripts/run_tutorial.py" "$@"

@@ -6,6 +6,7 @@ import json
 import pystac
 import shapely
 
+from helpers.files import whole_file
 from helpers.land.classes import NLCD_LEGEND
 
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -13,17 +14,23 @@ _BANDS = [{"name": name, "common_name": common} for name, common in
           (("Red", "red"), ("Green", "green"), ("Blue", "blue"), ("NIR", "nir"))]
 
 
-def write(folder, parts):
-    """Write ``catalog.json``, its collections and items, and ``counties.geojson``.
+class _WholeFiles(pystac.stac_io.DefaultStacIO):
+    """Writes each file whole: another drawing may write it too, and somebody may read it."""
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-    parts : list of dict
-        As the jobs wrote them.
-    """
+    def write_text_to_href(self, href, txt):
+        with whole_file(href) as part:
+            part.write_text(txt, encoding="utf-8")
+
+
+def write(folder, facts):
+    """Write ``counties.geojson``, items and collections, and ``catalog.json`` last, from the facts of units."""
+    features = [{"type": "Feature", "properties": {"GEOID": unit["county"], "NAME": unit["name"], "STUSPS": "ZZ"},
+                 "geometry": unit["boundary"]}
+                for unit in sorted(facts, key=lambda unit: unit["county"]) if "boundary" in unit]
+    with whole_file(folder / "counties.geojson") as part:
+        part.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     root = pystac.Catalog("sample", "The sample counties: scenes and land cover labels, drawn from a seed.")
-    rows = [item for part in parts for item in part["items"]]
+    rows = [item for unit in facts for item in unit["items"]]
     for name, text in (("naip", "Aerial scenes of the sample counties, in the manner of the National Agriculture "
                                 "Imagery Program."),
                        ("nlcd", "Land cover of the sample counties, in the manner of the National Land Cover "
@@ -40,11 +47,7 @@ def write(folder, parts):
         root.add_child(collection)
     root.normalize_hrefs(str(folder))
     root.make_all_asset_hrefs_relative()
-    root.save(pystac.CatalogType.SELF_CONTAINED)
-    features = [{"type": "Feature", "properties": {"GEOID": part["county"], "NAME": part["name"], "STUSPS": "ZZ"},
-                 "geometry": part["boundary"]}
-                for part in sorted(parts, key=lambda part: part["county"]) if "boundary" in part]
-    (folder / "counties.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    root.save(pystac.CatalogType.SELF_CONTAINED, stac_io=_WholeFiles())
 
 
 def _item(row, when, properties):

@@ -11,28 +11,12 @@ County = namedtuple("County", "geoid name zone longitude latitude columns rows r
                               "fields developments target")
 County.__doc__ = """A sample county.
 
-Attributes
-----------
-geoid, name : str
-zone : int
-    NAD83 UTM zone.
-longitude, latitude : float
-    Degrees, of its centre; well away from the zone's central meridian, so that scenes cut along meridians are
-    turned against the grid, as quarter quads are.
-columns, rows : int
-    Tiles of the rectangle that its landscape fills; the county is what its boundary leaves of them.
-resolution : dict of int to float
-    Year of flight to metres per pixel.
-soils : tuple of str
-    Names in ``textures.SOILS``.
-green : float
-    How green its plants are in a good year, 0 to 1.
-fields : tuple of float
-    Least and most width of a field or block, in metres.
-developments : tuple of int
-    New single properties and new subdivisions between 2011 and 2016.
-target : int
-    Pure tiles of each class that its landscape is laid out to have.
+``zone`` is its UTM zone. Its centre lies well away from the zone's central meridian, so that scenes cut along meridians
+are turned against the grid, as quarter quads are. Its landscape fills ``columns`` by ``rows`` tiles; the county is what
+its boundary leaves of them. ``resolution``: metres per pixel by year of flight. ``soils``: names in ``textures.SOILS``.
+``green``: how green plants are in a good year, 0 to 1. ``fields``: least and most width of a field or block, in metres.
+``developments``: new single properties and new subdivisions between 2011 and 2016. ``target``: pure tiles of each class
+that its landscape is laid out to have.
 """
 LABEL_YEARS = {2010: 2011, 2016: 2016}
 COUNTIES = {county.geoid: county for county in (
@@ -49,12 +33,11 @@ COUNTIES = {county.geoid: county for county in (
 )}
 
 
-def crs(county):
-    """The county's CRS, as ``"EPSG:269zz"``."""
+def crs(county) -> str:
     return f"EPSG:{26900 + county.zone}"
 
 
-def frame(county):
+def frame(county) -> tuple:
     """Bounds ``(left, bottom, right, top)`` of the county's landscape in metres, on the tile grid."""
     from rasterio.warp import transform
     (x,), (y,) = transform("EPSG:4326", crs(county), [county.longitude], [county.latitude])

@@ -1,4 +1,4 @@
-"""The layout of a sample county: what covers each place, in 2010 and in 2016.
+"""The layout of a sample county: what covers the ground, in 2010 and in 2016.
 
 Positions here are metres east and south of the upper left corner of the county's frame. Nature (woods, scrub,
 grass, bare ground, water) follows smooth noise; fields and town blocks fill the cells of lattices, one lattice for
@@ -28,11 +28,9 @@ TOWN_KINDS = ("park", "large_lots", "houses", "dense", "commerce")
 _CLASSES = 6
 _CULTIVATED, _DEVELOPED = 3, 5
 _NATURE_OF_CLASS = {0: BARREN, 1: FOREST, 2: SHRUB, 4: HERB}
-Patch = namedtuple("Patch", "polygon kind year area")
-Patch.__doc__ = """A place with a look of its own: a pivot field or a single property.
-
-``polygon`` is (n, 2) metres; ``year`` the first year that shows it; ``kind`` "pivot" or "single".
-"""
+# Ground with a look of its own: polygon (n, 2) in metres, kind "pivot" (a field) or "single" (a property), and the
+# first year that shows it.
+Patch = namedtuple("Patch", "polygon kind year")
 
 
 class Lattice:
@@ -40,7 +38,6 @@ class Lattice:
 
     def __init__(self, rng, angle, size_m, fields):
         self.cos, self.sin = float(np.cos(angle)), float(np.sin(angle))
-        self.angle = angle
         self.origin = size_m * 1.05 + 200
         length = int(2.1 * self.origin)
         v = np.arange(length)
@@ -103,22 +100,9 @@ class Lattice:
 class Landscape:
     """The layout of one county.
 
-    Parameters
-    ----------
-    seed : int
-    county : sample.counties.County
-
-    Attributes
-    ----------
-    nature : dict of int to numpy.ndarray
-        Year to natural regions on the coarse grid, int16.
-    cells : dict of str to numpy.ndarray
-        Of each cell: ``district``, ``key``, ``kind`` (NATURAL, FIELD, TOWN) and ``style`` by year.
-    cell_region : list of numpy.ndarray
-        For each district, from cell key to region (0 for a natural cell), by year.
-    patches : list of Patch
-    boundary : shapely.Polygon
-        Of the county, in metres of the frame.
+    ``nature`` has the natural regions on the coarse grid by year. ``cells`` has arrays with a value for each cell:
+    ``district``, ``key``, ``style``, and ``kind`` (NATURAL, FIELD, TOWN) by year. ``boundary`` is in metres of the
+    frame.
     """
 
     def __init__(self, seed, county):
@@ -202,8 +186,7 @@ class Landscape:
     # ---- classes
 
     def _lay_classes(self):
-        """Six noise fields compete for the land; of some such worlds, the first with enough pure tiles is taken.
-        """
+        """Six noise fields compete for the land; of some such worlds, the first with enough pure tiles is taken."""
         rng = self.rng
         wavelength = (1500 if self.width < 5000 else 3200) / LOW_M
         best = (-1,)
@@ -360,7 +343,7 @@ class Landscape:
                 radius = min(u1 - u0, v1 - v0) / 2 - 8
                 circle = self.lattices[self.cells["district"][cell]].to_map(
                     (u0 + u1) / 2 + radius * np.cos(t), (v0 + v1) / 2 + radius * np.sin(t))
-                self.patches.append(Patch(circle, "pivot", 2010, np.pi * radius ** 2))
+                self.patches.append(Patch(circle, "pivot", 2010))
         new = self.county.developments[0]
         tiles = np.argwhere(self.in_county)
         rng.shuffle(tiles)
@@ -392,7 +375,7 @@ class Landscape:
         nature = np.concatenate([self.low_nature[y][r0:r1, c0:c1].ravel() for y in (2010, 2016)])
         if (cell == TOWN).any() or np.isin(nature, (WATER, MUD, CLEARED, QUARRY)).any():
             return None
-        return Patch(polygon, "single", year, area)
+        return Patch(polygon, "single", year)
 
     def bounds_of(self, cell):
         """``(u0, v0, u1, v1)`` of a cell in its lattice."""

@@ -1,6 +1,6 @@
 """The ground of a county in a year, seen from straight above: what a perfect camera would record.
 
-``Ground.draw`` paints any window of it at 1 m, in four bands. A place looks the same whatever the window: every
+``Ground.draw`` paints any window of it at 1 m, in four bands. A position looks the same whatever the window: every
 choice is made when the ``Ground`` is made, none while it is drawn.
 """
 
@@ -22,16 +22,7 @@ _ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (
 
 
 class Ground:
-    """How a landscape looks in a year.
-
-    Parameters
-    ----------
-    landscape : sample.landscape.Landscape
-    year : int
-        2010, or 2016: a drought.
-    swatches : sample.textures.Swatches, optional
-        Without them only codes can be drawn.
-    """
+    """How a landscape looks in a year: 2010, or 2016, a drought. Without ``swatches`` only codes can be drawn."""
 
     def __init__(self, landscape, year, swatches=None):
         self.landscape, self.year = landscape, year
@@ -487,20 +478,10 @@ class Ground:
 
     # ---- drawing
 
-    def draw(self, left, top, width, height, block=1024):
-        """Paint a window.
+    def draw(self, left: int, top: int, width: int, height: int, block=1024) -> np.ndarray:
+        """Paint a window, in metres east and south of the frame's corner.
 
-        Parameters
-        ----------
-        left, top : int
-            Its upper left corner, in metres east and south of the frame's.
-        width, height : int
-            In metres, which are pixels.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (height, width, 4), uint8: red, green, blue, near infrared; never 0 in all bands.
+        (height, width, 4) uint8: red, green, blue, near infrared; never 0 in all bands.
         """
         pixels = np.empty((height, width, 4), np.uint8)
         for y in range(0, height, block):
@@ -510,15 +491,7 @@ class Ground:
         return pixels
 
     def regions(self, left, top, width, height, step=1):
-        """Region of every ``step``-th metre of a window, and lattice coordinates there.
-
-        Returns
-        -------
-        region : numpy.ndarray
-            (h, w) int32.
-        u, v : numpy.ndarray
-            (h, w) int32, whole metres.
-        """
+        """Region of every ``step``-th metre of a window, and lattice coordinates there in whole metres, as int32."""
         scape = self.landscape
         ix, iy = np.arange(left, left + width, step), np.arange(top, top + height, step)
         warp = np.ix_(iy & SIZE - 1, ix & SIZE - 1)

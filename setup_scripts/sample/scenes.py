@@ -14,9 +14,10 @@ import shapely
 from rasterio.transform import from_origin
 from rasterio.warp import transform
 
-from sample import counties, landscape as land
+from helpers.files import whole_file
 from helpers.land.classes import NLCD_LEGEND, NODATA_CODE
 from helpers.land.grid import TILE_M, project
+from sample import counties, landscape as land
 
 OVERLAP_M = 320.0     # between neighbouring scenes: more than a tile, turned as it may be
 SCENE_M = 3300.0      # about the side of a scene
@@ -27,21 +28,10 @@ _STEPS = np.array([3, 3, 3, 8])[:, None]   # grey levels between two that a came
 
 # ---- sensors
 
-def sensor(seed, county, year, number):
-    """What a camera makes of the ground: a table from ground to picture for each band.
+def sensor(seed, county, year, number) -> np.ndarray:
+    """What a scene's camera makes of the ground: for each band a table (4, 256), uint8, never 0, which is nodata.
 
-    Every campaign (a county in a year) has a gain, gamma, white balance and haze of its own, every scene a little
-    more.
-
-    Parameters
-    ----------
-    seed, year, number : int
-    county : sample.counties.County
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (4, 256), uint8; never 0, which is nodata.
+    Every campaign (a county in a year) has a gain, gamma, white balance and haze of its own, every scene a little more.
     """
     campaign = np.random.default_rng([seed, int(county.geoid), 30, year])
     scene = np.random.default_rng([seed, int(county.geoid), 31, year, number])
@@ -50,20 +40,16 @@ def sensor(seed, county, year, number):
     haze = campaign.uniform(0, 32) * np.array([0.75, 0.9, 1.25, 0.4]) + scene.uniform(0, 5)
     value = np.arange(256) / 255
     seen = haze[:, None] + (255 - haze[:, None]) * (gain[:, None] * value[None] ** gamma)
-    # Sensors tell fewer levels apart than a byte holds; with all 256 the scenes would take half as much disk
-    # again.
+    # Sensors tell fewer levels apart than a byte holds. With all 256 the scenes would take half as much disk again.
     return np.clip(np.floor(seen / _STEPS) * _STEPS + _STEPS // 2, 1, 255).astype(np.uint8)
 
 
 # ---- footprints
 
-def footprints(county):
-    """The scenes that cover a county: cells of a grid of meridians and parallels, a little larger than the cell.
+def footprints(county) -> list:
+    """The scenes that cover a county: cells of a grid of meridians and parallels, each a little larger than its cell.
 
-    Returns
-    -------
-    list of shapely.Polygon
-        In UTM metres, from north to south and west to east.
+    Polygons in UTM metres, from north to south and west to east.
     """
     crs = counties.crs(county)
     left, bottom, right, top = counties.frame(county)
@@ -84,33 +70,27 @@ def footprints(county):
     return shapes
 
 
-def acquired(seed, county, year, number):
+def acquired(seed, county, year, number) -> str:
     """The day a scene was flown, ISO."""
     rng = np.random.default_rng([seed, int(county.geoid), 32, year])
     month, day = rng.integers(6, 8) + (2 if year > 2010 else 0), rng.integers(1, 25)
     return f"{year}-{month:02d}-{day + number % 3:02d}"
 
 
-def scene_id(county, number, year, date):
-    """A name in the manner of NAIP's: ``m_<county><number>_<zone>_<resolution>_<date>``."""
+def scene_ids(seed, county, year) -> list:
+    """Names of a county's scenes in the manner of NAIP's: m_<county><number>_<zone>_<resolution>_<date>."""
     resolution = {1.0: "1", 0.6: "060"}[county.resolution[year]]
-    return f"m_{county.geoid}{number:02d}_{county.zone}_{resolution}_{date.replace('-', '')}"
+    return [f"m_{county.geoid}{number:02d}_{county.zone}_{resolution}_"
+            + acquired(seed, county, year, number).replace("-", "")
+            for number in range(1, len(footprints(county)) + 1)]
 
 
 # ---- writing
 
-def draw_scene(folder, seed, ground, number, footprint):
-    """Draw one scene as a Cloud-Optimized GeoTIFF.
-
-    Returns
-    -------
-    dict
-        What its STAC item says.
-    """
+def draw_scene(folder, seed, ground, number, name, footprint) -> dict:
+    """Draw one scene as a Cloud-Optimized GeoTIFF, and tell what its STAC item says."""
     county, year = ground.landscape.county, ground.year
     resolution = county.resolution[year]
-    date = acquired(seed, county, year, number)
-    name = scene_id(county, number, year, date)
     left, bottom, right, top = footprint.bounds
     left, top = np.floor(left / resolution) * resolution, np.ceil(top / resolution) * resolution
     width, height = int(np.ceil((right - left) / resolution)), int(np.ceil((top - bottom) / resolution))
@@ -123,34 +103,16 @@ def draw_scene(folder, seed, ground, number, footprint):
         bands[b] = table[b][pixels[..., b]]
         bands[b][outside] = 0
     del pixels, outside
-    path = folder / "scenes" / f"{name}.tif"
-    write_cog(path, bands, counties.crs(county), to_map)
+    write_cog(folder / "scenes" / f"{name}.tif", bands, counties.crs(county), to_map)
     outline = project(footprint, "EPSG:4326", source=counties.crs(county))
-    return {"id": name, "path": f"scenes/{name}.tif", "acquired": date, "year": year, "county": county.geoid,
-            "epsg": 26900 + county.zone, "gsd": resolution, "shape": [height, width],
-            "transform": list(to_map)[:6],
+    return {"id": name, "path": f"scenes/{name}.tif", "acquired": acquired(seed, county, year, number), "year": year,
+            "epsg": 26900 + county.zone, "gsd": resolution, "shape": [height, width], "transform": list(to_map)[:6],
             "bbox": [left, top - height * resolution, left + width * resolution, top],
-            "outline": shapely.geometry.mapping(outline), "number": number}
+            "outline": shapely.geometry.mapping(outline)}
 
 
-def view(ground, left, top, width, height, resolution=1.0):
-    """The ground sampled at a resolution: drawn at 1 m, finer pixels interpolated between.
-
-    Parameters
-    ----------
-    ground : sample.painting.Ground
-    left, top : float
-        Upper left corner, in metres of the county's CRS.
-    width, height : int
-        In pixels.
-    resolution : float
-        In metres.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (height, width, 4), uint8.
-    """
+def view(ground, left: float, top: float, width: int, height: int, resolution=1.0) -> np.ndarray:
+    """Pixels (height, width, 4) of the ground from a corner in map metres: drawn at 1 m, finer ones interpolated."""
     frame_left, _, _, frame_top = counties.frame(ground.landscape.county)
     x, y = left - frame_left, frame_top - top
     if resolution == 1.0:
@@ -182,13 +144,12 @@ def _cubic(start, count, resolution):
 def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
     """Write an array (bands, height, width) of uint8 as a Cloud-Optimized GeoTIFF; whole or not at all."""
     count, height, width = bands.shape
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     profile = dict(driver="GTiff", width=width, height=height, count=count, dtype="uint8", crs=crs, nodata=nodata,
                    transform=to_map, interleave="pixel", tiled=True, blockxsize=512, blockysize=512)
     if colours is None:
         profile.update(photometric="RGB", alpha="NO")
     try:
-        with rasterio.MemoryFile() as memory:
+        with rasterio.MemoryFile() as memory, whole_file(path) as part:
             with memory.open(**profile) as plain:
                 plain.write(bands)
                 if colours is not None:
@@ -197,40 +158,24 @@ def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
                 else:
                     for i, name in enumerate(("red", "green", "blue", "nir"), 1):
                         plain.set_band_description(i, name)
-                    # The first overview is a quarter as wide: one of half the width would add a quarter to the
-                    # file.
+                    # The first overview is a quarter as wide: one of half the width would add a quarter to the file.
                     plain.build_overviews([4, 16], rasterio.enums.Resampling.average)
             with memory.open() as plain:
                 rasterio.shutil.copy(plain, str(part), driver="COG", compress="ZSTD", level=3, blocksize=512,
                                      predictor="NO" if colours else "YES", bigtiff="NO",
                                      overviews="AUTO" if colours else "FORCE_USE_EXISTING",
                                      overview_resampling="MODE" if colours else "AVERAGE")
-        os.replace(part, path)
     except Exception as error:
         # GDAL raises errors of its own on a full disk, and doesn't always say so: the disk itself tells.
         if shutil.disk_usage(path.parent).free < bands.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise
-    finally:
-        part.unlink(missing_ok=True)
 
 
-def draw_labels(folder, codes, county, year):
-    """Write an NLCD raster: each 30 m pixel carries the code that covers most of it.
+def draw_labels(folder, codes, county, year) -> dict:
+    """Write an NLCD raster of a year, and tell what its STAC item says.
 
-    Parameters
-    ----------
-    folder : pathlib.Path
-    codes : numpy.ndarray
-        (rows, columns) uint8 over the county's frame, a value for each ``CODE_M`` metres.
-    county : sample.counties.County
-    year : int
-        Of the labels.
-
-    Returns
-    -------
-    dict
-        What its STAC item says.
+    Each 30 m pixel carries the code that covers most of it; ``codes`` has one for each ``CODE_M`` metres of the frame.
     """
     crs = counties.crs(county)
     left, bottom, right, top = counties.frame(county)
@@ -269,22 +214,13 @@ def draw_labels(folder, codes, county, year):
     table = {code: tuple(bytes.fromhex(colour[1:])) + (255,) for code, (_, colour) in NLCD_LEGEND.items()}
     write_cog(folder / "labels" / f"{name}.tif", out[None], "EPSG:5070", to_map, NODATA_CODE, table)
     outline = project(shapely.box(left, bottom, right, top), "EPSG:4326", source=crs)
-    return {"id": name, "path": f"labels/{name}.tif", "year": year, "county": county.geoid, "epsg": 5070,
-            "shape": [height, width], "transform": list(to_map)[:6],
-            "bbox": [x0, y1 - height * NLCD_M, x0 + width * NLCD_M, y1],
+    return {"id": name, "path": f"labels/{name}.tif", "year": year, "epsg": 5070, "shape": [height, width],
+            "transform": list(to_map)[:6], "bbox": [x0, y1 - height * NLCD_M, x0 + width * NLCD_M, y1],
             "outline": shapely.geometry.mapping(outline)}
 
 
 def draw_truth(folder, scape, before, after):
-    """Write what is newly developed: places as polygons, and each tile's newly developed share.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-    scape : sample.landscape.Landscape
-    before, after : numpy.ndarray
-        Codes of 2010 and 2016, as for ``draw_labels``.
-    """
+    """Write what is newly developed, from the codes of two years: polygons, and each tile's newly developed share."""
     county, crs = scape.county, counties.crs(scape.county)
     left, _, _, top = counties.frame(county)
     built = [(c >= 21) & (c <= 24) for c in (before, after)]
@@ -293,12 +229,12 @@ def draw_truth(folder, scape, before, after):
     share = new.reshape(county.rows, side, county.columns, side).mean(axis=(1, 3))
     to_map = from_origin(left, top, CODE_M, CODE_M)
     features, single_share = [], np.zeros(share.shape)
-    places = [("single", shapely.Polygon(p.polygon * (1, -1) + (left, top)))
-              for p in scape.patches if p.kind == "single" and p.year > 2010]
-    for _, polygon in places:
+    polygons = [("single", shapely.Polygon(p.polygon * (1, -1) + (left, top)))
+                for p in scape.patches if p.kind == "single" and p.year > 2010]
+    for _, polygon in polygons:
         r, c = int((top - polygon.centroid.y) // TILE_M), int((polygon.centroid.x - left) // TILE_M)
         single_share[r, c] += polygon.area / TILE_M ** 2
-    # What was built in one go is one place: fields of noise at its edge don't count.
+    # What was built in one go is one polygon: fields of noise at its edge don't count.
     fresh = np.zeros(len(scape.cells["key"]), bool)
     fresh[[cell for group in scape.subdivisions for cell in group]] = True
     low = fresh[scape.low_cell]
@@ -306,14 +242,14 @@ def draw_truth(folder, scape, before, after):
     for shape, value in rasterio.features.shapes(grown.astype(np.uint8), mask=grown, transform=to_map):
         polygon = shapely.geometry.shape(shape).simplify(2)
         if polygon.area > 3000:
-            places.append(("subdivision", polygon))
-    for kind, polygon in places:
+            polygons.append(("subdivision", polygon))
+    for kind, polygon in polygons:
         features.append({"type": "Feature", "properties": {"kind": kind, "area_m2": round(polygon.area)},
                          "geometry": shapely.geometry.mapping(project(polygon, "EPSG:4326", source=crs))})
-    text = json.dumps({"type": "FeatureCollection", "features": features})
-    (folder / "truth" / f"{county.geoid}_developments.geojson").write_text(text)
+    with whole_file(folder / "truth" / f"{county.geoid}_developments.geojson") as part:
+        part.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     first_row, first_column = round(top / TILE_M) - 1, round(left / TILE_M)
-    with open(folder / "truth" / f"{county.geoid}_new_tiles.csv", "w", newline="") as file:
+    with whole_file(folder / "truth" / f"{county.geoid}_new_tiles.csv") as part, open(part, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "col", "share", "kind"])
         for r, c in np.argwhere((share > 0.005) & scape.in_county):

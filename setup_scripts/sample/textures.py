@@ -2,8 +2,7 @@
 
 A swatch is a seamless square of 1024 × 1024 m at 1 m. Each of its values holds a shade (how light, 0 to 127) and a
 tint (which of 8 neighbours it looks like). A palette turns both into red, green, blue and near infrared, packed in
-one 32-bit number; each field, stand and block has a palette of its own. So one look-up draws a pixel in four
-bands.
+one 32-bit number; each field, stand and block has a palette of its own. So one look-up draws a pixel in four bands.
 """
 
 import numpy as np
@@ -22,24 +21,11 @@ SOILS = {
 
 # ---- noise
 
-def noise(rng, shape, wavelength, slope=2.0, shortest=2.0):
-    """Seamless Gaussian noise with mean 0 and deviation 1.
+def noise(rng, shape, wavelength, slope=2.0, shortest=2.0) -> np.ndarray:
+    """Seamless Gaussian noise with mean 0 and deviation 1, float32.
 
-    Parameters
-    ----------
-    rng : numpy.random.Generator
-    shape : tuple of int
-    wavelength : float
-        The longest wavelength with full power, in pixels.
-    slope : float
-        How fast amplitude falls towards shorter waves; high is smooth.
-    shortest : float
-        Waves shorter than this are left out, in pixels.
-
-    Returns
-    -------
-    numpy.ndarray
-        float32.
+    ``wavelength`` is the longest with full power, in pixels; waves under ``shortest`` are left out. The higher the
+    ``slope`` at which amplitude falls towards shorter waves, the smoother.
     """
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
     amplitude = 1 / np.maximum(frequency, 1 / wavelength) ** slope
@@ -53,10 +39,7 @@ def noise(rng, shape, wavelength, slope=2.0, shortest=2.0):
 # ---- heights and light
 
 def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
-    """Heights (m) of crowns on a torus of half the swatch's side, and a tint for each crown.
-
-    ``cover`` is a field in standard deviations: crowns stand where it is above 0.
-    """
+    """Heights (m) and tints of crowns on a torus of half the swatch's side; they stand where ``cover`` is above 0."""
     size = SIZE // 2
     steps = 2 * round(size / spacing / 2)
     grid = (np.indices((steps, steps)) + 0.5) * size / steps
@@ -96,8 +79,7 @@ def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
 
 
 def _light(height, sun, reach=12):
-    """Brightness of a surface of heights (m): lambertian light 0 to 1, and a mask of shadows up to ``reach`` m long.
-    """
+    """Lambertian light (0 to 1) on a surface of heights (m), and a mask of shadows up to ``reach`` m long."""
     azimuth, elevation = sun
     east, north = np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation)
     gy, gx = ((np.roll(height, -1, axis) - np.roll(height, 1, axis)) / 2 for axis in (0, 1))
@@ -160,16 +142,7 @@ def _stripes(rng, widths, soft=0.1):
 
 
 class Swatches:
-    """All textures of one world, lit by a sun.
-
-    Parameters
-    ----------
-    seed : int
-
-    Notes
-    -----
-    Crowns and bushes are placed once; ``lit`` shades them for a sun.
-    """
+    """All textures of one world: crowns and bushes are placed once, and ``lit`` shades them for a sun."""
 
     NAMES = ("broadleaf", "conifer", "mixed", "swamp", "young", "scrub_sparse", "scrub_dense", "scrub_large",
              "rows_fine", "rows_broad", "tilled", "hay", "orchard", "strips",
@@ -192,7 +165,6 @@ class Swatches:
             "scrub_large": _domes(rng, 12.5, (1.4, 4.8), cover=noise(rng, n, 110, 1.5) + 0.9),
             "orchard": _domes(rng, SIZE / 146, (2.2, 2.9), jitter=0.05, rows=True),
         }
-
         self._lay_surfaces()
 
     def _lay_surfaces(self):
@@ -233,18 +205,10 @@ class Swatches:
         self._tint = {name: np.clip((field + 2) * TINTS / 4, 0, TINTS - 1).astype(np.uint16) * SHADES
                       for name, field in (("soft", soft), ("rough", rough))}
 
-    def lit(self, sun):
-        """All swatches under a sun.
+    def lit(self, sun) -> np.ndarray:
+        """All swatches (len(NAMES), 1024, 1024), uint16, ``tint * 128 + shade``.
 
-        Parameters
-        ----------
-        sun : tuple of float
-            Azimuth, clockwise from north, and elevation, in radians.
-
-        Returns
-        -------
-        numpy.ndarray
-            Shape (len(NAMES), 1024, 1024), uint16: ``tint * 128 + shade``.
+        ``sun``: azimuth, clockwise from north, and elevation, in radians.
         """
         soft, rough, grain = self._soft, self._rough, self._grain
         out = dict(self._flat)
@@ -283,11 +247,10 @@ class Swatches:
 
 # ---- palettes
 
-def soil(rng, names, light=None):
+def soil(rng, names, light):
     """The colour of bare soil: four bands, float, in grey levels."""
     colour, (low, high) = SOILS[names[rng.integers(len(names))]]
-    grey = rng.uniform(low, high) if light is None else low + light * (high - low)
-    return np.array(colour) * grey * rng.uniform(0.95, 1.05, 4)
+    return np.array(colour) * (low + light * (high - low)) * rng.uniform(0.95, 1.05, 4)
 
 
 def plants(grey, green):
@@ -296,22 +259,10 @@ def plants(grey, green):
     return grey * (dry + (lush - dry) * np.clip(green, 0, 1.05))
 
 
-def palette(dark, middle, light, tint=0.0, shift=(1.0, 0.0, -0.6, 0.5)):
-    """A palette from three colours.
+def palette(dark, middle, light, tint=0.0, shift=(1.0, 0.0, -0.6, 0.5)) -> np.ndarray:
+    """Packed colours (TINTS * SHADES,) from those of the shades 0, 64 and 127.
 
-    Parameters
-    ----------
-    dark, middle, light : array_like
-        Four bands, float: colours of the shades 0, 64 and 127.
-    tint : float
-        How far the eight tints lie apart, as a share of the colour.
-    shift : array_like
-        Four bands: in which direction.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (TINTS * SHADES,), uint32: packed colours.
+    The eight tints lie apart by ``tint``, a share of the colour, in the direction ``shift`` (four bands).
     """
     at = np.linspace(0, 2, SHADES)[None, :, None]
     dark, middle, light = (np.asarray(c, float)[None, None] for c in (dark, middle, light))

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 import pytest
 import rasterio
 
+import spark4
 from azurite import ACCOUNT, Azurite
 from helpers import files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE
@@ -851,13 +852,7 @@ def test_the_azure_cli_takes_each_command(no_az, tmp_path, request):
 def test_scoring_on_spark_4(request):
     """For Microsoft Fabric. The newest Spark goes before the other on Python's path; everything else is the same."""
     started = time.monotonic()
-    folder = REPOSITORY / ".venv-spark4"
-    if not (folder / "pyspark-4.3.0.dist-info").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        done = run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "pyspark==4.3.0",
-                   "py4j==0.10.9.9", timeout=900)
-        assert done.returncode == 0, done.stderr[-2000:]
-    environment = dict(os.environ, PYTHONPATH=f"{folder}:{REPOSITORY}")
+    environment = spark4.environment()
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/scoring/test_score.py",
                "tests/scoring/test_table.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]

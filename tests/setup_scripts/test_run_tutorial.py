@@ -1,6 +1,5 @@
 """run_tutorial.py over toy notebooks, each started for real as a process of its own."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import psutil
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
+import run_tutorial
 from helpers import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,13 +25,14 @@ WRITES = {"01": None, "02": "tiles", "03": "models", "05": "predictions", "06": 
 
 
 class House:
-    """A copy of the script beside toy notebooks; each notes that it ran, with its parameters."""
+    """A copy of the scripts beside toy notebooks; each notes that it ran, with its parameters."""
 
     def __init__(self, folder):
         self.folder = folder
         (folder / "setup_scripts").mkdir()
         (folder / "notebooks").mkdir()
-        shutil.copy(REPOSITORY / "setup_scripts" / "run_tutorial.py", folder / "setup_scripts")
+        for name in ("run_tutorial.py", "tutorial_options.py"):
+            shutil.copy(REPOSITORY / "setup_scripts" / name, folder / "setup_scripts")
         shutil.copytree(REPOSITORY / "helpers", folder / "helpers", ignore=shutil.ignore_patterns("__pycache__"))
         self.environment = dict(os.environ, PYTHONPATH=str(folder), TUTORIAL_HOME=str(folder))
 
@@ -75,15 +76,6 @@ def house(tmp_path):
     return House(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def script():
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("run_tutorial", REPOSITORY / "setup_scripts" / "run_tutorial.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize("options, words", [
     (["--contry", "99007"], "unrecognized arguments: --contry 99007"),
     (["--count", "99007"], "unrecognized arguments: --count 99007"),
@@ -101,9 +93,9 @@ def script():
     (["--held-out-images", "."], "expected --images beside --held-out-images"),
     (["--images", ".", "--tiles", "."], "expected either --images or --tiles, got both"),
 ])
-def test_a_wrong_option_is_refused_in_one_sentence(script, options, words):
+def test_a_wrong_option_is_refused_in_one_sentence(options, words):
     with pytest.raises(InputError) as error:
-        script.main(options)
+        run_tutorial.main(options)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
@@ -125,8 +117,8 @@ def test_a_refusal_is_all_that_is_shown(house):
     (["--images", "."], {"images": os.getcwd()}),
     (["--backbone", "resnet_small", "--master", "local[2]"], {"backbone": "resnet_small", "master": "local[2]"}),
 ])
-def test_options_become_parameters(script, options, parameters):
-    assert script.options(options) == parameters
+def test_options_become_parameters(options, parameters):
+    assert run_tutorial.options(options) == parameters
 
 
 def test_an_option_that_no_notebook_takes(house):
@@ -192,6 +184,13 @@ def test_a_broken_input_shows_its_sentence_and_is_not_taken_for_finished(house):
     assert not house.executed("03").with_suffix(".failed.ipynb").exists()
 
 
+def test_errors_derived_from_input_errors_show_their_sentence_too(house):
+    house.notebook("02", "from helpers.files import DiskFull\nraise DiskFull('expected room, got none. Make some.')")
+    done = house.run()
+    assert done.returncode == 1
+    assert done.stderr.startswith("expected room, got none. Make some.\n") and "Traceback" not in done.stderr
+
+
 def test_a_full_disk_ends_in_one_sentence(house):
     house.notebook("02", "import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
     done = house.run()
@@ -252,6 +251,24 @@ def test_what_is_brought_is_not_made(house):
     house.ran("mine")
     house.run("--tiles", "my tiles", "--model", "model", "--run-name", "mine")
     assert house.ran("mine") == ["05"]
+
+
+def test_the_sample_is_drawn_before_the_notebook_that_opens_it(house):
+    (house.folder / "setup_scripts" / "sample").mkdir()
+    (house.folder / "setup_scripts" / "sample" / "__init__.py").write_text(
+        "def draw(folder, seed, progress):\n    progress(f'drew {folder.name} of {seed}')\n")
+    house.notebook("02", catalog="sample", seed=0)
+    house.notebook("05", tiles_uri="")
+    assert "drew sample-7 of 7\n02_data_preparation" in house.run("--seed", "7").stdout
+    assert "drew" not in house.run("--seed", "7").stdout  # Nothing else opens the catalogue.
+    assert "drew" not in house.run("--from", "score", "--seed", "7").stdout
+    assert "drew" not in house.run("--tiles", ".", "--seed", "8").stdout
+    house.notebook("02", catalog="naip", train_catalog="", seed=0)
+    assert "drew sample-0" in house.run("--catalog", "sample").stdout
+    (house.folder / "setup_scripts" / "sample" / "__init__.py").write_text("def draw(*world, progress):\n    pass\n")
+    house.ran()
+    house.run("--catalog", "sample")
+    assert house.ran() == ["02", "05"]  # Other counties are drawn.
 
 
 def test_beginning_where_something_is_missing(house):

@@ -1,0 +1,134 @@
+"""The units of a drawing: the imagery of a county in a year, or the labels and truth of a county.
+
+A unit's files are written whole, and its JSON facts last, under a name that hashes what the unit is drawn from. What is
+done is what is there: two drawings at once write the same files with the same content.
+"""
+
+import functools
+import multiprocessing
+import os
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from helpers import InputError
+from helpers.cluster import work
+from helpers.files import read_json, write_json
+from sample.counties import COUNTIES, LABEL_YEARS
+
+VERSION = 1  # raise it when the same seed no longer gives the same files
+
+
+def units_of(counties) -> list:
+    """All units of some counties as ``(county, year or "labels")``, the longest first."""
+    imagery = [(county, year) for county in counties for year in COUNTIES[county].resolution]
+    return sorted(imagery, key=tiles, reverse=True) + [(county, "labels") for county in counties]
+
+
+def tiles(unit) -> float:
+    """Tiles of a unit's imagery, counted as of 1 m."""
+    county = COUNTIES[unit[0]]
+    return county.rows * county.columns / county.resolution[unit[1]] ** 2 if unit[1] in county.resolution else 0
+
+
+def facts_name(seed: int, unit) -> str:
+    return work.name("units", VERSION, seed, *unit) + ".json"
+
+
+def files_of(seed: int, unit) -> list:
+    """The files that a unit writes before its facts, by their paths in the folder."""
+    from sample import scenes
+    county, what = unit
+    if what == "labels":
+        return [f"labels/nlcd_{year}_{county}.tif" for year in LABEL_YEARS.values()] + [
+            f"truth/{county}_{name}" for name in ("developments.geojson", "new_tiles.csv")]
+    return [f"scenes/{name}.tif" for name in scenes.scene_ids(seed, COUNTIES[county], what)]
+
+
+def facts(folder: Path, seed: int, unit):
+    """The facts of a unit that is done; None for another."""
+    try:
+        found = read_json(folder / facts_name(seed, unit))
+        return found if found and all((folder / file).stat().st_size == size
+                                      for file, size in found["files"].items()) else None
+    except (OSError, ValueError):
+        return None
+
+
+def there(folder: Path, seed: int) -> dict:
+    """The facts of the counties whose units are all done, by county."""
+    found = {county: [facts(folder, seed, unit) for unit in units_of([county])] for county in sorted(COUNTIES)}
+    return {county: rows for county, rows in found.items() if all(rows)}
+
+
+def run(folder: Path, seed: int, units: list, workers: int, tell):
+    """Do units, in this process or side by side."""
+    if workers < 2 or len(units) < 2:
+        for i, unit in enumerate(units, 1):
+            do(folder, seed, unit)
+            tell(f"drew {unit[0]} {unit[1]} ({i} of {len(units)})")
+        return
+    # A fresh interpreter for each worker: forking would copy the threads of Spark or TensorFlow. It must not run
+    # the caller's script again, so the script is hidden while workers start.
+    main = sys.modules["__main__"]
+    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
+    main.__spec__ = None
+    pool = ProcessPoolExecutor(min(workers, len(units)), multiprocessing.get_context("spawn"), _end_with_parent)
+    try:
+        futures = {pool.submit(do, folder, seed, unit): unit for unit in units}
+        main.__dict__.update(hidden)
+        for i, future in enumerate(as_completed(futures), 1):
+            future.result()
+            county, what = futures[future]
+            tell(f"drew {county} {what} ({i} of {len(units)})")
+    except BrokenProcessPool as error:
+        raise InputError(f"expected about {workers} GB of memory to draw the sample with {workers} workers, got a "
+                         "worker that was ended. Free some memory, or use workers=1.") from error
+    finally:
+        main.__dict__.update(hidden)
+        pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent():
+    """Let a worker end when the process that started it was killed."""
+    def watch():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def do(folder: Path, seed: int, unit):
+    """Draw one unit."""
+    from sample import scenes
+    from sample.painting import Ground
+    county, what = unit
+    scape, extra = landscape(seed, county), {}
+    if what == "labels":
+        import shapely
+        codes = {year: Ground(scape, year).codes(0, 0, int(scape.width), int(scape.height), scenes.CODE_M)
+                 for year in LABEL_YEARS}
+        items = [scenes.draw_labels(folder, codes[year], scape.county, label_year)
+                 for year, label_year in LABEL_YEARS.items()]
+        scenes.draw_truth(folder, scape, codes[2010], codes[2016])
+        extra = {"boundary": shapely.geometry.mapping(scenes.boundary(scape)), "name": scape.county.name}
+    else:
+        ground = Ground(scape, what, swatches(seed))
+        named = zip(scenes.scene_ids(seed, scape.county, what), scenes.footprints(scape.county))
+        items = [scenes.draw_scene(folder, seed, ground, number, name, footprint)
+                 for number, (name, footprint) in enumerate(named, 1)]
+    sizes = {file: (folder / file).stat().st_size for file in files_of(seed, unit)}
+    write_json(folder / facts_name(seed, unit), dict(extra, county=county, items=items, files=sizes))
+
+
+@functools.lru_cache(maxsize=1)
+def swatches(seed: int):
+    from sample.textures import Swatches
+    return Swatches(seed)
+
+
+@functools.lru_cache(maxsize=2)
+def landscape(seed: int, county: str):
+    from sample.landscape import Landscape
+    return Landscape(seed, COUNTIES[county])

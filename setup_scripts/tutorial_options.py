@@ -1,0 +1,105 @@
+"""The command line of run_tutorial.sh."""
+
+import argparse
+import re
+from pathlib import Path
+
+from helpers import InputError
+
+# The notebooks' numbers, the steps' names, what each reads and writes in the folder of a run.
+STEPS = {
+    "01": ("start", [], []),
+    "02": ("prepare", [], ["tiles"]),
+    "03": ("retrain", ["tiles"], ["models"]),
+    "04": ("retrain_cntk", ["tiles"], ["models"]),
+    "05": ("score", ["tiles", "models"], ["predictions"]),
+    "06": ("map", ["predictions"], ["maps", "figures"]),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        wanted = "" if "expected" in message else "expected options that it has, with values that fit; "
+        raise InputError(f"{self.prog}: {wanted}{message}. Run it with --help to see its options.")
+
+
+def parse(arguments: list) -> dict:
+    """The command line as a dict: notebook parameters, and ``first``, the number of the step to begin with."""
+    parser = Parser(prog="run_tutorial.sh", allow_abbrev=False, description="Executes the notebooks in order. "
+                    "Run again, it keeps what is done. Options not given keep the notebooks' own values.")
+    add = parser.add_argument
+    add("--county", metavar="COUNTY", help="county to map: 99007 of the sample, 25017, or 'Middlesex, MA'")
+    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a "
+        "folder with a static STAC catalogue or GeoTIFFs")
+    add("--train-counties", type=lambda text: [code.strip() for code in text.split(",") if code.strip()],
+        metavar="CODE,CODE", help="counties to train on, of that catalogue, in place of those of notebooks/README.md")
+    add("--validation-county", metavar="CODE", help="county to validate on; never trained on")
+    add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
+    add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
+    add("--backbone", type=backbone, metavar="NAME",
+        help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
+    add("--cntk-backbone", metavar="NAME",
+        help="alexnet_small (embedded), alexnet (ImageNet), or the path of an ONNX file with #layer=<name> behind it")
+    add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
+    add("--run-name", metavar="NAME", help="folder under runs/ for everything that is made (default: sample)")
+    add("--from", dest="first", type=step, metavar="STEP",
+        help=f"begin at this step and do it and all after it anew: {', '.join(s[0] for s in STEPS.values())}")
+    add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
+    add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
+    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of counties")
+    add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
+    add("--seed", type=int, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
+    chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    if "held_out_images" in chosen and "images" not in chosen:
+        raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
+    if "images" in chosen and "tiles_uri" in chosen:
+        raise InputError("expected either --images or --tiles, got both. Leave one out.")
+    if ("train_counties" in chosen) != ("validation_county" in chosen):
+        raise InputError("expected --train-counties and --validation-county together, got one of them. Name the other "
+                         "too.")
+    return chosen
+
+
+# argparse ends what it says of a wrong value with the text of these errors.
+def years(text):
+    if not re.fullmatch(r"\d{4},\d{4}", text) or not text[:4] < text[5:]:
+        raise argparse.ArgumentTypeError(f"expected two years, the earlier first, such as 2010,2016, got {text!r}")
+    return [int(year) for year in text.split(",")]
+
+
+def step(text):
+    for number, (name, _, _) in STEPS.items():
+        if text == name or text.split("_")[0] in (number, number.lstrip("0")):
+            return number
+    raise argparse.ArgumentTypeError(f"expected one of {', '.join(s[0] for s in STEPS.values())}, got {text!r}")
+
+
+def checked(check, text):
+    try:
+        return check(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip("."))
+
+
+def master(text):
+    from helpers.cluster import session
+    return checked(session.check_master, text)
+
+
+def backbone(text):
+    """A backbone's name, or the absolute path of its file with what follows the ``#``."""
+    from helpers.model import backbones
+    if text == "resnet50":  # Finding it would download it: notebook 03 does that.
+        return text
+    checked(backbones.get, text)
+    path, mark, rest = text.partition("#")
+    return text if text in backbones.EMBEDDED else str(Path(path).expanduser().resolve()) + mark + rest
+
+
+def location(text):
+    """A URI as it is; a path of this machine absolute, for the notebooks run in a folder of their own."""
+    if "://" in text:
+        return text
+    if not Path(text).expanduser().exists():
+        raise argparse.ArgumentTypeError(f"expected a folder or file that exists, got {text!r}")
+    return str(Path(text).expanduser().resolve())
