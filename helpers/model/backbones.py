@@ -56,10 +56,7 @@ def get(name, untrained: bool = False, seed: int = 0) -> "Backbone":
 
 
 class Backbone:
-    """A network that turns pictures into features.
-
-    ``source`` says where its weights come from, ``sha256`` is of their file (None for an untrained ResNet-50).
-    """
+    """A network that turns pictures into features; ``source`` and ``sha256`` (or None) are of its file of weights."""
 
     def __init__(self, kind, path, sha256, untrained, seed, preprocessing="resnet50"):
         self.kind, self.path, self.sha256 = kind, path, sha256
@@ -82,10 +79,9 @@ class Backbone:
         return self._for_pictures(network, pooled_stages(self.kind, network), self._model_name)
 
     def build_stages(self) -> tuple:
-        """The network in two parts, so that the last stage can be fine-tuned on maps computed once.
+        """``build`` in two parts, so that the last stage can be fine-tuned on maps computed once.
 
-        The frozen part goes from pictures to the maps of the stage before the last, the last stage from those maps to
-        features: ``last_stage(frozen_part(x))`` equals ``build()(x)``.
+        The first goes from pictures to the maps of the stage before the last, the second from those maps to features.
         """
         import keras
         network = self._network()
@@ -206,14 +202,10 @@ def _stage_ends(kind, network):
     """Output of the stage before the last and of the last, or only the latter."""
     if kind == "alexnet_small":
         return [network.get_layer("relu4").output, network.get_layer("relu5").output]
-    ends = {}
-    for layer in network.layers:
-        block = re.match(r"conv(\d)_block\d+_out$", layer.name)
-        if block:
-            ends[int(block.group(1))] = layer.output
+    # Of each stage the last block.
+    ends = {layer.name[:5]: layer.output for layer in network.layers if re.match(r"conv\d_block\d+_out$", layer.name)}
     last = network.outputs[0]
-    before = [ends[stage] for stage in sorted(ends) if ends[stage] is not last][-1:]
-    return before + [last]
+    return [ends[stage] for stage in sorted(ends) if ends[stage] is not last][-1:] + [last]
 
 
 def _pooled(maps):
@@ -240,12 +232,9 @@ def read_onnx(path: Path) -> dict:
     """Weights of ``alexnet_small.onnx`` by name, in the shapes of Keras."""
     import onnx
     from onnx import numpy_helper
-    weights = {}
-    for tensor in onnx.load(str(path)).graph.initializer:
-        value = numpy_helper.to_array(tensor)
-        # ONNX: (out, in, height, width) and (out, in); Keras: (height, width, in, out) and (in, out).
-        weights[tensor.name] = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
-    return weights
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
+    # ONNX: (out, in, height, width) and (out, in); Keras: (height, width, in, out) and (in, out).
+    return {name: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w.T for name, w in weights.items()}
 
 
 def _randomise(network, seed):
@@ -253,9 +242,5 @@ def _randomise(network, seed):
     rng = np.random.RandomState(seed)
     neutral = {"gamma": 1.0, "moving_variance": 1.0}
     for layer in network.layers:
-        values = []
-        for variable in layer.weights:
-            shape = tuple(variable.shape)
-            values.append(rng.normal(0, np.sqrt(2 / np.prod(shape[:-1])), shape) if len(shape) > 1 else
-                          np.full(shape, neutral.get(variable.name, 0.0)))
-        layer.set_weights(values)
+        layer.set_weights([rng.normal(0, np.sqrt(2 / np.prod(w.shape[:-1])), w.shape) if len(w.shape) > 1 else
+                           np.full(w.shape, neutral.get(w.name, 0.0)) for w in layer.weights])

@@ -1,8 +1,7 @@
 """The model bundle: a folder with the network in its framework's format, the same network as ONNX, and facts.
 
-A second ONNX file holds the network in int8, where that has been measured to predict as well. ``model.json`` holds
-classes, input contract, backbone, training data, metrics, and the SHA-256 of every other file. It is written last; a
-folder without it is no bundle.
+``model.json`` holds classes, input contract, backbone, training data, metrics, and the SHA-256 of every other file. It
+is written last; a folder without it is no bundle.
 """
 
 import hashlib
@@ -33,10 +32,7 @@ class ExportRefused(InputError):
 
 
 def parity(reference: np.ndarray, exported: np.ndarray, quantity: str) -> dict:
-    """Compare the ONNX file's outputs (N, n_classes) with the framework's; they are refused if they differ.
-
-    Returns ``tiles``, ``max_difference`` of a number, and ``same_class``, the share of tiles.
-    """
+    """Compare the ONNX file's outputs (N, n_classes) with the framework's; they are refused if they differ."""
     difference = float(np.abs(reference - exported).max())
     same = float((reference.argmax(axis=1) == exported.argmax(axis=1)).mean())
     if not difference <= TOLERANCE or same < 1:
@@ -71,8 +67,7 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
 
     Parameters
     ----------
-    model : keras.Model from uint8 (N, height, width, 3) RGB tiles to (N, n_classes) probabilities.
-    folder : The bundle; an older one there is replaced when the new one is whole.
+    folder : An older bundle there is replaced when the new one is whole.
     tiles : Tiles to compare the export on, uint8.
     facts : JSON values for ``model.json``: at least ``classes`` and ``backbone``.
     calibration : Training tiles to calibrate an int8 network on, some 200 of all classes; without them there is none.
@@ -149,15 +144,9 @@ def finish(folder: Path, facts: dict):
 
 
 class Bundle:
-    """A model bundle on this machine, its checksums verified.
+    """A model bundle on this machine, its checksums verified: the ``facts`` of its ``model.json``.
 
-    Attributes
-    ----------
-    folder : pathlib.Path
-    facts : The content of ``model.json``.
-    classes : Their names, in order of ``class_id``.
-    input_px : Height and width of the tiles it takes.
-    checksum : Twelve hexadecimal digits that name this model in prediction tables.
+    ``input_px`` is height and width of the tiles it takes; ``checksum``, twelve digits, names it in prediction tables.
     """
 
     def __init__(self, folder):
@@ -188,13 +177,10 @@ def _refuse_weights_elsewhere(bundle):
     """Refuse ONNX files whose weights lie in another file: that one has no checksum, and may be anywhere."""
     import onnx
 
-    def tensors(message):
-        for field, value in message.ListFields():
-            if field.message_type is not None:
-                for part in [value] if hasattr(value, "ListFields") else value:
-                    if isinstance(part, onnx.TensorProto):
-                        yield part
-                    yield from tensors(part)
+    def elsewhere(message):
+        parts = [part for field, value in message.ListFields() if field.message_type is not None
+                 for part in ([value] if hasattr(value, "ListFields") else value)]
+        return getattr(message, "data_location", 0) == onnx.TensorProto.EXTERNAL or any(map(elsewhere, parts))
 
     for name in bundle.facts["files"]:
         if name.endswith(".onnx"):
@@ -204,23 +190,16 @@ def _refuse_weights_elsewhere(bundle):
                 reason = " ".join(str(error).split())[:200].rstrip(".")
                 raise InputError(f"expected {name} of the bundle {bundle.folder} to be an ONNX network, got: {reason}. "
                                  "Bring the bundle again.")
-            if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors(network)):
+            if elsewhere(network):
                 raise InputError(f"expected {name} of the bundle {bundle.folder} to hold its weights, got one that has "
                                  "them in another file. Save it as one file.")
     return bundle
 
 
 def load(uri) -> Bundle:
-    """Open a bundle.
+    """Open the bundle in a folder, or at any fsspec URI of one, which is copied to ``data/bundles`` first.
 
-    Parameters
-    ----------
-    uri : A folder, or any fsspec URI of one, which is copied to ``data/bundles`` first.
-
-    Raises
-    ------
-    InputError
-        If there is no bundle, or a file in it is missing or changed, or an ONNX file keeps its weights elsewhere.
+    A bundle is refused if a file in it is missing or changed, or if an ONNX file keeps its weights elsewhere.
     """
     if "://" not in str(uri):
         return _refuse_weights_elsewhere(Bundle(uri))

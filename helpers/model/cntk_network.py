@@ -29,6 +29,8 @@ PREPROCESSING = {
 # The layers that the embedded network is cut at: it is best read from its last two, averaged over the picture.
 EMBEDDED_LAYERS = "relu4+relu5"
 _DEFAULT = "take the embedded default alexnet_small."
+# A row of the table of layers: the shape of the output without the batch, the number of weights, the width of what one
+# unit sees.
 Layer = namedtuple("Layer", "name operator shape weights receptive_field_px")
 
 
@@ -42,11 +44,6 @@ def get(name) -> "Pretrained":
         is the one to cut at, or several as ``relu4+relu5``; without it, the input of the last dense layer.
         ``preprocessing`` is ``caffe`` (BGR minus ImageNet's mean; the default), ``torch``, or ``none`` (RGB 0 to
         255); ``sha256`` has the file verified.
-
-    Raises
-    ------
-    InputError
-        If there is no such file, its checksum differs, it isn't whole, or CNTK can't compute it.
     """
     if name == "alexnet_small":
         return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name], backbones.embedded_sha256(name),
@@ -85,12 +82,7 @@ def _download_alexnet() -> Path:
 class Pretrained:
     """A network read from an ONNX file and built from CNTK's operations.
 
-    Attributes
-    ----------
-    source, sha256 : Where the weights come from, and the checksum of their file.
-    input_px : Height and width of the pictures that it takes.
-    cut_at : The layers that features are read from.
-    preprocessing : A key of ``PREPROCESSING``.
+    It takes pictures of ``input_px`` (height, width); features are read from the layers ``cut_at``.
     """
 
     def __init__(self, name, path, sha256=None, layer=None, preprocessing="caffe"):
@@ -107,28 +99,23 @@ class Pretrained:
         for node in self.model.graph.node:
             has_name = node.name and node.name not in self._outputs
             self._outputs[node.name if has_name else node.output[0]] = node.output[0]
-        self.cut_at = tuple((layer or self._before_last_dense()).split("+"))
+        self._names = {output: name for name, output in self._outputs.items()}
+        if layer is None:
+            dense = [node.input[0] for node in self.model.graph.node if node.op_type == "Gemm"]
+            if not dense:
+                raise InputError(f"expected the layer to cut {path} at, which has no dense layer to stand before, got "
+                                 f"none. Write it behind the path as #layer=<name>: {', '.join(self._outputs)}.")
+            layer = self._names.get(dense[-1], dense[-1])
+        self.cut_at = tuple(layer.split("+"))
         for one in self.cut_at:
             self.output_of(one)
 
-    def _before_last_dense(self):
-        dense = [node for node in self.model.graph.node if node.op_type == "Gemm"]
-        if not dense:
-            raise InputError(f"expected the layer to cut {self.path} at, which has no dense layer to stand before, got "
-                             f"none. Write it behind the path as #layer=<name>: {', '.join(self._outputs)}.")
-        return self._name_of(dense[-1].input[0])
-
-    def _name_of(self, value):
-        return {output: name for name, output in self._outputs.items()}.get(value, value)
-
     def output_of(self, layer: str) -> str:
         """The ONNX value that a layer gives, by the layer's name or the value's own."""
-        if layer in self._outputs:
-            return self._outputs[layer]
-        if layer in self._outputs.values():
-            return layer
-        raise InputError(f"expected a layer of {self.path.name}, got {layer!r}. Choose one that it has: "
-                         f"{', '.join(self._outputs)}.")
+        if layer not in self._outputs and layer not in self._names:
+            raise InputError(f"expected a layer of {self.path.name}, got {layer!r}. Choose one that it has: "
+                             f"{', '.join(self._outputs)}.")
+        return self._outputs.get(layer, layer)
 
     def needed(self, layers) -> list:
         """The nodes that compute these layers, in order."""
@@ -151,39 +138,32 @@ class Pretrained:
                 raise
             except Exception as error:  # CNTK refuses shapes by errors of several kinds, pages long.
                 reason = str(error).split("\n")[0][:200]
-                raise InputError("expected an ONNX network whose shapes fit at "
-                                 f"{self.path}, got in the layer {node.name or node.output[0]}: {reason} Export it "
-                                 f"again, or {_DEFAULT}")
+                raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got in the layer "
+                                 f"{self._names[node.output[0]]}: {reason} Export it again, or {_DEFAULT}")
         return pictures, values
 
-    @property
-    def _built(self):
+    def _built(self, output):
         if self._values is None:
             self._values = self._build(self.cut_at)[1]
-        return self._values
+        return self._values[output]
 
     @property
     def layers(self) -> list:
-        """The layers up to the last that features are read from, in the order of computing.
-
-        Each ``Layer`` has the ONNX operator, the shape of the output without the batch, the number of weights, and the
-        width of what one unit sees (None: the whole picture).
-        """
+        """Each ``Layer`` up to the last that features are read from; a receptive field of None is the whole picture."""
         found = []
         for node in self.needed(self.cut_at):
-            function, seen = self._built[node.output[0]]
+            function, seen = self._built(node.output[0])
             weights = sum(self.weights[name].size for name in node.input if name in self.weights)
-            found.append(Layer(self._name_of(node.output[0]), node.op_type, function.shape, weights,
-                               seen and seen.size))
+            found.append(Layer(self._names[node.output[0]], node.op_type, function.shape, weights, seen and seen.size))
         return found
 
     def shape(self, layer: str) -> tuple:
         """The shape of a layer's output, without the batch."""
-        return self._built[self.output_of(layer)].function.shape
+        return self._built(self.output_of(layer)).function.shape
 
     def receptive_field(self, layer: str):
         """The ``ReceptiveField`` of a layer, or None where each unit sees the whole picture."""
-        return self._built[self.output_of(layer)].receptive_field
+        return self._built(self.output_of(layer)).receptive_field
 
     def kernels(self, layer: str) -> np.ndarray:
         """Weights of a layer, float32, as in the file: (filters, channels, height, width) of a convolution."""
@@ -195,10 +175,9 @@ class Pretrained:
         return self._frozen([layer], lambda cntk, outputs: outputs[0])
 
     def features(self):
-        """The network up to the layers it is cut at, cloned with frozen weights: a ``cntk.Function``.
+        """The network up to the layers it is cut at, as a frozen ``cntk.Function`` to features (n_features,).
 
-        It goes from float32 (3, height, width) RGB 0 to 255 to features (n_features,): maps are averaged over the
-        picture, and several layers stand one beside the other.
+        Maps are averaged over the picture, and several layers stand one beside the other.
         """
         return self._frozen(self.cut_at, _beside)
 

@@ -125,22 +125,17 @@ def _dense(cntk, step):
 
 
 def _flat(cntk, step):
-    if step.given.get("axis", 1) != 1:
-        raise step.refusal(f"Flatten along axis {step.given['axis']}")
-    return cntk.reshape(step.first, (int(np.prod(step.first.shape)),)), None
-
-
-def _reshape(cntk, step):
-    shape, size = [int(n) for n in step.weight(1)], int(np.prod(step.first.shape))
-    # To (batch, everything), however the batch is written.
-    if len(shape) != 2 or shape[1] not in (-1, size):
-        raise step.refusal(f"Reshape to {shape}")
+    """Flatten, or a Reshape to (batch, everything), however the batch is written."""
+    size = int(np.prod(step.first.shape))
+    shape = [int(n) for n in step.weight(1)] if step.operator == "Reshape" else [0, size]
+    if len(shape) != 2 or shape[1] not in (-1, size) or step.given.get("axis", 1) != 1:
+        raise step.refusal(f"{step.operator} to {shape}")
     return cntk.reshape(step.first, (size,)), None
 
 
 _OPERATIONS = {
     "Concat": _concat, "Conv": _convolution, "Flatten": _flat, "Gemm": _dense, "LRN": _response_normalization,
-    "MaxPool": _max_pool, "Reshape": _reshape,
+    "MaxPool": _max_pool, "Reshape": _flat,
     "Dropout": lambda cntk, step: step.values[0],
     "GlobalAveragePool": lambda cntk, step: (cntk.reduce_mean(step.first, axis=(1, 2)), None),
     "Relu": lambda cntk, step: (cntk.relu(step.first), step.values[0].receptive_field),

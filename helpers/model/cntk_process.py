@@ -1,14 +1,13 @@
 """CNTK's side of the engine ``cntk``: a program that scores batches of tiles, read from one pipe, for another.
 
 CNTK 2.7 wants Python 3.6, Spark's workers run another. So each worker keeps one process of this program, run as
-``python3.6 -c <this file's text> model.model threads``: it needs no other file of the tutorial, and nothing but
-NumPy and CNTK.
+``python3.6 -c <this file's text> model.model threads``: it needs no other file, and nothing but NumPy and CNTK.
 
-A message is its length, eight bytes, then an array as ``numpy.save`` writes it. The first one goes out when the
-network is loaded: its input's ``(height, width)``. From then on each batch of tiles is answered by its
-probabilities. When the other end of the pipe closes, the program ends.
+A message is its length, eight bytes, then an array as ``numpy.save`` writes it. The first is the network's ``(height,
+width)``; then each batch of tiles is answered by its probabilities. When the pipe closes, the program ends.
 """
 
+import contextlib
 import ctypes
 import io
 import os
@@ -26,8 +25,7 @@ def write_array(pipe, array):
     """Send an array through a pipe."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    pipe.write(struct.pack("<Q", buffer.tell()))
-    pipe.write(buffer.getvalue())
+    pipe.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
     pipe.flush()
 
 
@@ -38,10 +36,22 @@ def read_array(pipe):
         return None
     size = struct.unpack("<Q", header)[0]
     content = pipe.read(size)
-    if len(content) < size:
-        return None
     # Pickled objects, which could run code, are refused.
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    return np.load(io.BytesIO(content), allow_pickle=False) if len(content) == size else None
+
+
+@contextlib.contextmanager
+def silent(descriptor: int):
+    """Nothing reaches standard output (1) or standard error (2), not even from C++."""
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, descriptor)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def start_cntk(threads: int = None):
@@ -59,26 +69,17 @@ def start_cntk(threads: int = None):
         if " avx2" in file.read():
             os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     sys.stdout.flush()
-    # CNTK's C++ part names the device it chose on file descriptor 1.
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the Linux that it doesn't know, and of missing graphics cards
-            try:
-                import cntk
-            except ImportError as error:
-                raise ImportError(f"expected CNTK 2.7 and its library path, got: {error}. Run "
-                                  "setup_scripts/install_cntk.sh, and choose the kernel CNTK 2.7.")
+    with silent(1), warnings.catch_warnings():  # CNTK's C++ part prints the device it chose.
+        warnings.simplefilter("ignore")  # of the Linux that it doesn't know, and of missing graphics cards
+        try:
+            import cntk
+        except ImportError as error:
+            raise ImportError(f"expected CNTK 2.7 and its library path, got: {error}. Run "
+                              "setup_scripts/install_cntk.sh, and choose the kernel CNTK 2.7.")
         cntk.device.try_set_default_device(cntk.device.cpu())
         cntk.device.use_default_device()
         cntk.cntk_py.set_max_num_cputhreads(threads)
         cntk.logging.set_trace_level(cntk.logging.TraceLevel.Error)
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
     return cntk
 
 

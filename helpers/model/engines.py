@@ -99,17 +99,9 @@ def fastest(bundle) -> str:
 
 
 def load(bundle, engine: str = "fastest", threads: int = 1):
-    """Load a bundle's network into an engine.
+    """Load a bundle's network into an engine that may use so many threads.
 
-    Parameters
-    ----------
-    engine : ``"onnxruntime-int8"``, ``"onnxruntime"`` (float32), ``"tensorflow"``, ``"cntk"``, or ``"fastest"``.
-    threads : Cores that it may use.
-
-    Raises
-    ------
-    InputError
-        If there is no such engine, or the bundle has no file for it.
+    The engines are ``"onnxruntime-int8"``, ``"onnxruntime"`` (float32), ``"tensorflow"`` and ``"cntk"``.
     """
     engine = fastest(bundle) if engine == "fastest" else engine
     if engine not in _FILES:

@@ -119,8 +119,7 @@ def tempered(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
 def cross_tempered(labels, probabilities: np.ndarray, rows, folds: int = 5) -> np.ndarray:
     """Probabilities tempered by what other tiles say: an honest "after" for a calibration figure.
 
-    Each fold is a strip of ``rows`` of the tile grid, because neighbours are alike. The temperature of the other strips
-    tempers it; a single strip stays as it is.
+    Each fold is a strip of ``rows`` of the tile grid, because neighbours are alike; a single strip stays as it is.
     """
     labels, rows = pd.Series(np.asarray(labels)), np.asarray(rows)
     strip = np.searchsorted(np.quantile(rows, np.arange(1, folds) / folds), rows, side="right")
@@ -133,26 +132,16 @@ def cross_tempered(labels, probabilities: np.ndarray, rows, folds: int = 5) -> n
 
 
 def class_calibration(predictions: pd.DataFrame, labels: pd.Series) -> tuple:
-    """Probability of each tile's likeliest class, and whether that class is right, as ``reliability`` takes them.
-
-    Tiles without a label or a prediction are left out.
-    """
+    """Probability of each tile's likeliest class and whether it is right, where a tile has label and prediction."""
     p, labels = stacked(predictions), pd.Series(np.asarray(labels, dtype=object)).astype("Float64")
     known = labels.notna().to_numpy() & ~np.isnan(p).any(axis=1)
     return p[known].max(axis=1), p[known].argmax(axis=1) == labels[known].to_numpy(dtype=float)
 
 
 def reliability(scores, outcomes, bins: int = 10) -> pd.DataFrame:
-    """What became of scores, range by range: what a calibration figure shows.
+    """What became of scores (N,) of 0 to 1, range by range: what a calibration figure shows.
 
-    Parameters
-    ----------
-    scores : (N,) 0 to 1.
-    outcomes : (N,) bool, what happened.
-
-    Returns
-    -------
-    A row for each range that holds something: ``tiles``, ``score`` (their mean), ``share`` (of those that came true).
+    Each range that holds something is a row: ``tiles``, ``score`` (their mean), ``share`` (of those that came true).
     """
     scores, outcomes = np.asarray(scores, dtype=np.float64), np.asarray(outcomes, dtype=bool)
     if scores.shape != outcomes.shape or not scores.size or not np.all((scores >= 0) & (scores <= 1)):

@@ -26,15 +26,13 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
-    class Batches(quantization.CalibrationDataReader):
-        def __init__(self):
-            # One order for any order of the tiles' classes, so that each batch sees several of them.
-            order = np.random.RandomState(0).permutation(len(tiles))
-            self._batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(
-                order, max(1, len(tiles) // 8))])
+    # One order for any order of the tiles' classes, so that each batch sees several of them.
+    order = np.random.RandomState(0).permutation(len(tiles))
+    batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(order, max(1, len(tiles) // 8))])
 
+    class Batches(quantization.CalibrationDataReader):
         def get_next(self):
-            return next(self._batches, None)
+            return next(batches, None)
 
     with tempfile.TemporaryDirectory() as folder:
         plain = os.path.join(folder, ONNX)
@@ -100,19 +98,20 @@ def pad_inside_pooling(graph):
     for pool in graph.node:
         pad = makers.get(pool.input[0]) if pool.op_type == "MaxPool" else None
         relu = makers.get(pad.input[0]) if pad is not None and pad.op_type == "Pad" else None
-        if relu is None or relu.op_type != "Relu" or pad.input[1] not in constants:
+        if (relu is None or relu.op_type != "Relu" or len(pad.input) > 3
+                or any(name not in constants for name in pad.input[1:])):
             continue
-        value = constants.get(pad.input[2]) if len(pad.input) > 2 else np.float32(0)
-        before, after = np.split(constants[pad.input[1]], 2)
-        attributes = {a.name: a for a in pool.attribute}
-        pads_itself = (any(attributes["pads"].ints) if "pads" in attributes else
-                       "auto_pad" in attributes and attributes["auto_pad"].s not in (b"VALID", b"NOTSET"))
-        if (value is None or value != 0 or before[:2].any() or after[:2].any() or pads_itself
+        pads, *value = [constants[name] for name in pad.input[1:]]
+        given = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
+        pads_itself = any(given.get("pads", [])) or given.get("auto_pad", b"VALID") not in (b"VALID", b"NOTSET")
+        # The pads are begins, then ends, of batch, channels, rows and columns.
+        if (np.any(value) or pads.reshape(2, 4)[:, :2].any() or pads_itself
                 or sum(pad.output[0] in node.input for node in graph.node) > 1):
             continue
-        for name in set(attributes) & {"pads", "auto_pad"}:
-            pool.attribute.remove(attributes[name])
-        pool.attribute.append(helper.make_attribute("pads", [int(n) for n in np.concatenate([before[2:], after[2:]])]))
+        given.pop("auto_pad", None)
+        given["pads"] = pads.reshape(2, 4)[:, 2:].ravel().tolist()
+        del pool.attribute[:]
+        pool.attribute.extend(helper.make_attribute(name, one) for name, one in given.items())
         pool.input[0] = pad.input[0]
         graph.node.remove(pad)
     # ONNX Runtime warns of weights that nothing reads.

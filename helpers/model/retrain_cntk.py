@@ -49,7 +49,6 @@ class Head:
 
     @property
     def bias(self) -> np.ndarray:
-        """(n_classes,) float32."""
         return next(p.value for p in self.logits.parameters if len(p.shape) == 1)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
@@ -61,15 +60,8 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
           learning_rate: float) -> dict:
     """Train a head by Adam in minibatches, with a learning rate that falls to zero along a cosine.
 
-    Parameters
-    ----------
-    head : Its weights are changed in place.
-    validation : Features and labels of the validation county. They are measured after each epoch and choose nothing.
-    seed : Of the shuffling.
-
-    Returns
-    -------
-    ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, each a list with one value an epoch.
+    Features and labels of the validation county are measured after each epoch and choose nothing. The history is
+    ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each a list with one value an epoch.
     """
     cntk = start_cntk()
     n_classes = head.logits.shape[0]
@@ -118,19 +110,8 @@ def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibra
     """Write the bundle: CNTK's own file, the same network as ONNX, and the proof that both predict the same.
 
     The ONNX file is the source's, cut at the layers, with the preprocessing before it and the trained head behind it.
-    The main Python brings it to a version of today, compares it with CNTK, and writes the bundle, or refuses to.
-
-    Parameters
-    ----------
-    pretrained : ``cntk_network.Pretrained`` that the head was trained on.
-    folder : The bundle; an older one there is replaced when the new one is whole.
-    tiles : At least ``PARITY_TILES`` tiles to compare on, uint8 (N, height, width, 3).
-    facts, calibration, validation : As in ``helpers.model.bundle.save_tensorflow``.
-
-    Raises
-    ------
-    helpers.model.bundle.ExportRefused
-        If the export differs from CNTK. Nothing is written then.
+    The main Python brings it to a version of today, compares it with CNTK on at least ``PARITY_TILES`` tiles, and
+    writes the bundle or refuses to. The other arguments are those of ``helpers.model.bundle.save_tensorflow``.
     """
     import onnx
     if len(tiles) < PARITY_TILES:

@@ -8,6 +8,8 @@ import os
 
 import numpy as np
 
+from helpers.model.cntk_process import silent
+
 # Rows that pass through a network at once: bounds memory at about 1 GB with ResNet-50.
 BATCH = 32
 
@@ -19,7 +21,7 @@ def start_tensorflow(threads: int = None) -> list:
     the number that it has.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent(2):  # TensorFlow's C++ part writes there before it reads its own log level.
         import tensorflow as tf
         devices = [device.device_type for device in tf.config.list_physical_devices()]
     tf.get_logger().setLevel("ERROR")
@@ -28,19 +30,6 @@ def start_tensorflow(threads: int = None) -> list:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
     return devices
-
-
-@contextlib.contextmanager
-def _silent_stderr():
-    """Nothing reaches file descriptor 2: TensorFlow's C++ part writes there before it reads its own log level."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def augment(tiles: np.ndarray, seed: int) -> np.ndarray:
@@ -92,15 +81,8 @@ def train(network, inputs: np.ndarray, labels: np.ndarray, validation: tuple, se
           learning_rate: float) -> dict:
     """Train a network by Adam with a learning rate that falls to zero along a cosine.
 
-    Parameters
-    ----------
-    network : keras.Model to (N, n_classes) probabilities; its trainable layers are changed in place.
-    validation : Inputs and labels of the validation county. They are measured after each epoch and choose nothing.
-    seed : Of the shuffling.
-
-    Returns
-    -------
-    ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, each a list with one value an epoch.
+    Inputs and labels of the validation county are measured after each epoch and choose nothing. The history is
+    ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each a list with one value an epoch.
     """
     import keras
     keras.utils.set_random_seed(seed)
