@@ -18,7 +18,7 @@ from helpers.cluster import work
 from helpers.cluster.progress import progress
 from helpers.land import downloads, grid
 from helpers.land.labels import label
-from helpers.land.scenes import cut_tiles, open_scene, open_scenes, scene_order, with_tries
+from helpers.land.scenes import cut_tiles, open_scenes, scene_order, with_tries
 from helpers.land.sources import LEAF_OFF, leaf_off as leaf_off_scenes
 from helpers.tiles import store
 from helpers.tiles.choose import drawn_blocks, in_blocks
@@ -42,7 +42,6 @@ def cut(batches, scenes: list, crs: str, seconds: Counter = None):
     ----------
     batches : iterable of pandas.DataFrame
         Labelled tiles.
-    scenes : list of helpers.land.sources.Scene
     seconds : collections.Counter, optional
         Gets the time spent to ``read`` and to ``encode``.
 
@@ -201,17 +200,14 @@ def _runs(nearest, most):
 
 
 def _check_scenes(scenes, crs):
-    """Open scenes on the driver: one that can't be used is found before the job. One speaks for all of a server, for to
-    open hundreds, one after another, takes minutes.
+    """Find a scene that can't be used before the job does. One speaks for all of a server: to open hundreds takes
+    minutes.
     """
-    remote = [scene for scene in scenes if downloads.is_remote(scene.href)]
-    with open_scenes(crs) as get:
-        for scene in remote[:1]:
+    remote, local = ([scene for scene in scenes if downloads.is_remote(scene.href) == is_remote]
+                     for is_remote in (True, False))
+    for scene in remote[:1] + local:
+        with open_scenes(crs) as get:
             with_tries(get, scene, lambda dataset: None)
-    for scene in scenes:
-        if not downloads.is_remote(scene.href):
-            with open_scene(scene.href, crs):
-                pass
 
 
 def _check_disk(uri, tiles):
