@@ -50,7 +50,7 @@ def options(arguments):
         raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the "
                          "county, and two years in which it was flown.")
     from helpers.land import catalog
-    chosen["county"] = catalog.open(name).county(county).county
+    chosen["county"] = catalog.open(name).county(county).fips
     if "train_counties" not in chosen:
         validation = next(code for code in catalog.VALIDATION if code != chosen["county"])
         chosen.update(validation_county=validation, train_counties=[
@@ -166,7 +166,7 @@ def announce(chosen):
     """Print what preparing a real county will take before it begins: while a notebook runs, nothing shows."""
     from helpers.land import catalog
     from helpers.tiles.choose import check_classes, jobs_of
-    from helpers.tiles.forecast import plan, plan_in_words
+    from helpers.tiles.forecast import as_text, forecast
     print("Asking for scenes and labels, to see what it will take:", flush=True)
     source = catalog.open(chosen["catalog"])
     teaching = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
@@ -178,8 +178,8 @@ def announce(chosen):
     # Of another machine's slots a master's name says nothing: as many are assumed as this one has cores.
     named = re.fullmatch(r"local\[(\d+)\]", chosen.get("master", ""))
     slots = int(named[1]) if named else os.cpu_count()
-    table = plan(sources, jobs, slots, chosen.get("leaf_off", "keep"), *drawn)
-    print(*plan_in_words(sources, jobs, table), sep="\n")
+    table = forecast(sources, jobs, slots, chosen.get("leaf_off", "keep"), *drawn)
+    print(*as_text(sources, jobs, table), sep="\n")
     if "model_uri" in chosen:
         print("The counties to train on are prepared for the score of what is newly developed, which learns from their "
               "two years.")

@@ -54,7 +54,8 @@ def real_data():
 
 
 # They read what the notebooks' run has measured.
-AFTER_NOTEBOOKS = {"tests/notebooks/test_results.py", "tests/maps/test_page.py", "tests/maps/test_new_development.py"}
+AFTER_NOTEBOOKS = {"tests/notebooks/test_results.py",
+                   *(f"tests/maps/test_{name}.py" for name in ("cells", "files", "new_development", "page"))}
 
 
 @pytest.hookimpl(optionalhook=True)

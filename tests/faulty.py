@@ -5,6 +5,7 @@ Pictures that are ``b"hang"`` or ``b"crash"`` do so; so do tiles of the colours 
 so.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -52,22 +53,43 @@ def score(model, images, tile_px):
 
 
 def on_workers(score_unit, **environment):
-    """A function for workers that lets their processes run ``score`` of this module, with an environment."""
+    """A function for workers that lets their processes run ``score`` of this module, with an environment, for a unit."""
     here = os.path.dirname(__file__)
     environment = {name: value if isinstance(value, str) else json.dumps(value) for name, value in environment.items()}
 
     def faulty_unit(*arguments, **options):
-        import os
         import sys
-        os.environ.update(environment)
         if here not in sys.path:
             sys.path.append(here)
         import faulty
-        from helpers.scoring import guard
-        guard.Guard.function = staticmethod(faulty.score)
-        return score_unit(*arguments, **options)
+        with faulty.on_this_worker(environment):
+            return score_unit(*arguments, **options)
 
     return faulty_unit
+
+
+@contextlib.contextmanager
+def on_this_worker(environment):
+    """Spark uses a worker again for other tests: what is changed is changed back."""
+    plain, before = guard.Guard.function, dict(os.environ)
+    is_new = plain is not score
+    os.environ.update(environment)
+    guard.Guard.function = staticmethod(score)
+    if is_new:
+        end_guards()
+    try:
+        yield
+    finally:
+        if "folder" not in environment.get("FAULTY", ""):  # The driver of the cluster's tests has workers of its own.
+            os.environ.clear()
+            os.environ.update(before)
+            guard.Guard.function = staticmethod(plain)
+            end_guards()
+
+
+def end_guards():
+    while guard._kept:
+        guard._kept.popitem()[1].close()
 
 
 def solid(colour, px):

@@ -24,6 +24,22 @@ def ground(x, y):
                      60 + (x + y) / 17 % 120 + 15 * np.sin((x - y) / 41)], axis=-1).round().astype(np.uint8)
 
 
+def pixel_to_map(row, col, pixel_row, pixel_col):
+    """x and y, in metres, of the centre of a tile's pixel, counted from the tile's upper left corner."""
+    left, _, _, top = grid.tile_bounds(row, col)
+    pixel_m = grid.TILE_M / grid.TILE_PX
+    return left + (np.asarray(pixel_col) + 0.5) * pixel_m, top - (np.asarray(pixel_row) + 0.5) * pixel_m
+
+
+def map_to_pixel(x, y):
+    """The tile and pixel (row, col, pixel_row, pixel_col) that hold a position; undoes ``pixel_to_map``."""
+    row, col = grid.tile_of(x, y)
+    left, _, _, top = grid.tile_bounds(row, col)
+    pixel_m = grid.TILE_M / grid.TILE_PX
+    return (row, col, np.floor((top - np.asarray(y)) / pixel_m).astype(int),
+            np.floor((np.asarray(x) - left) / pixel_m).astype(int))
+
+
 def write_scene(path, left, top, width_m, height_m, resolution=1.0, blank_m=0, crs=CRS, bands=4):
     """A scene of the ground, with a nodata edge of ``blank_m`` on its west side; returns its path."""
     width, height = round(width_m / resolution), round(height_m / resolution)
@@ -106,3 +122,17 @@ def write_catalog(folder, scenes, labels):
                "geometry": shapely.geometry.mapping(county_boundary())}
     (folder / "stac" / "counties.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": [feature]}))
     return folder / "stac"
+
+
+def halves(x, y):
+    """Codes: forest in the west, houses in the east, a lake in the north-west corner."""
+    codes = np.where(x < LEFT + 560, 41, 22)
+    return np.where(np.hypot(x - LEFT, y - TOP) < 250, 11, codes)
+
+
+def write_county(folder):
+    """A catalogue of one county of 30 tiles, in two overlapping scenes that leave its last column uncovered."""
+    west = write_scene(folder / "west.tif", LEFT - 36, TOP + 48, 700, 1500)
+    east = write_scene(folder / "east.tif", LEFT + 400, TOP + 48, 550, 1500, resolution=0.5)
+    labels = write_labels(folder / "nlcd.tif", halves)
+    return write_catalog(folder, {"west": (west, 2010), "east": (east, 2010)}, {2006: labels, 2011: labels})

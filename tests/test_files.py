@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from helpers import InputError, files as storage
-from helpers.azure import CREDENTIALS, TOKEN_FILE, _azure_class, credentials, use
+from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials, use
 from helpers.uri import shown
 
 
@@ -75,7 +75,7 @@ def test_the_token_of_a_file(monkeypatch, tmp_path):
 
 
 def test_without_adlfs_there_is_one_sentence(monkeypatch):
-    _azure_class.cache_clear()
+    monkeypatch.delitem(sys.modules, "helpers.azure_filesystem", raising=False)
     monkeypatch.setitem(sys.modules, "adlfs", None)
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "sv=1&sig=hidden")
     with pytest.raises(InputError, match="expected the package adlfs, which reads abfs://tiles@account/a, got "

@@ -102,3 +102,16 @@ def test_importing_a_module_does_nothing(tmp_path):
                "print(sorted(heavy), threading.active_count())")
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[] 1" and list(tmp_path.iterdir()) == []
+
+
+def test_nothing_here_reads_pickles():
+    """A pickle runs what is in it."""
+    for path in [*HOUSE.rglob("*.py"), *(HOUSE.parent / "setup_scripts").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            modules = {name.split(".")[0] for name in names + [getattr(node, "module", None) or ""]}
+            assert not {"pickle", "cloudpickle", "joblib", "dill", "shelve", "marshal"} & modules, path
+            if isinstance(node, ast.keyword) and node.arg in ("allow_pickle", "safe_mode"):
+                assert node.value.value is (node.arg == "safe_mode"), path
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("read_pickle", "enable_unsafe_deserialization"), path

@@ -25,7 +25,7 @@ def model(folder, seed=0, scale=0.05):
     with whole_folder(folder) as part:
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
                   str(part / "model.onnx"))
-        bundle._finish(part, {"classes": list("abcdef"), "backbone": {"name": "tiny"}, "input_px": [PX, PX]})
+        bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "tiny"}, "input_px": [PX, PX]})
     return bundle.load(folder)
 
 

@@ -92,14 +92,13 @@ def _check_workers(spark, check, tasks, is_local):
         check_same("packages of the workers", "packages", here["packages"], "Give the workers the environment of the "
                    "driver: its executors.tar.gz, or script_action.sh on each node.")
     if os.environ.get("TUTORIAL_STORAGE"):
-        found = error or _storage_round_trip(spark)
-        check("storage", "a file there and back", found, found == "a file there and back",
-              "Fix what it says, or unset TUTORIAL_STORAGE.")
+        found, wanted = error or _try(_storage_round_trip, spark), "a file there and back"
+        check("storage", wanted, found, found == wanted, "Fix what it says, or unset TUTORIAL_STORAGE.")
     elif os.path.isdir(HDINSIGHT) and not is_local:
         check("storage", "TUTORIAL_STORAGE, which all nodes share", "not set", False,
               "Set it to abfs://container@account.dfs.core.windows.net/path before Spark starts.")
-    found = "not tried" if error else _arrow_round_trip(spark)
-    check("Arrow", "200 rows there and back unchanged", found, found == "200 rows there and back unchanged",
+    found, wanted = "not tried" if error else _try(_arrow_round_trip, spark), "200 rows there and back unchanged"
+    check("Arrow", wanted, found, found == wanted,
           "Install the pyarrow and pandas of requirements.txt on driver and workers.")
 
 
@@ -114,9 +113,9 @@ def _description(packages):
         versions = {found.metadata["Name"]: found.version for found in distributions()}
         found = find_spec("helpers")
         return json.dumps({
-            "python": "{}.{}.{}".format(*sys.version_info),
+            "python": ".".join(map(str, sys.version_info[:3])),
             "helpers": "importable" if found and found.origin else "not found",
-            "packages": ", ".join("{} {}".format(name, versions.get(name, "missing")) for name in packages)})
+            "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in packages)})
     return describe
 
 
@@ -131,7 +130,7 @@ def _ask(spark, function, tasks: int) -> list:
 
 
 def _storage_round_trip(spark) -> str:
-    """Write a file on the driver to ``TUTORIAL_STORAGE`` and read it on a worker; what came of it, in words."""
+    """Write a file on the driver to ``TUTORIAL_STORAGE``, and read it on a worker."""
     known, uri = credentials(), join(os.environ["TUTORIAL_STORAGE"], f".preflight-{uuid.uuid4().hex}")
 
     def read():
@@ -139,31 +138,34 @@ def _storage_round_trip(spark) -> str:
         system, path = filesystem(uri)
         return system.cat_file(path).decode()
 
+    write_whole(uri, b"preflight")
     try:
-        write_whole(uri, b"preflight")
-        try:
-            found = _ask(spark, read, 1)
-        finally:
-            system, path = filesystem(uri)
-            system.rm(path)
-        return "a file there and back" if found == ["preflight"] else "another file"
-    except Exception as error:  # Whatever it is, it is this check's finding.
-        return str(error) if isinstance(error, InputError) else _sentence(error)
+        return "a file there and back" if _ask(spark, read, 1) == ["preflight"] else "another file"
+    finally:
+        system, path = filesystem(uri)
+        system.rm(path)
 
 
 def _arrow_round_trip(spark) -> str:
-    """Send 200 rows of numbers, text and bytes to the workers and back; what came of it, in words."""
+    """Send 200 rows of numbers, text and bytes to the workers and back."""
     sent = pd.DataFrame({"number": range(200), "text": [f"utm19-{i:05d}" for i in range(200)],
                          "image": [bytes([i]) * 50 for i in range(200)]})
 
     def same(batches):
         yield from batches
 
+    frame = spark.createDataFrame(sent, "number long, text string, image binary")
+    back = frame.mapInPandas(same, frame.schema).toPandas().sort_values("number", ignore_index=True)
+    back["image"] = back["image"].map(bytes)
+    return f"{len(back)} rows there and back {'unchanged' if back.equals(sent) else 'changed'}"
+
+
+def _try(round_trip, spark) -> str:
+    """What comes of a round trip, in words."""
     try:
-        frame = spark.createDataFrame(sent, "number long, text string, image binary")
-        back = frame.mapInPandas(same, frame.schema).toPandas().sort_values("number", ignore_index=True)
-        back["image"] = back["image"].map(bytes)
-        return f"{len(back)} rows there and back {'unchanged' if back.equals(sent) else 'changed'}"
+        return round_trip(spark)
+    except InputError as error:
+        return str(error)
     except Exception as error:
         # PySpark wraps what went wrong into a page about its settings.
         return _sentence(error.__cause__ or error)

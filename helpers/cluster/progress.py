@@ -8,10 +8,10 @@ import time
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str = "tiles"):
-    """Show a progress bar inside a ``with`` block.
+    """Show a progress bar inside a ``with`` block, whose value ``show(done, errors=None)`` renews it.
 
-    In a notebook the bar is one line of text that renews itself, so that the saved notebook shows how it ended. A
-    terminal gets such a line as well. In a file or pipe only the end is written.
+    In a notebook or terminal the bar is one line of text, so that a saved notebook shows how it ended. In a file or
+    pipe only the end is written.
 
     Parameters
     ----------
@@ -21,11 +21,6 @@ def progress(label: str, total: int, unit: str = "tiles"):
         How many there are to do.
     unit : str
         What is counted, in the plural.
-
-    Yields
-    ------
-    callable
-        ``show(done, errors=None)`` renews the bar.
     """
     from tqdm import tqdm
     start, last, line = time.monotonic(), (0, None), None

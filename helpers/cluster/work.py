@@ -203,8 +203,12 @@ def _watching(watch, uri, wanted):
             watch(names(uri) & wanted)
 
     def follow():
-        while not ended.wait(_LOOK_S):
+        wait_s = _LOOK_S
+        while not ended.wait(wait_s):
+            started = time.monotonic()
             look()
+            # A long list is looked at less often: the driver's cores may be workers' cores, too.
+            wait_s = max(_LOOK_S, 20 * (time.monotonic() - started))
 
     # The thread takes this cell's context along, or Jupyter would not know whose output the bar is.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)

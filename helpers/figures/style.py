@@ -1,13 +1,17 @@
-"""style."""
+"""What all figures share: colours, settings, titles, sheets of pictures, and small files for a notebook."""
 
 import io
 import textwrap
+from typing import List, Sequence
 
 import numpy as np
 from matplotlib import rcParams
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from helpers.land.classes import CLASSES
 
@@ -17,17 +21,12 @@ BLUE, ORANGE, PALE_BLUE = "#2b6a99", "#d9822b", "#b9d2e4"
 EDGE = "#7d8890"
 # Outlines of tiles: neither a class's colour, nor a ramp's, nor the boundary's.
 MARK = "#0050d0"
-# Names for folders of pictures whose classes are not the six; Okabe and Ito's colours, told apart by all readers.
+# For folders of pictures whose classes are not the six: Okabe and Ito's colours, which all readers can tell apart.
 _OTHER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 
 
-def style():
-    """Matplotlib settings for every figure: ``plt.rcParams.update(style())``.
-
-    Returns
-    -------
-    dict
-    """
+def style() -> dict:
+    """Matplotlib settings for every figure: ``plt.rcParams.update(style())``."""
     return {
         "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK,
         "figure.dpi": 100, "savefig.dpi": 100, "figure.facecolor": "white", "savefig.facecolor": "white",
@@ -45,65 +44,38 @@ def style():
     }
 
 
-def as_jpeg(fig, quality=70, fine_colour=True):
-    """Show a figure of photographs as JPEG, a fifth of the size that PNG takes; closes the figure.
+def as_jpeg(fig: Figure, quality: int = 70, fine_colour: bool = True):
+    """Close a figure of photographs and return it as JPEG, a fifth of the size of a PNG, for a cell's last line.
 
     Parameters
     ----------
-    fig : matplotlib.figure.Figure
-    quality : int
-        1 to 95.
-    fine_colour : bool
-        Full chroma resolution, which keeps coloured text and edges sharp; a quarter more bytes.
-
-    Returns
-    -------
-    IPython.display.Image
-        Make it the last line of a notebook cell.
+    quality : 1 to 95.
+    fine_colour : whether coloured text and edges stay sharp, for a quarter more bytes.
     """
-    return _as_image(_drawn(fig), "jpeg", quality=quality, subsampling=0 if fine_colour else 2)
+    return _shown(fig, "jpeg", quality=quality, subsampling=0 if fine_colour else 2)
 
 
-def as_png(fig, colours=128):
-    """Show a figure of lines and areas as PNG with few colours, a quarter of the usual size; closes the figure.
-
-    Parameters
-    ----------
-    fig : matplotlib.figure.Figure
-    colours : int
-        2 to 256.
-
-    Returns
-    -------
-    IPython.display.Image
-        Make it the last line of a notebook cell.
-    """
-    # Not by the median cut, which spends the colours on letters' edges and gives two classes one.
-    return _as_image(_drawn(fig).quantize(colours, method=1), "png")
+def as_png(fig: Figure):
+    """Close a figure of lines and areas and return it as PNG of 128 colours, a quarter of the usual size."""
+    return _shown(fig, "png", colours=128)
 
 
-def _drawn(fig):
-    """A figure as an RGB picture of Pillow; closes the figure."""
-    import matplotlib.pyplot as plt
-    from PIL import Image as Picture
-    png = io.BytesIO()
-    fig.savefig(png, format="png", bbox_inches="tight")
+def _shown(fig: Figure, kind: str, colours: int = None, **settings):
+    from IPython import display  # here, because commands draw without a notebook
+    from matplotlib import pyplot as plt  # here, because it chooses a backend
+    drawn, encoded = io.BytesIO(), io.BytesIO()
+    fig.savefig(drawn, format="png", bbox_inches="tight")
     plt.close(fig)
-    return Picture.open(png).convert("RGB")
-
-
-def _as_image(picture, kind, **settings):
-    """A picture of Pillow, encoded, as a notebook shows it."""
-    from IPython.display import Image
-    encoded = io.BytesIO()
+    picture = Image.open(drawn).convert("RGB")
+    if colours:
+        # Not by the median cut, which spends the colours on letters' edges and gives two classes one.
+        picture = picture.quantize(colours, method=1)
     picture.save(encoded, kind.upper(), optimize=True, **settings)
-    return Image(data=encoded.getvalue(), format=kind)
+    return display.Image(data=encoded.getvalue(), format=kind)
 
 
-# ---- parts that several figures share
-
-def set_title(ax, title):
-    """Set a title, folded into lines of even length that fit the axes (or the figure, of a single axes)."""
+def set_title(ax: Axes, title: str) -> Axes:
+    """Set a title, folded into lines of even length that fit the axes, or the figure where it has no other axes."""
     size = rcParams["axes.titlesize"]
     size = size if isinstance(size, (int, float)) else rcParams["font.size"] * 1.2
     fig = ax.figure
@@ -117,43 +89,49 @@ def set_title(ax, title):
             letters -= 1
         folded += textwrap.wrap(line, letters)
     ax.set_title("\n".join(folded), loc="left")
+    return ax
 
 
-def swatch(colour, label, **kwargs):
-    """A square of a colour, for a legend; ``kwargs`` go to ``matplotlib.patches.Patch``."""
-    return Patch(**dict(dict(facecolor=colour, edgecolor=EDGE, linewidth=0.7, label=label), **kwargs))
+def swatch(colour: str, label: str, **settings) -> Patch:
+    """A square of a colour, for a legend."""
+    return Patch(**dict(dict(facecolor=colour, edgecolor=EDGE, linewidth=0.7, label=label), **settings))
 
 
-def class_colours(class_names):
-    """Colours of classes, a list of str: land cover keeps its own, other classes take distinct ones in turn."""
+def class_colours(class_names: Sequence[str]) -> List[str]:
+    """Colours of classes: land cover keeps its own, other classes take distinct ones in turn."""
     known = {c.name: c.colour for c in CLASSES}
     if set(class_names) <= set(known):
         return [known[name] for name in class_names]
     return [_OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i in range(len(class_names))]
 
 
-def _luminance(colour):
-    r, g, b = to_rgb(colour)
-    return 0.299 * r + 0.587 * g + 0.114 * b
+def rgb_bytes(colour: str) -> List[int]:
+    """Red, green and blue of a colour, 0 to 255."""
+    return [int(round(255 * value)) for value in to_rgb(colour)]
 
 
-def _percent(ax, axis="y"):
-    getattr(ax, axis + "axis").set_major_formatter(FuncFormatter(lambda v, _: "{:.0f} %".format(100 * v)))
+def percent_axis(ax: Axes, axis: str = "y") -> None:
+    """Write the shares on the axis ``"x"`` or ``"y"`` as per cents."""
+    getattr(ax, axis + "axis").set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
 
 
-def _share(share):
-    return "{:.0f} %".format(100 * share) if share >= 0.005 else "< 1 %"
+def share_as_text(share: float) -> str:
+    """A share, 0 to 1, in whole per cents."""
+    return f"{100 * share:.0f} %" if share >= 0.005 else "< 1 %"
 
 
-def resize(tile, height, width):
-    """A picture at another size, uint8 (height, width, 3), averaged rather than sampled."""
-    from PIL import Image
-    if tile.shape[:2] == (height, width):
-        return tile
-    return np.asarray(Image.fromarray(tile).resize((width, height), Image.LANCZOS))
+def resize(picture: np.ndarray, px: int) -> np.ndarray:
+    """A uint8 picture, (h, w, 3), as a square of ``px``, averaged rather than sampled."""
+    return np.asarray(Image.fromarray(picture).resize((px, px), Image.LANCZOS))
 
 
-def show_sheet(ax, sheet):
-    """Pictures laid out on one uint8 (h, w, 3) sheet, without axes: its pixels are the coordinates to write at."""
+def white_sheet(height: int, width: int) -> np.ndarray:
+    """A sheet to lay pictures on, uint8 (height, width, 3)."""
+    return np.full((height, width, 3), 255, dtype=np.uint8)
+
+
+def show_sheet(ax: Axes, sheet: np.ndarray, title: str) -> Axes:
+    """Show a sheet of pictures without axes; its pixels are the coordinates of what is written on it."""
     ax.imshow(sheet, interpolation="antialiased")
     ax.axis("off")
+    return set_title(ax, title)

@@ -1,6 +1,4 @@
-"""Where scenes, labels and county boundaries come from.
-
-Three kinds of catalogue answer the same questions:
+"""Catalogues of scenes, labels and county boundaries: three kinds that answer the same questions.
 
 - ``Catalog``, a static STAC catalogue laid out as the sample is: a collection ``naip`` with an ``image`` asset for each
   scene, a collection ``nlcd`` with a ``landcover`` asset for each label raster, and ``counties.geojson`` beside
@@ -18,10 +16,10 @@ import pystac
 import shapely
 
 from helpers import InputError
-from helpers.land import scenes as rasters
-from helpers.runs import home
 from helpers.land.online import Online, label_files
-from helpers.land.sources import County, Labels, Scene, _Source, _nearest, _scene
+from helpers.land.rasters import footprint
+from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
+from helpers.runs import home
 
 # Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie,
 # fields, pastures, forests of both kinds, and towns in each.
@@ -34,19 +32,8 @@ TRAINING = {
 VALIDATION = ("08069", "06065")
 
 
-class Catalog(_Source):
-    """A static STAC catalogue of scenes and labels, with its county boundaries.
-
-    Parameters
-    ----------
-    folder : pathlib.Path
-        Holds ``catalog.json`` and ``counties.geojson``.
-
-    Raises
-    ------
-    InputError
-        If the folder holds no such catalogue.
-    """
+class Catalog(Source):
+    """A static STAC catalogue of scenes and labels in a folder, with its county boundaries."""
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -62,28 +49,15 @@ class Catalog(_Source):
             raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {error}. "
                              "Check its JSON files.") from error
 
-    def counties(self):
-        """FIPS codes and names of the counties, as a dict."""
-        return {f["properties"]["GEOID"]: f["properties"]["NAME"] for f in self._counties}
-
-    def county(self, county):
-        """The county with a FIPS code.
-
-        Returns
-        -------
-        County
-
-        Raises
-        ------
-        InputError
-            If the catalogue has no such county; the message lists those it has.
-        """
-        for feature in self._counties:
-            if feature["properties"]["GEOID"] == str(county):
-                return County(str(county), feature["properties"]["NAME"], shapely.geometry.shape(feature["geometry"]))
-        known = ", ".join(f"{code} ({name})" for code, name in sorted(self.counties().items()))
-        raise InputError(f"expected a county of the catalogue {self.folder.name}, got {county!r}. "
-                         f"Choose one that it has: {known}.")
+    def county(self, county: str) -> County:
+        """The county with a FIPS code; an error lists those that the catalogue has."""
+        known = {f["properties"]["GEOID"]: (f["properties"]["NAME"], f["geometry"]) for f in self._counties}
+        if str(county) not in known:
+            listed = ", ".join(f"{fips} ({name})" for fips, (name, _) in sorted(known.items()))
+            raise InputError(f"expected a county of the catalogue {self.name}, got {county!r}. Choose one that it has: "
+                             f"{listed}.")
+        name, geometry = known[str(county)]
+        return County(str(county), name, shapely.geometry.shape(geometry))
 
     def _items(self, collection, asset, boundary):
         """Items of a collection that touch a boundary, with the absolute path of one asset."""
@@ -98,28 +72,22 @@ class Catalog(_Source):
             if shapely.intersects(shapely.geometry.shape(item.geometry), boundary):
                 yield item, item.assets[asset].get_absolute_href()
 
-    def _scenes(self, place):
-        return [_scene(item, href) for item, href in self._items("naip", "image", place.boundary)]
+    def _scenes(self, county):
+        return [scene_of(item, href) for item, href in self._items("naip", "image", county.boundary)]
 
-    def _labels(self, place, year):
-        rasters = [Labels(href, int(item.properties["nlcd:year"]))
-                   for item, href in self._items("nlcd", "landcover", place.boundary)]
-        if not rasters:
-            raise InputError(f"expected an NLCD raster over county {place.county} ({place.name}), got none in "
+    def _labels(self, county, year):
+        found = [Labels(href, int(item.properties["nlcd:year"]))
+                 for item, href in self._items("nlcd", "landcover", county.boundary)]
+        if not found:
+            raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got none in "
                              f"{self.name}. Add one to its collection 'nlcd'.")
-        return _nearest(rasters, year)
+        return nearest(found, year)
 
 
-class Folder(_Source):
+class Folder(Source):
     """GeoTIFFs of one's own: scenes with their date as ``YYYYMMDD`` in the name, as NAIP's have, and NLCD rasters.
 
-    Parameters
-    ----------
-    folder : str or pathlib.Path
-
-    Notes
-    -----
-    Boundaries are asked of ``TUTORIAL_COUNTIES``, and labels of ``TUTORIAL_LABELS`` where the folder has none.
+    Boundaries come from ``TUTORIAL_COUNTIES``, and labels from ``TUTORIAL_LABELS`` where the folder has none.
     """
 
     def __init__(self, folder):
@@ -127,41 +95,34 @@ class Folder(_Source):
         self.name = self.folder.name
         self._online = Online()
 
-    def county(self, county):
+    def county(self, county: str) -> County:
         """As ``Online.county``."""
         return self._online.county(county)
 
-    def _scenes(self, place):
+    def _scenes(self, county):
         scenes = []
         for path in sorted(p for p in self.folder.glob("*.tif*") if "nlcd" not in p.name.lower()):
             date = re.search(r"(?<!\d)((?:19|20)\d\d)([01]\d)([0-3]\d)(?!\d)", path.stem)
             if not date:
                 raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, "
                                  "got none. Rename it.")
-            footprint, resolution = rasters.footprint(str(path))
-            if shapely.intersects(footprint, place.boundary):
-                scenes.append(Scene(path.stem, str(path), "-".join(date.groups()), int(date[1]), footprint, resolution))
+            outline = footprint(str(path))
+            if shapely.intersects(outline, county.boundary):
+                scenes.append(Scene(path.stem, str(path), "-".join(date.groups()), int(date[1]), outline))
         return scenes
 
-    def _labels(self, place, year):
+    def _labels(self, county, year):
         own = any("nlcd" in path.name.lower() for path in self.folder.glob("*.tif*"))
-        return _nearest(label_files(self.folder, place), year) if own else self._online._labels(place, year)
+        return nearest(label_files(self.folder, county), year) if own else self._online._labels(county, year)
 
 
-def open(name="sample", seed=0):
+def open(name: str = "sample", seed: int = 0) -> Source:
     """Open a catalogue by name.
 
     Parameters
     ----------
-    name : str
-        ``"sample"`` for the counties that ``setup_scripts/sample`` has drawn into ``data/``, ``"naip"`` for any county of the conterminous US, or the path of a folder: a static catalogue, or
-        GeoTIFFs.
-    seed : int
-        Seed of the sample; ignored for others.
-
-    Returns
-    -------
-    Catalog, Online or Folder
+    name : ``"sample"`` for the counties that ``setup_scripts/sample`` has drawn from ``seed``; ``"naip"`` for any
+        county of the conterminous US; or the path of a folder: a static catalogue, or GeoTIFFs.
     """
     if name == "naip":
         return Online()
@@ -171,26 +132,16 @@ def open(name="sample", seed=0):
         return Catalog(folder) if is_static else Folder(folder)
     folder = home() / "data" / f"sample-{seed}"
     if not (folder / "complete.json").is_file():
-        raise InputError(f"expected the sample counties of seed {seed} in {folder}, got none. Draw them first, in two or "
-                         f"three minutes: .venv/bin/python setup_scripts/sample --seed {seed}")
+        raise InputError(f"expected the sample counties of seed {seed} in {folder}, got none. Draw them first, in two "
+                         f"or three minutes: python setup_scripts/sample --seed {seed}")
     return Catalog(folder)
 
 
-def new_tiles(labels_href, county):
-    """The truth about a county of the sample: its tiles in which land was newly developed from 2011 to 2016.
+def new_tiles(labels_href: str, county: str) -> pd.DataFrame:
+    """The truth about a county of the sample: its tiles with newly developed land, and the share of each that is new.
 
-    Parameters
-    ----------
-    labels_href : str
-        Where the county's labels lie, as a tile store's manifest tells it.
-    county : str
-        FIPS code.
-
-    Returns
-    -------
-    pandas.DataFrame or None
-        ``row``, ``col``, ``share`` (of the tile's area, newly developed) and ``kind``; None for a county that wasn't
-        drawn here.
+    ``labels_href`` is where the county's labels lie, as a tile store's manifest tells it; ``county`` is its FIPS code.
+    None for a county that wasn't drawn here.
     """
     path = Path(labels_href).parent.parent / "truth" / f"{county}_new_tiles.csv"
     return pd.read_csv(path) if path.is_file() else None

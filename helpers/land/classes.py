@@ -33,6 +33,9 @@ CLASSES = (
     LandCoverClass(5, "Developed", (21, 22, 23, 24), DEVELOPED, "#c8102e"),
 )
 CLASS_NAMES = tuple(c.name for c in CLASSES)
+# Two ramps that grow evenly darker, so that they read in grey and by colour-blind readers too.
+SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
+UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
 NO_CLASS = -1
 NODATA_CODE = 250
 # Code -> (name, colour) of every code that an NLCD raster of the conterminous US or Alaska may hold.
@@ -69,78 +72,49 @@ def _lookup(value_of_code):
 
 
 _CLASS_OF_CODE = _lookup({code: c.class_id for c in CLASSES for code in c.codes})
-# Water and ice belong to no class, yet are land without buildings on the map.
-_GROUP_OF_CODE = _lookup(dict(
-    [(11, UNDEVELOPED), (12, UNDEVELOPED)] + [(code, c.group_id) for c in CLASSES for code in c.codes]))
-_GROUP_OF_CLASS = np.array([c.group_id for c in CLASSES], dtype=np.int8)
+# Water and ice belong to no class, yet they are land without buildings on the map.
+_GROUP_OF_CODE = _lookup(dict([(11, UNDEVELOPED), (12, UNDEVELOPED)]
+                              + [(code, c.group_id) for c in CLASSES for code in c.codes]))
+# The last entry answers for NO_CLASS, which is -1.
+_GROUP_OF_CLASS = np.array([c.group_id for c in CLASSES] + [NO_CLASS], dtype=np.int8)
 
 
-def class_of_code(codes):
-    """The land cover class of NLCD codes.
-
-    Parameters
-    ----------
-    codes : array_like of int
-        NLCD codes, 0 to 255, any shape.
-
-    Returns
-    -------
-    numpy.ndarray
-        int8, same shape: ``class_id`` 0 to 5, or ``NO_CLASS`` for water, ice and nodata.
-    """
+def class_of_code(codes) -> np.ndarray:
+    """The class of NLCD codes of any shape: int8 ``class_id``, ``NO_CLASS`` for water, ice and nodata."""
     return _CLASS_OF_CODE[np.asarray(codes, dtype=np.uint8)]
 
 
-def group_of_code(codes):
+def group_of_code(codes) -> np.ndarray:
     """The map group of NLCD codes: int8 of the same shape, ``NO_CLASS`` where the code is nodata."""
     return _GROUP_OF_CODE[np.asarray(codes, dtype=np.uint8)]
 
 
-def group_of_class(class_ids):
-    """The map group of ``class_id`` values 0 to 5: int8 of the same shape."""
+def group_of_class(class_ids) -> np.ndarray:
+    """The map group of ``class_id`` values: int8 of the same shape, ``NO_CLASS`` for ``NO_CLASS``."""
     return _GROUP_OF_CLASS[np.asarray(class_ids)]
 
 
-def check_codes(codes, source):
-    """Refuse a raster whose values are not NLCD codes.
+def group_of_prediction(class_ids) -> np.ndarray:
+    """The map group of a pandas Series of predicted classes, ``NO_CLASS`` where a tile has no prediction."""
+    return group_of_class(class_ids.fillna(NO_CLASS).astype(int))
 
-    Parameters
-    ----------
-    codes : numpy.ndarray
-        Values of the raster, nodata already left out.
-    source : str
-        Path or name of the raster, for the message.
 
-    Raises
-    ------
-    InputError
-        If a value is not in ``NLCD_LEGEND``.
-    """
+def check_codes(codes: np.ndarray, source: str):
+    """Refuse a raster with values, nodata left out, that are not in ``NLCD_LEGEND``; ``source`` names it."""
     unknown = sorted(int(code) for code in set(np.unique(codes)) - set(NLCD_LEGEND))
     if unknown:
-        raise InputError(
-            "expected NLCD land cover codes ({}) in {}, got {}. Use an NLCD land cover raster, or declare "
-            "its other values as nodata.".format(
-                ", ".join(map(str, sorted(NLCD_LEGEND))), source, ", ".join(map(str, unknown))))
+        known = ", ".join(map(str, sorted(NLCD_LEGEND)))
+        raise InputError(f"expected NLCD land cover codes ({known}) in {source}, got "
+                         f"{', '.join(map(str, unknown))}. Use an NLCD land cover raster, or declare its other values "
+                         "as nodata.")
 
 
-def label_tiles(code_counts):
-    """Label tiles by plurality.
+def label_tiles(code_counts: np.ndarray):
+    """Label, group and purity of tiles by plurality, from their NLCD pixel counts (N, 256).
 
-    Parameters
-    ----------
-    code_counts : numpy.ndarray
-        Shape (N, 256), int: how many NLCD pixels of each code lie in each tile.
-
-    Returns
-    -------
-    label : numpy.ndarray
-        (N,) int8: the ``class_id`` that most pixels carry, ``NO_CLASS`` where water, ice or nodata outnumber
-        every class. Of equal counts the lower ``class_id`` wins.
-    group : numpy.ndarray
-        (N,) int8: the map group that most pixels carry, ``NO_CLASS`` only where a tile has no NLCD pixel.
-    purity : numpy.ndarray
-        (N,) float32: the label's share of all the tile's NLCD pixels, 0 where there is no label.
+    The label (int8) is the class of most pixels, of equal counts the lower ``class_id``, and ``NO_CLASS`` where water,
+    ice or nodata outnumber every class. The group (int8) is ``NO_CLASS`` only where a tile has no NLCD pixel. The
+    purity (float32) is the label's share of all the tile's NLCD pixels, 0 where there is no label.
     """
     total = code_counts.sum(axis=1)
     # The column behind the last class counts what belongs to no class; argmax prefers the class on a tie.
@@ -155,35 +129,7 @@ def label_tiles(code_counts):
     return label, group, purity
 
 
-def nine_point_class(codes):
-    """The 2017 rule: the class that all nine points of a tile carry.
-
-    Parameters
-    ----------
-    codes : numpy.ndarray
-        Shape (N, 9), uint8 NLCD codes, as read at ``grid.nine_points``.
-
-    Returns
-    -------
-    numpy.ndarray
-        (N,) int8 ``class_id``, ``NO_CLASS`` where the points differ or belong to no class.
-    """
+def nine_point_class(codes: np.ndarray) -> np.ndarray:
+    """The 2017 rule: the class that all nine points of a tile carry, from their codes (N, 9), or ``NO_CLASS``."""
     classes = class_of_code(codes)
     return np.where((classes == classes[:, :1]).all(axis=1), classes[:, 0], NO_CLASS).astype(np.int8)
-
-
-def group_of_prediction(class_ids):
-    """The map group of predicted classes, some of them missing.
-
-    Parameters
-    ----------
-    class_ids : pandas.Series
-        ``class_id``, missing or ``NO_CLASS`` where a tile has no prediction.
-
-    Returns
-    -------
-    numpy.ndarray
-        int8, ``NO_CLASS`` where it is missing.
-    """
-    class_ids = class_ids.fillna(NO_CLASS).astype(int).to_numpy()
-    return np.where(class_ids == NO_CLASS, NO_CLASS, _GROUP_OF_CLASS[class_ids]).astype(np.int8)

@@ -1,4 +1,7 @@
-"""The tile grid: from a county's boundary to the tiles that cover it. Pure geometry, no files."""
+"""The tile grid: from a county's boundary to the tiles that cover it. Pure geometry, no files.
+
+A tile is named by ``row`` and ``col``, its northing and easting in whole tiles of 224 m; rows grow to the north.
+"""
 
 from collections import namedtuple
 
@@ -16,118 +19,36 @@ TILE_PX = 224
 _NAD83_UTM_EPSG = 26900
 
 
-def utm_crs(longitude, latitude):
-    """The NAD83 UTM zone of a place, as ``"EPSG:269zz"``.
-
-    Parameters
-    ----------
-    longitude, latitude : float
-        Degrees; North America only, where NAD83 is defined.
-
-    Raises
-    ------
-    InputError
-        If the place is outside zones 1N to 23N.
-    """
+def utm_crs(longitude: float, latitude: float) -> str:
+    """The NAD83 UTM zone of a position in North America, as ``"EPSG:269zz"``."""
     zone = int((longitude + 180) // 6) + 1
     if not (1 <= zone <= 23 and 0 < latitude < 84):
         raise InputError(
-            f"expected a place in North America (NAD83 UTM zones 1 to 23 north), got longitude {longitude:.3f}, "
+            f"expected a county in North America (NAD83 UTM zones 1 to 23 north), got longitude {longitude:.3f}, "
             f"latitude {latitude:.3f}. Give the boundary in longitude and latitude (EPSG:4326).")
     return f"EPSG:{_NAD83_UTM_EPSG + zone}"
 
 
-def tile_id(crs, row, col):
-    """Names of tiles, the same in every year, run and source: ``"utm19-20971-01461"``.
-
-    Parameters
-    ----------
-    crs : str
-        As from ``utm_crs``.
-    row, col : array_like of int
-        Northing and easting in whole tiles of 224 m; rows grow to the north.
-
-    Returns
-    -------
-    list of str
-    """
+def tile_id(crs: str, row, col) -> list[str]:
+    """Names of tiles, the same in every year, run and source: ``"utm19-20971-01461"``."""
     zone = int(crs.split(":")[1]) - _NAD83_UTM_EPSG
     return [f"utm{zone:02d}-{r:05d}-{c:05d}" for r, c in zip(np.atleast_1d(row), np.atleast_1d(col))]
 
 
-def tile_of(x, y):
-    """The tile that holds a position.
-
-    Parameters
-    ----------
-    x, y : array_like of float
-        Easting and northing in metres.
-
-    Returns
-    -------
-    row, col : numpy.ndarray of int64
-    """
-    return (np.floor_divide(y, TILE_M).astype(np.int64), np.floor_divide(x, TILE_M).astype(np.int64))
+def tile_of(x, y) -> tuple[np.ndarray, np.ndarray]:
+    """``row`` and ``col`` (int64) of the tiles that hold positions, easting and northing in metres."""
+    return np.floor_divide(y, TILE_M).astype(np.int64), np.floor_divide(x, TILE_M).astype(np.int64)
 
 
-def tile_bounds(row, col):
-    """Bounds ``(left, bottom, right, top)`` of a tile, in metres."""
+def tile_bounds(row, col) -> tuple:
+    """Bounds ``(left, bottom, right, top)`` of tiles, in metres."""
     return (col * TILE_M, row * TILE_M, (col + 1) * TILE_M, (row + 1) * TILE_M)
 
 
-def pixel_to_map(row, col, pixel_row, pixel_col):
-    """Position of the centre of a tile's pixel.
-
-    Parameters
-    ----------
-    row, col : int
-        The tile.
-    pixel_row, pixel_col : array_like
-        Pixel inside the tile, 0 to 223, counted from its upper left corner.
-
-    Returns
-    -------
-    x, y : numpy.ndarray
-        Easting and northing in metres.
-    """
-    left, _, _, top = tile_bounds(row, col)
-    pixel_m = TILE_M / TILE_PX
-    return (left + (np.asarray(pixel_col) + 0.5) * pixel_m, top - (np.asarray(pixel_row) + 0.5) * pixel_m)
-
-
-def map_to_pixel(x, y):
-    """The tile and pixel that hold a position; undoes ``pixel_to_map``.
-
-    Parameters
-    ----------
-    x, y : array_like of float
-        Shape (N,), metres in the county's CRS.
-
-    Returns
-    -------
-    row, col, pixel_row, pixel_col : numpy.ndarray
-        Shape (N,), int.
-    """
-    row, col = tile_of(x, y)
-    left, top = col * TILE_M, (row + 1) * TILE_M
-    pixel_m = TILE_M / TILE_PX
-    pixel_row = np.clip(np.floor((top - np.asarray(y)) / pixel_m), 0, TILE_PX - 1).astype(int)
-    pixel_col = np.clip(np.floor((np.asarray(x) - left) / pixel_m), 0, TILE_PX - 1).astype(int)
-    return row, col, pixel_row, pixel_col
-
-
-def nine_points(row, col):
+def nine_points(row, col) -> tuple[np.ndarray, np.ndarray]:
     """The 2017 rule's nine points: a 3 × 3 grid inside a tile, a quarter, half and three quarters along.
 
-    Parameters
-    ----------
-    row, col : array_like of int
-        N tiles.
-
-    Returns
-    -------
-    x, y : numpy.ndarray
-        Shape (N, 9), metres, row by row from the upper left point.
+    Returns ``x`` and ``y``, each (N, 9) for N tiles, in metres, row by row from the upper left point.
     """
     along = np.array([0.25, 0.5, 0.75]) * TILE_M
     dy, dx = np.meshgrid(along[::-1], along, indexing="ij")
@@ -135,25 +56,11 @@ def nine_points(row, col):
     return col * TILE_M + dx.ravel(), row * TILE_M + dy.ravel()
 
 
-def county_tiles(boundary):
-    """The tiles of a county: those whose centre lies inside its boundary.
+def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
+    """The tiles of a county, those whose centre lies inside its boundary, and the county's UTM zone.
 
-    Parameters
-    ----------
-    boundary : shapely.Polygon or shapely.MultiPolygon
-        Longitude and latitude in degrees.
-
-    Returns
-    -------
-    tiles : pandas.DataFrame
-        ``tile_id``, ``row``, ``col``, from north to south and west to east.
-    crs : str
-        The county's UTM zone.
-
-    Raises
-    ------
-    InputError
-        If the boundary is empty, not in North America, or smaller than a tile.
+    The boundary is in longitude and latitude. The tiles have ``tile_id``, ``row``, ``col``, from north to south and
+    west to east; the zone is written ``"EPSG:269zz"``.
     """
     if boundary.is_empty or not (abs(boundary.bounds[0]) <= 180 and abs(boundary.bounds[1]) <= 90):
         raise InputError(f"expected a county boundary in longitude and latitude, got bounds {boundary.bounds}. "
@@ -173,107 +80,50 @@ def county_tiles(boundary):
     return pd.DataFrame({"tile_id": tile_id(crs, row, col), "row": row, "col": col}), crs
 
 
-def project(geometry, crs, source="EPSG:4326"):
-    """Bring a geometry from one CRS to another.
-
-    Parameters
-    ----------
-    geometry : shapely geometry
-    crs, source : str
-        To and from.
-
-    Returns
-    -------
-    shapely geometry
-    """
+def project(geometry: shapely.Geometry, crs: str, source: str = "EPSG:4326") -> shapely.Geometry:
+    """Bring a geometry from one CRS to another."""
     return geopandas.GeoSeries([geometry], crs=source).to_crs(crs).iloc[0]
 
 
-def tile_polygons(tiles, crs):
-    """Tiles as a GeoDataFrame of squares.
-
-    Parameters
-    ----------
-    tiles : pandas.DataFrame
-        With ``row`` and ``col``; its other columns are kept.
-    crs : str
-        As from ``county_tiles``.
-
-    Returns
-    -------
-    geopandas.GeoDataFrame
-    """
-    row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
-    squares = shapely.box(col * TILE_M, row * TILE_M, (col + 1) * TILE_M, (row + 1) * TILE_M)
+def tile_polygons(tiles: pd.DataFrame, crs: str) -> geopandas.GeoDataFrame:
+    """Tiles as a GeoDataFrame of squares, with the columns of ``tiles``."""
+    squares = shapely.box(*tile_bounds(tiles["row"].to_numpy(), tiles["col"].to_numpy()))
     return geopandas.GeoDataFrame(tiles.reset_index(drop=True), geometry=squares, crs=crs)
 
 
 TileGrid = namedtuple("TileGrid", "values top_row left_col")
+TileGrid.__doc__ = "Values of tiles as a north-up array, and the tile of its upper left corner."
 
 
-def to_grid(row, col, values, fill=NO_CLASS):
-    """Lay values of tiles out as a north-up array.
+def to_grid(row, col, values, fill: float = NO_CLASS) -> TileGrid:
+    """Lay values of tiles (N,) out as a north-up array, int16 for whole numbers, else float32.
 
-    Parameters
-    ----------
-    row, col : array_like of int
-        Shape (N,), grid rows (growing to the north) and columns.
-    values : array_like
-        Shape (N,); missing ones (None, NaN, NA) become ``fill``.
-    fill : number
-        What a place without a tile holds.
-
-    Returns
-    -------
-    TileGrid
-        ``values``, shape (height, width), int16 for whole numbers, else float32; and the grid's ``top_row`` and
-        ``left_col``, the tile of ``values[0, 0]``.
-
-    Raises
-    ------
-    InputError
-        If there is no tile, or two at the same place.
+    It holds ``fill`` where there is no tile, and where a value is missing (None, NaN, NA).
     """
     row, col = np.asarray(row, dtype=np.int64), np.asarray(col, dtype=np.int64)
     if not len(row):
         raise InputError("expected at least one tile, got none. Check the county and year that were asked for.")
     top_row, left_col = int(row.max()), int(col.min())
     height, width = top_row - int(row.min()) + 1, int(col.max()) - left_col + 1
-    place = (top_row - row) * width + (col - left_col)
-    if len(np.unique(place)) < len(place):
-        raise InputError("expected one value for each tile, got {} values for {} tiles. Take one county and year "
-                         "at a time.".format(len(place), len(np.unique(place))))
-    values = pd.Series(np.asarray(values) if not isinstance(values, pd.Series) else values)
+    index = (top_row - row) * width + (col - left_col)
+    n_tiles = len(np.unique(index))
+    if n_tiles < len(index):
+        raise InputError(f"expected one value for each tile, got {len(index)} values for {n_tiles} tiles. Take one "
+                         "county and year at a time.")
+    values = pd.Series(values if isinstance(values, pd.Series) else np.asarray(values))
     values = values.where(values.notna(), fill).to_numpy().astype(np.float64)
     whole = np.all(values == np.floor(values)) and float(fill).is_integer()
     grid = np.full(height * width, fill, dtype=np.int16 if whole else np.float32)
-    grid[place] = values
+    grid[index] = values
     return TileGrid(grid.reshape(height, width), top_row, left_col)
 
 
-def from_grid(grid, row, col):
-    """Read the values of tiles back: undoes ``to_grid``.
-
-    Parameters
-    ----------
-    grid : TileGrid
-    row, col : array_like of int
-        Shape (N,), tiles inside the grid.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N,).
-
-    Raises
-    ------
-    InputError
-        If a tile lies outside the grid.
-    """
+def from_grid(grid: TileGrid, row, col) -> np.ndarray:
+    """The values of tiles inside a grid (N,): undoes ``to_grid``."""
     i, j = grid.top_row - np.asarray(row), np.asarray(col) - grid.left_col
     height, width = grid.values.shape
     if np.any((i < 0) | (i >= height) | (j < 0) | (j >= width)):
-        raise InputError("expected tiles of rows {} to {} and columns {} to {}, got some outside. Use the tiles "
-                         "that the grid was made of.".format(
-                             grid.top_row - height + 1, grid.top_row, grid.left_col, grid.left_col + width - 1))
+        raise InputError(f"expected tiles of rows {grid.top_row - height + 1} to {grid.top_row} and columns "
+                         f"{grid.left_col} to {grid.left_col + width - 1}, got some outside. Use the tiles that the "
+                         "grid was made of.")
     return grid.values[i, j]

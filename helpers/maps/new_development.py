@@ -1,37 +1,43 @@
-"""Newly developed places: judged place by place in two years' pictures, each tile with a score and its reason.
+"""New development: newly built land, found in two years' pictures; each tile gets a score and its reason.
 
-A tile is 224 m wide, and what is new in it may be a single house. So each tile is read as a square of small *places*
-(14 × 14 of 16 m with the embedded network): the maps of the retrained network's last but one stage, those of the
-stage before, and the place's own colours. Two small heads judge each place: is it developed, in either year, and is
-it newly so, from both years at once. A tile's score comes from these judgements, from the network's probabilities of
-both years, the first year's label, the neighbours, and how far the two pictures differ as a whole.
+What is new in a tile may be a single house, so heads judge each of its cells (``cells``). A tile's score comes from
+these judgements, the network's probabilities, the first year's label, the neighbours, and how far the pictures differ.
 
-Light, season and drought move a whole county's pictures at once. So features are measured against what is usual in
-their own county and year. Everything is fitted on training counties, each judged by heads that were fitted on the
-others; the network below the heads was retrained on all of them. Such judgements of the sample's training counties,
-their mean logarithmic loss, chose the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511
-at 3), that Platt's line is taken only where it helps (0.0489 without, 0.063 with it), and, by their totals, that areas
-are read from the extent of new places. No label of a mapped or a validation county had a part in it.
+Everything is fitted on training counties, each judged by heads that were fitted on the others. Their mean logarithmic
+loss in the sample chose the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511 at 3), and that Platt's line
+is taken only where it helps (0.0489 without, 0.063 with it). No label of a mapped or a validation county had a part.
 """
 
 import numpy as np
 import pandas as pd
+from scipy.ndimage import convolve, uniform_filter
+from scipy.special import expit
 
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
 from helpers.land.grid import TILE_M, from_grid, to_grid
+from helpers.maps.cells import Judgement, Views, fit_heads, judge, labelled_cells
 from helpers.maps.change import probability_of
-from helpers.maps.places import _fit_heads, _judge, labelled_places
+from helpers.model.evaluation import calibration_error
 
 # A tile is newly developed where at least this share of its area is.
 NEW_SHARE = 0.1
 # A tile whose score is at least this is a candidate.
 CANDIDATE = 0.5
-# Newly developed tiles that a model is fitted on at least: fewer say too little about its thirteen coefficients.
+# The fewest newly developed tiles to fit a model on: fewer say too little about its thirteen coefficients.
 LEAST_CHANGED = 20
 # What a score says, in every legend, caption and file.
 CHANCE = "the chance that a tenth of a tile or more is newly developed"
 RANKED = "ranked by the rule of 2017, no probability"
+# What a score is made of, and the term of a reason that each column belongs to: columns of one term stand in for each
+# other, so that singly their coefficients say little.
+EVIDENCE = {
+    "strongest_rise": "cells", "rise_extent": "cells", "mean_rise": "cells", "strongest_new": "cells",
+    "new_extent": "cells", "cells_before": "cells", "cells_after": "cells", "labelled": "label",
+    "logit_before": "network", "logit_after": "network", "gain": "network", "neighbours": "neighbours",
+    "distance": "pictures"}
+SCORES = ["tile_id", "row", "col", "score", "reason", "new_m2", "probability_before", "probability_after",
+          "new_neighbours"]
 
 
 # ---- evidence: tiles
@@ -42,40 +48,21 @@ def _logit(p):
 
 
 def _strongest(maps):
-    """Mean of the strongest tenth of a tile's places, each first averaged with its neighbours: (N,)."""
-    from scipy.ndimage import uniform_filter
+    """Mean of the strongest tenth of a tile's cells, each first averaged with its neighbours: (N,)."""
     smooth = uniform_filter(maps, (0, 3, 3)).reshape(len(maps), -1)
     return np.sort(smooth, axis=1)[:, -max(1, smooth.shape[1] // 10):].mean(axis=1)
 
 
 def _around(tiles, values):
-    """Sum of the eight neighbours' values, and how many neighbours there are: two arrays (N,)."""
-    sums = []
+    """Yield the sum of the eight neighbours' values, and then how many neighbours there are, each (N,)."""
     for of_tile in (values, np.ones(len(tiles))):
         laid = to_grid(tiles["row"], tiles["col"], of_tile, fill=0)
-        height, width = laid.values.shape
-        padded = np.pad(laid.values.astype(np.float64), 1)
-        total = sum(padded[i:i + height, j:j + width] for i in range(3) for j in range(3)) - laid.values
-        sums.append(from_grid(laid._replace(values=total), tiles["row"], tiles["col"]))
-    return sums
+        total = convolve(laid.values.astype(np.float64), [[1, 1, 1], [1, 0, 1], [1, 1, 1]], mode="constant")
+        yield from_grid(laid._replace(values=total), tiles["row"], tiles["col"])
 
 
-def evidence(views, judgement, predictions):
-    """What speaks for and against each tile's being newly developed.
-
-    Parameters
-    ----------
-    views : Views
-    judgement : Judgement
-    predictions : pandas.DataFrame
-        The prediction table; both years of the county.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row for each of ``views.tiles``: ``EVIDENCE``, what the score is made of; ``extent``, what the area is read
-        from; ``probability_before`` and ``probability_after`` of Developed; and ``new_neighbours``.
-    """
+def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> pd.DataFrame:
+    """What speaks for and against new development in each of ``views.tiles``, and what ``SCORES`` needs beside it."""
     tiles = views.tiles
     rise = np.maximum(judgement.after - judgement.before, 0)
     table = pd.DataFrame({"tile_id": tiles["tile_id"]})
@@ -83,356 +70,208 @@ def evidence(views, judgement, predictions):
         mine = predictions[(predictions["county"] == views.county) & (predictions["year"] == year)]
         scored = pd.Series(probability_of(mine, DEVELOPED), index=mine["tile_id"].to_numpy())
         # A tile without a prediction says nothing either way.
-        table["probability_" + when] = scored.reindex(tiles["tile_id"]).to_numpy()
-        table["logit_" + when] = _logit(table["probability_" + when].fillna(0.5))
+        table[f"probability_{when}"] = scored.reindex(tiles["tile_id"]).to_numpy()
+        table[f"logit_{when}"] = _logit(table[f"probability_{when}"].fillna(0.5))
     new, risen = (judgement.new > 0.5).mean(axis=(1, 2)), (rise > 0.5).mean(axis=(1, 2))
     table["extent"] = np.maximum(new, risen)
     table["strongest_rise"], table["strongest_new"] = _logit(_strongest(rise)), _logit(_strongest(judgement.new))
     # Roots: of the first hundred square metres each says more than of the last.
     table["rise_extent"], table["new_extent"] = np.sqrt(risen), np.sqrt(new)
     table["mean_rise"] = _logit(rise.mean(axis=(1, 2)))
-    table["places_before"], table["places_after"] = (m.mean(axis=(1, 2)) for m in (judgement.before, judgement.after))
+    table["cells_before"], table["cells_after"] = (m.mean(axis=(1, 2)) for m in (judgement.before, judgement.after))
     table["labelled"] = (tiles["group"] == DEVELOPED).astype(float)
     table["gain"] = table["logit_after"] - table["logit_before"]
     # Of those that are there: a training county may be blocks of tiles with gaps between them.
     total, there = _around(tiles, risen)
     table["neighbours"] = total / np.maximum(there, 1)
-    table["new_neighbours"] = np.rint(_around(tiles, risen >= NEW_SHARE)[0]).astype(int)
+    table["new_neighbours"] = np.rint(next(_around(tiles, risen >= NEW_SHARE))).astype(int)
     table["distance"] = judgement.distance
     return table
 
 
-EVIDENCE = ["strongest_rise", "rise_extent", "mean_rise", "strongest_new", "new_extent", "places_before",
-            "places_after", "labelled", "logit_before", "logit_after", "gain", "neighbours", "distance"]
-# Columns that tell of one thing: singly their coefficients say little, for they stand in for each other.
-TERMS = {"places": ["strongest_rise", "rise_extent", "mean_rise", "strongest_new", "new_extent", "places_before",
-                    "places_after"],
-         "network": ["logit_before", "logit_after", "gain"], "label": ["labelled"], "neighbours": ["neighbours"],
-         "pictures": ["distance"]}
-SCORES = ["tile_id", "row", "col", "score", "plain", "line", "reason", "new_m2", "probability_before",
-          "probability_after", "new_neighbours"]
-
+# ---- scores
 
 class Scorer:
-    """From two years' pictures to a calibrated score for each tile, fitted on training counties.
-
-    Parameters
-    ----------
-    views : list of Views
-        Training counties, at least two with the same network.
-    predictions : pandas.DataFrame
-        The prediction table of all of them.
-    seed : int
-        Of the draw of training places.
+    """From two years' pictures to a calibrated score for each tile, fitted on at least two training counties.
 
     Attributes
     ----------
-    heads : list of Fitted
-        One for each training county, fitted on all the others.
-    cross_fitted : pandas.DataFrame
-        ``county``, ``tile_id``, ``new_share`` (by the labels of both years), ``plain``, ``line``, ``score`` and
-        ``new_m2`` of every training tile, judged by heads, a model, a line and an area curve that were fitted on the
-        other counties.
-    uses_line : bool
-        Is the score what Platt's line makes of the model's ``plain`` chance, or the plain chance itself? The line is
-        taken only where it betters the judgement of counties that it was not fitted on.
-
-    Raises
-    ------
-    InputError
-        If there are fewer than two training counties, or too few newly developed tiles in them.
+    cross_fitted : ``county``, ``tile_id``, ``new_share`` (by the labels of both years), ``score`` and ``new_m2`` of
+        every training tile, judged by what was fitted on the other counties.
+    uses_line : whether Platt's line turns the model's chance into the score: only where it betters the judgement of
+        counties that it was not fitted on.
     """
 
-    def __init__(self, views, predictions, seed=0):
+    def __init__(self, views: list[Views], predictions: pd.DataFrame, seed: int = 0):
         if len(views) < 2:
-            raise InputError("expected at least two training counties with pictures and labels of two years, got {}. "
-                             "Prepare more in notebook 02_data_preparation.".format(len(views)))
-        labels = [[labelled_places(facts["labels"], v.tiles, facts["crs"], v.places.side) for facts in v.facts]
+            raise InputError("expected at least two training counties with pictures and labels of two years, got "
+                             f"{len(views)}. Prepare more in notebook 02_data_preparation.")
+        labels = [[labelled_cells(facts["labels"], v.tiles, facts["crs"], v.cells.side) for facts in v.facts]
                   for v in views]
         shares = [(built * (1 - was)).mean(axis=(1, 2)) for was, built in labels]
         changed = [int((share >= NEW_SHARE).sum()) for share in shares]
         if sum(changed) - max(changed) < LEAST_CHANGED:
-            raise InputError("expected at least {} newly developed tiles in the training counties, whichever one is "
-                             "left out, got {}. Prepare more training tiles or counties, or years further "
-                             "apart.".format(LEAST_CHANGED, ", ".join(
-                                 "{} in {}".format(n, view.county) for n, view in zip(changed, views))))
-        self.heads = [_fit_heads([v for v in views if v is not left],
-                                 [b for v, b in zip(views, labels) if v is not left], seed) for left in views]
-        tables = [evidence(view, _judge(view, [heads]), predictions) for view, heads in zip(views, self.heads)]
-        folds = []
-        for k, view in enumerate(views):
-            model = self._fit(*_all_but(k, tables, shares))
-            folds.append(pd.DataFrame({"county": view.county, "tile_id": view.tiles["tile_id"], "new_share": shares[k],
-                                       "margin": model.decision_function(tables[k][EVIDENCE]),
-                                       "extent": tables[k]["extent"]}))
-        for k, fold in enumerate(folds):
-            others = pd.concat(folds[:k] + folds[k + 1:])
-            _add(fold, _fit_line(others), _fit_area(others))
-        self.cross_fitted = pd.concat(folds, ignore_index=True)
-        real = self.cross_fitted["new_share"] >= NEW_SHARE
-        self.uses_line = bool(_surprise(self.cross_fitted["line"], real) < _surprise(self.cross_fitted["plain"], real))
-        self.cross_fitted["score"] = self.cross_fitted["line" if self.uses_line else "plain"]
-        self.model = self._fit(pd.concat(tables), np.concatenate(shares))
-        self.line, self.area = _fit_line(self.cross_fitted), _fit_area(self.cross_fitted)
+            counts = ", ".join(f"{n} in {view.county}" for n, view in zip(changed, views))
+            raise InputError(f"expected at least {LEAST_CHANGED} newly developed tiles in the training counties, "
+                             f"whichever one is left out, got {counts}. Prepare more training tiles or counties, or "
+                             "years further apart.")
+        self.heads = [fit_heads([v for v in views if v is not left],
+                                [b for v, b in zip(views, labels) if v is not left], seed) for left in views]
+        self._fit(pd.concat([evidence(view, judge(view, [heads]), predictions).assign(county=view.county)
+                             for view, heads in zip(views, self.heads)], ignore_index=True), np.concatenate(shares))
 
-    @staticmethod
-    def _fit(tables, shares):
+    def _fit(self, tiles, share):
+        """Fit the model, Platt's line from its margins to chances, and a curve from the extent of new cells to areas.
+
+        Cells show a part of what a label calls developed, roofs without their yard, and a few are wrong. The curve is
+        fitted on all tiles, so it is right on average: areas can be summed.
+        """
+        from sklearn.isotonic import IsotonicRegression
         from sklearn.linear_model import LogisticRegression
+        from sklearn.metrics import log_loss
+        from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
-        return make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000)).fit(
-            tables[EVIDENCE], shares >= NEW_SHARE)
 
-    def score(self, views, predictions):
-        """Score the tiles of a county.
+        def of_others(model, x, y, method):
+            return cross_val_predict(model, x, y, groups=tiles["county"], cv=LeaveOneGroupOut(), method=method)
+        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
+        self.line = LogisticRegression(C=1e3)
+        self.area = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        real, x, extent = share >= NEW_SHARE, tiles[list(EVIDENCE)], tiles["extent"].to_numpy()
+        margin = of_others(self.model, x, real, "decision_function")
+        plain, lined = expit(margin), of_others(self.line, margin[:, None], real, "predict_proba")[:, 1]
+        self.uses_line = bool(log_loss(real, lined) < log_loss(real, plain))
+        self.cross_fitted = tiles[["county", "tile_id"]].assign(
+            new_share=share, score=lined if self.uses_line else plain,
+            new_m2=of_others(self.area, extent, share, "predict") * TILE_M ** 2)
+        self.model.fit(x, real)
+        self.line.fit(margin[:, None], real)
+        self.area.fit(extent, share)
 
-        Parameters
-        ----------
-        views : Views
-        predictions : pandas.DataFrame
+    def score(self, views: Views, predictions: pd.DataFrame) -> pd.DataFrame:
+        """The columns ``SCORES`` of a county's tiles, by falling ``score``.
 
-        Returns
-        -------
-        pandas.DataFrame
-            A row for each tile, by falling ``score`` (0 to 1: the chance that a tenth of it or more is newly
-            developed): ``tile_id``, ``row``, ``col``, ``score``, ``plain`` and ``line`` (of which it is one),
-            ``reason``, ``new_m2`` (how much of it is new, to be expected of what was seen), ``probability_before``,
-            ``probability_after``, ``new_neighbours``.
+        ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` how much of it is new,
+        to be expected of what was seen.
         """
-        table = evidence(views, _judge(views, self.heads), predictions)
+        table = evidence(views, judge(views, self.heads), predictions)
         table = pd.concat([views.tiles[["row", "col", "group", "label"]], table], axis=1)
-        table["margin"] = self.model.decision_function(table[EVIDENCE])
-        _add(table, self.line, self.area)
-        table["score"] = table["line" if self.uses_line else "plain"]
-        spoken = self.terms(table)
+        margin = self.model.decision_function(table[list(EVIDENCE)])
+        table["score"] = self.line.predict_proba(margin[:, None])[:, 1] if self.uses_line else expit(margin)
+        table["new_m2"] = self.area.predict(table["extent"]) * TILE_M ** 2
         label_year = views.facts[0].get("label_year", views.years[0])
-        table["reason"] = [reason(one, terms, label_year) for one, terms in
-                           zip(table.itertuples(index=False), spoken.to_dict("records"))]
-        table = table.sort_values(["score", "tile_id"], ascending=[False, True])
-        return table[SCORES].reset_index(drop=True)
+        table["reason"] = [reason_as_text(tile, terms, label_year) for tile, terms in
+                           zip(table.itertuples(index=False), self.terms(table).to_dict("records"))]
+        return _ranked(table)
 
-    def terms(self, table):
-        """What each term adds to a tile's margin, beside that of a usual tile: coefficients times evidence.
-
-        Parameters
-        ----------
-        table : pandas.DataFrame
-            With the columns ``EVIDENCE``.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A column for each of ``TERMS``.
-        """
-        scaler, model = self.model[0], self.model[-1]
-        added = pd.DataFrame(scaler.transform(table[EVIDENCE]) * model.coef_[0], columns=EVIDENCE)
-        return pd.DataFrame({term: added[columns].sum(axis=1) for term, columns in TERMS.items()})
+    def terms(self, table: pd.DataFrame) -> pd.DataFrame:
+        """What each term adds to a tile's margin, beside that of a usual tile: coefficients times evidence."""
+        scaler, model = self.model
+        added = pd.DataFrame(scaler.transform(table[list(EVIDENCE)]) * model.coef_[0], columns=list(EVIDENCE))
+        return added.T.groupby(EVIDENCE).sum().T
 
 
-def _all_but(k, tables, shares):
-    return pd.concat(tables[:k] + tables[k + 1:]), np.concatenate(shares[:k] + shares[k + 1:])
+def _ranked(table):
+    return table.sort_values(["score", "tile_id"], ascending=[False, True])[SCORES].reset_index(drop=True)
 
 
-def _add(table, line, area):
-    """Chances and areas, from ``margin`` and ``extent``."""
-    table["plain"] = 1 / (1 + np.exp(-table["margin"]))
-    table["line"] = line.predict_proba(table[["margin"]])[:, 1]
-    table["new_m2"] = area.predict(table["extent"]) * TILE_M ** 2
+def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str:
+    """Why a tile has its score: what speaks for it, then against it, of the two or three terms that weigh most.
 
-
-def _fit_line(tiles):
-    """Platt's line from margins to chances, from tiles that the model was not fitted on."""
-    from sklearn.linear_model import LogisticRegression
-    return LogisticRegression(C=1e3).fit(tiles[["margin"]], tiles["new_share"] >= NEW_SHARE)
-
-
-def _surprise(chance, real):
-    """Mean logarithmic loss."""
-    return -np.log(np.clip(np.where(real, chance, 1 - chance), 1e-6, 1)).mean()
-
-
-def _fit_area(tiles):
-    """A curve that never falls, from the extent of the places seen as new to the share of a tile that labels call new.
-
-    Places see a part of what a label calls developed, roofs without their yard, and a few where nothing is new. The
-    curve is fitted on all tiles, so it is right on average: areas can be summed.
-    """
-    from sklearn.isotonic import IsotonicRegression
-    return IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(tiles["extent"], tiles["new_share"])
-
-
-def reason(tile, terms, label_year):
-    """Why a tile has its score: the two or three terms that weigh most, in words.
-
-    Parameters
-    ----------
-    tile : namedtuple
-        With ``new_m2``, ``probability_before``, ``probability_after``, ``group``, ``label``, ``new_neighbours`` and
-        ``distance``.
-    terms : dict of str to float
-        Of ``Scorer.terms``.
-    label_year : int
-        Of the first labels.
-
-    Returns
-    -------
-    str
-        What speaks for it, then what speaks against it; a third term only where it weighs a quarter of the first.
+    A third term is told only where it weighs a quarter of the first.
     """
     label = (GROUPS[int(tile.group)].name if pd.isna(tile.label) or int(tile.label) < 0
              else CLASS_NAMES[int(tile.label)])
     n = tile.new_neighbours
-    words = {"places": "about {:.1f} ha look newly built".format(tile.new_m2 / 1e4) if terms["places"] > 0
-             else "few of its places look newly built",
-             "network": "Developed goes from {:.0%} to {:.0%}".format(tile.probability_before, tile.probability_after),
-             "label": "labelled {} in {}".format(label, label_year),
-             "neighbours": "{} neighbour{} changed too".format(n, "s" * (n > 1)) if n else "no neighbour changed",
-             "pictures": "the two pictures differ {:.1f} times as much as is usual here".format(tile.distance)}
+    before, after = f"{tile.probability_before:.0%}", f"{tile.probability_after:.0%}"
+    words = {"cells": (f"about {tile.new_m2 / 1e4:.1f} ha look newly built" if terms["cells"] > 0
+                       else "little of it looks newly built"),
+             "network": f"Developed goes from {before} to {after}",
+             "label": f"labelled {label} in {label_year}",
+             "neighbours": f"{n} neighbour{'s' * (n > 1)} changed too" if n else "no neighbour changed",
+             "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"}
     # What rises from a thousandth to a hundredth can weigh; "from 0% to 1%" says it, "from 0% to 0%" would puzzle.
-    shown = ["{:.0%}".format(p) for p in (tile.probability_before, tile.probability_after)]
-    if "nan%" in shown or shown[0] == shown[1]:
+    if "nan%" in (before, after) or before == after:
         del words["network"]
     largest = sorted(words, key=lambda term: -abs(terms[term]))[:3]
     if abs(terms[largest[2]]) < abs(terms[largest[0]]) / 4:
         largest.pop()
-    told = []
-    for begin, side in (("For it: ", 1), ("Against it: ", -1)):
-        spoken = [words[term] for term in largest if side * terms[term] > 0]
-        if spoken:
-            told.append(begin + "; ".join(spoken) + ".")
-    return " ".join(told)
+    speaking = {begin: "; ".join(words[term] for term in largest if side * terms[term] > 0)
+                for begin, side in (("For it", 1), ("Against it", -1))}
+    return " ".join(f"{begin}: {said}." for begin, said in speaking.items() if said)
 
 
-def by_rule(candidates, tiles):
-    """Scores where none can be fitted: the 2017 rule's candidates by their gain, which no calibration stands behind.
+def by_rule(candidates: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
+    """A table as ``Scorer.score`` makes it, where none can be fitted: ``change.candidates_2017`` by their gain.
 
-    Parameters
-    ----------
-    candidates : pandas.DataFrame
-        From ``change.candidates_2017``.
-    tiles : pandas.DataFrame
-        All tiles: ``tile_id``, ``row``, ``col``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        As from ``Scorer.score``; the score of a candidate is at least ``CANDIDATE``, of another tile 0: it ranks, and
-        is no probability (``RANKED``).
+    The score of a candidate is at least ``CANDIDATE``, that of another tile 0: it ranks, and is no probability.
     """
     table = tiles[["tile_id", "row", "col"]].merge(
         candidates[["tile_id", "gain", "probability_before", "probability_after"]], on="tile_id", how="left")
     found = table["tile_id"].isin(candidates["tile_id"])
-    gain = table.pop("gain").fillna(0).clip(0, 1)
-    table["score"] = np.where(found, CANDIDATE + (1 - CANDIDATE) * gain, 0.0)
-    table["reason"] = np.where(found, "The rule of 2017: labelled otherwise in the first year, predicted Developed in "
-                               "the second.", "")
-    table["new_m2"], table["new_neighbours"] = np.where(found, TILE_M ** 2, 0.0), 0
-    table["plain"] = table["line"] = table["score"]
-    table = table.sort_values(["score", "tile_id"], ascending=[False, True])
-    return table[SCORES].reset_index(drop=True)
+    gain = table["gain"].fillna(0).clip(0, 1)
+    words = "The rule of 2017: labelled otherwise in the first year, predicted Developed in the second."
+    return _ranked(table.assign(score=np.where(found, CANDIDATE + (1 - CANDIDATE) * gain, 0.0), new_neighbours=0,
+                                reason=np.where(found, words, ""), new_m2=np.where(found, TILE_M ** 2, 0.0)))
 
 
-def to_show(candidates, first=6, spread=6):
-    """A few candidates to look at: the first, and some spread evenly over the rest.
-
-    Parameters
-    ----------
-    candidates : pandas.DataFrame
-        Ranked.
-    first, spread : int
-
-    Returns
-    -------
-    pandas.DataFrame
-        With ``rank``, from 1.
-    """
-    ranked = candidates.assign(rank=np.arange(1, len(candidates) + 1))
-    rest = np.linspace(first, len(ranked) - 1, spread).round().astype(int) if len(ranked) > first + spread else \
-        np.arange(first, len(ranked))
-    return ranked.iloc[np.concatenate([np.arange(min(first, len(ranked))), rest])]
+def to_show(candidates: pd.DataFrame) -> pd.DataFrame:
+    """A few ranked candidates to look at, with ``rank``: the first six, and six spread evenly over the rest."""
+    n = len(candidates)
+    chosen = np.arange(n) if n <= 12 else np.append(np.arange(6), np.linspace(6, n - 1, 6).round().astype(int))
+    return candidates.assign(rank=np.arange(1, n + 1)).iloc[chosen]
 
 
 # ---- how good it is
 
-def performance(scores, baseline, truth):
-    """Precision, recall and calibration of scores, beside the candidates of the 2017 rule.
+def performance(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFrame) -> dict:
+    """Precision, recall, areas and calibration of scores, beside the candidates of ``change.candidates_2017``.
 
     Parameters
     ----------
-    scores : pandas.DataFrame
-        From ``Scorer.score``.
-    baseline : pandas.DataFrame
-        From ``change.candidates_2017``.
-    truth : pandas.DataFrame
-        ``row``, ``col`` and ``share`` newly developed; a tile that isn't in it has a share of 0.
+    truth : ``row``, ``col`` and ``share`` newly developed; a tile that isn't in it has a share of 0.
 
     Returns
     -------
-    dict
-        ``precision`` and ``recall`` of the tiles that score ``CANDIDATE`` or more; ``baseline_precision`` and
-        ``baseline_recall``; ``false_candidates_ratio``, our false candidates over the baseline's, ours cut where they
-        reach the baseline's recall (NaN where it has none); ``calibration_error`` of all scores, and of those above
-        0.02, ``calibration_error_above``, each with ``_plain`` and ``_line`` too, the scores before and after Platt's
-        line; ``candidates``, ``baseline_candidates`` and ``truth``, counts; areas in km²: ``new_km2``,
-        ``estimated_km2`` (the sum of the tiles' areas) and ``baseline_km2`` (each of its candidates counted whole), and
-        what the two are off by, ``area_error`` and ``baseline_area_error``, as a share of ``new_km2``.
+    Figures by name; ours are those of the tiles that score ``CANDIDATE`` or more. ``false_candidates_ratio`` is our
+    false candidates over the baseline's, ours cut where they reach the baseline's recall. ``estimated_km2`` sums the
+    tiles' areas, ``baseline_km2`` counts candidates whole; their errors are shares of ``new_km2``.
+    ``calibration_error_above`` is that of the scores above 0.02. NaN where there is nothing to count.
     """
-    from helpers.model.evaluation import calibration_error
     share = scores[["row", "col"]].merge(truth[["row", "col", "share"]], how="left")["share"].fillna(0).to_numpy()
-    real = share >= NEW_SHARE
-    score = scores["score"].to_numpy()
-    ours = score >= CANDIDATE
-    theirs = scores["tile_id"].isin(baseline["tile_id"]).to_numpy()
-    n, found = real.sum(), np.cumsum(real)
-    reached = int(np.searchsorted(found, (theirs & real).sum())) + 1
-    false, their_false = reached - found[reached - 1], (theirs & ~real).sum()
+    real, score = share >= NEW_SHARE, scores["score"].to_numpy()
+    ours, theirs = score >= CANDIDATE, scores["tile_id"].isin(baseline["tile_id"]).to_numpy()
+    reached = int(np.searchsorted(np.cumsum(real), (theirs & real).sum())) + 1
+    new_km2, our_km2, their_km2 = (float(m2) / 1e6 for m2 in (
+        share.sum() * TILE_M ** 2, scores["new_m2"].sum(), theirs.sum() * TILE_M ** 2))
+    above = score > 0.02
 
-    def share_of(part, whole):
-        return float(part.sum() / whole) if whole else float("nan")
-    new_m2, theirs_m2 = share.sum() * TILE_M ** 2, theirs.sum() * TILE_M ** 2
-    ours_m2 = float(scores["new_m2"].sum())
-    calibration = {}
-    for suffix, column in (("", "score"), ("_plain", "plain"), ("_line", "line")):
-        values = scores[column].to_numpy()
-        calibration["calibration_error" + suffix] = calibration_error(values, real)
-        calibration["calibration_error_above" + suffix] = _calibration_above(values, real)
-    return {"precision": share_of(ours & real, ours.sum()), "recall": share_of(ours & real, n),
-            "baseline_precision": share_of(theirs & real, theirs.sum()), "baseline_recall": share_of(theirs & real, n),
-            "false_candidates_ratio": float(false / their_false) if their_false else float("nan"),
-            "candidates": int(ours.sum()), "baseline_candidates": int(theirs.sum()), "truth": int(n),
-            "new_km2": float(new_m2 / 1e6), "estimated_km2": ours_m2 / 1e6, "baseline_km2": float(theirs_m2 / 1e6),
-            "area_error": share_of(np.array(ours_m2 - new_m2), new_m2),
-            "baseline_area_error": share_of(np.array(theirs_m2 - new_m2), new_m2), **calibration}
+    def ratio(part, whole):
+        return float(part / whole) if whole else float("nan")
+    return {"precision": ratio((ours & real).sum(), ours.sum()), "recall": ratio((ours & real).sum(), real.sum()),
+            "baseline_precision": ratio((theirs & real).sum(), theirs.sum()),
+            "baseline_recall": ratio((theirs & real).sum(), real.sum()),
+            "false_candidates_ratio": ratio((~real[:reached]).sum(), (theirs & ~real).sum()),
+            "candidates": int(ours.sum()), "baseline_candidates": int(theirs.sum()), "truth": int(real.sum()),
+            "new_km2": new_km2, "estimated_km2": our_km2, "baseline_km2": their_km2,
+            "area_error": ratio(our_km2 - new_km2, new_km2), "baseline_area_error": ratio(their_km2 - new_km2, new_km2),
+            "calibration_error": calibration_error(score, real),
+            "calibration_error_above": calibration_error(score[above], real[above]) if above.any() else float("nan")}
 
 
-def _calibration_above(score, real):
-    """Calibration error of the scores above 0.02; NaN where there are none."""
-    from helpers.model.evaluation import calibration_error
-    return calibration_error(score[score > 0.02], real[score > 0.02]) if (score > 0.02).any() else float("nan")
+def recall_by_size(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
+    """``tiles``, ``recall``, ``baseline_recall`` and ``area_error`` by how much of a tile is new.
 
-
-def recall_by_size(scores, baseline, truth):
-    """Which newly developed tiles are found, by how much of them is new; single properties apart.
-
-    Parameters
-    ----------
-    scores, baseline, truth
-        As for ``performance``; ``truth`` with ``kind`` too, ``"single"`` or ``"subdivision"``.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``tiles``, ``recall``, ``baseline_recall`` and ``area_error`` for each size: how far the area of a tile that
-        was found is off, the median, as a share of its true area. NaN where there are none.
+    Single properties, of a ``kind`` in ``truth``, stand apart. ``area_error`` is how far the area of a tile that was
+    found is off, the median, as a share of its true area. NaN where there are none.
     """
+    sizes = ["single properties", "10 to 25 % of the tile", "25 to 50 %", "50 % and more"]
     real = truth[truth["share"] >= NEW_SHARE].merge(scores[["row", "col", "score", "new_m2", "tile_id"]], how="left")
     real["ours"], real["theirs"] = real["score"] >= CANDIDATE, real["tile_id"].isin(baseline["tile_id"])
     real["off"] = (real["new_m2"] / (real["share"] * TILE_M ** 2) - 1).abs().where(real["ours"])
-    larger = real["kind"] != "single"
-    sizes = {"single properties": ~larger, "10 to 25 % of the tile": larger & (real["share"] < 0.25),
-             "25 to 50 %": larger & real["share"].between(0.25, 0.5, inclusive="left"),
-             "50 % and more": larger & (real["share"] >= 0.5)}
-    return pd.DataFrame({name: {"tiles": int(which.sum()), "recall": real.loc[which, "ours"].mean(),
-                                "baseline_recall": real.loc[which, "theirs"].mean(),
-                                "area_error": real.loc[which, "off"].dropna().median()}
-                         for name, which in sizes.items()}).T.astype({"tiles": int})
+    by_share = np.array(sizes[1:])[np.digitize(real["share"], [0.25, 0.5])]
+    table = real.groupby(np.where(real["kind"] == "single", sizes[0], by_share)).agg(
+        tiles=("share", "size"), recall=("ours", "mean"), baseline_recall=("theirs", "mean"),
+        area_error=("off", "median")).reindex(sizes)
+    return table.fillna({"tiles": 0}).astype({"tiles": int})

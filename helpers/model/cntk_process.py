@@ -1,14 +1,13 @@
 """CNTK's side of the engine ``cntk``: a program that scores batches of tiles, read from one pipe, for another.
 
 CNTK 2.7 wants Python 3.6, Spark's workers run another. So each worker keeps one process of this program, run as
-``python3.6 -c <this file's text> model.model threads``: it needs no other file of the tutorial, and nothing but
-NumPy and CNTK.
+``python3.6 -c <this file's text> model.model threads``: it needs no other file, and nothing but NumPy and CNTK.
 
-A message is its length, eight bytes, then an array as ``numpy.save`` writes it. The first one goes out when the
-network is loaded: its input's ``(height, width)``. From then on each batch of tiles is answered by its
-probabilities. When the other end of the pipe closes, the program ends.
+A message is its length, eight bytes, then an array as ``numpy.save`` writes it. The first is the network's ``(height,
+width)``; then each batch of tiles is answered by its probabilities. When the pipe closes, the program ends.
 """
 
+import contextlib
 import ctypes
 import io
 import os
@@ -26,8 +25,7 @@ def write_array(pipe, array):
     """Send an array through a pipe."""
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
-    pipe.write(struct.pack("<Q", buffer.tell()))
-    pipe.write(buffer.getvalue())
+    pipe.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
     pipe.flush()
 
 
@@ -38,25 +36,29 @@ def read_array(pipe):
         return None
     size = struct.unpack("<Q", header)[0]
     content = pipe.read(size)
-    if len(content) < size:
-        return None
     # Pickled objects, which could run code, are refused.
-    return np.load(io.BytesIO(content), allow_pickle=False)
+    return np.load(io.BytesIO(content), allow_pickle=False) if len(content) == size else None
 
 
-def start_cntk(threads=None):
-    """Import CNTK without its start-up messages, for the CPU.
+@contextlib.contextmanager
+def silent(descriptor: int):
+    """Nothing reaches standard output (1) or standard error (2), not even from C++."""
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, descriptor)
+        os.close(kept)
+        os.close(nowhere)
 
-    Parameters
-    ----------
-    threads : int, optional
-        Cores that it may use; by default half of them, for its threads wait for each other by running in circles, and
-        crawl where other programs want the same cores. Only the first call in a process can set them.
 
-    Returns
-    -------
-    module
-        ``cntk``.
+def start_cntk(threads: int = None):
+    """Import CNTK without its start-up messages, for the CPU; only the first call in a process can set the threads.
+
+    By default it gets half of the cores: its threads wait for each other by running in circles, and crawl where other
+    programs want the same cores.
     """
     if "cntk" in sys.modules:
         return sys.modules["cntk"]
@@ -67,47 +69,22 @@ def start_cntk(threads=None):
         if " avx2" in file.read():
             os.environ.setdefault("MKL_DEBUG_CPU_TYPE", "5")
     sys.stdout.flush()
-    # CNTK's C++ part names the device it chose on file descriptor 1.
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the Linux that it doesn't know, and of missing graphics cards
-            try:
-                import cntk
-            except ImportError as error:
-                raise ImportError("expected CNTK 2.7 and its library path, got: {}. Run setup_scripts/install_cntk.sh, "
-                                  "and choose the kernel CNTK 2.7.".format(error))
+    with silent(1), warnings.catch_warnings():  # CNTK's C++ part prints the device it chose.
+        warnings.simplefilter("ignore")  # of the Linux that it doesn't know, and of missing graphics cards
+        try:
+            import cntk
+        except ImportError as error:
+            raise ImportError(f"expected CNTK 2.7 and its library path, got: {error}. Run "
+                              "setup_scripts/install_cntk.sh, and choose the kernel CNTK 2.7.")
         cntk.device.try_set_default_device(cntk.device.cpu())
         cntk.device.use_default_device()
         cntk.cntk_py.set_max_num_cputhreads(threads)
         cntk.logging.set_trace_level(cntk.logging.TraceLevel.Error)
-    finally:
-        ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
     return cntk
 
 
-def load_network(cntk, path):
-    """Load a file of CNTK, but none that holds code.
-
-    Parameters
-    ----------
-    cntk : module
-        Of ``start_cntk``.
-    path : str
-
-    Returns
-    -------
-    cntk.Function
-
-    Raises
-    ------
-    ValueError
-        If it has a function of someone's own.
-    """
+def load_network(cntk, path: str):
+    """Load a ``cntk.Function`` from a file; one that holds code of someone's own is refused by a ValueError."""
     refused = []
 
     def refuse(self, inputs, name, dictionary):
@@ -121,25 +98,12 @@ def load_network(cntk, path):
     except RuntimeError:  # CNTK's C++ part forgets what was raised below it.
         if not refused:
             raise
-        raise ValueError("expected a network of CNTK's own operations, got one with a function of someone's own, {!r}, "
-                         "which may be any code. Save the network without it.".format(str(refused[0]))) from None
+        raise ValueError("expected a network of CNTK's own operations, got one with a function of someone's own, "
+                         f"{str(refused[0])!r}, which may be any code. Save the network without it.") from None
 
 
-def compute(function, tiles):
-    """Pass tiles through a CNTK function in batches.
-
-    Parameters
-    ----------
-    function : cntk.Function
-        With one input, float32 (3, height, width), RGB 0 to 255.
-    tiles : numpy.ndarray
-        Shape (N, height, width, 3), uint8.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N, …), float32: its output.
-    """
+def compute(function, tiles: np.ndarray) -> np.ndarray:
+    """Outputs, float32 (N, …), of a CNTK function on uint8 (N, height, width, 3) tiles, in batches."""
     outputs = []
     for start in range(0, len(tiles), BATCH):
         # CNTK wants channels first.

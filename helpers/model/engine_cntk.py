@@ -1,4 +1,4 @@
-"""engine_cntk."""
+"""The engine ``cntk``: CNTK 2.7 computes in a Python of its own, fed through pipes."""
 
 import os
 import pkgutil
@@ -20,41 +20,29 @@ class EngineDied(RuntimeError):
     """The process that scores has ended, twice with the same batch; its last words are the message."""
 
 
-def _checked(tiles, input_px):
+def checked(tiles: np.ndarray, input_px: tuple) -> np.ndarray:
     """The tiles, if they are what the bundle takes."""
     if tiles.dtype != np.uint8 or tiles.shape[1:] != tuple(input_px) + (3,):
-        raise InputError("expected tiles of {} × {} px with 3 bands, uint8, got {} {}. Keep R, G, B and resize "
-                         "them.".format(input_px[0], input_px[1], tiles.shape, tiles.dtype))
+        raise InputError(f"expected tiles of {input_px[0]} × {input_px[1]} px with 3 bands, uint8, got {tiles.shape} "
+                         f"{tiles.dtype}. Keep R, G, B and resize them.")
     return tiles
 
 
-def cntk_environment():
-    """The folder of CNTK's own environment: ``CNTK_ENVIRONMENT``, else ``.venv-cntk`` beside ``helpers``.
-
-    Raises
-    ------
-    InputError
-        If it isn't there, or its installation was never finished.
-    """
+def cntk_environment() -> Path:
+    """The folder of CNTK's own environment: ``CNTK_ENVIRONMENT``, else ``.venv-cntk`` beside ``helpers``."""
     folder = Path(os.environ.get("CNTK_ENVIRONMENT") or Path(__file__).resolve().parents[2] / ".venv-cntk")
     if not (folder / "complete").is_file():
-        raise InputError("expected CNTK's environment at {}, got {}. Run setup_scripts/install_cntk.sh, or choose the "
-                         "engine onnxruntime, which runs the same bundle.".format(
-                             folder, "one whose installation was not finished" if folder.exists() else "none"))
+        found = "one whose installation was not finished" if folder.exists() else "none"
+        raise InputError(f"expected CNTK's environment at {folder}, got {found}. Run setup_scripts/install_cntk.sh, or "
+                         "choose the engine onnxruntime, which runs the same bundle.")
     return folder
 
 
 class Cntk:
-    """CNTK 2.7 on the CPU, in a Python 3.6 of its own: one process for each engine, fed through pipes.
+    """CNTK 2.7 on the CPU, in one Python 3.6 process for each engine.
 
     The process starts with the first batch and ends with this one. If it dies it is started once more, and the batch
     scored again.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        ``model.model`` of a bundle.
-    threads : int
     """
 
     name = "cntk"
@@ -68,14 +56,7 @@ class Cntk:
         self._libraries = str(environment / "lib" / "mpi")
         self._process = None
 
-    def score(self, tiles):
-        """Probabilities, float32 (N, n_classes), of uint8 (N, height, width, 3) RGB tiles.
-
-        Raises
-        ------
-        EngineDied
-            If the process died of this batch, and died of it again.
-        """
+    def score(self, tiles: np.ndarray) -> np.ndarray:
         try:
             return self._answer(tiles)
         except EngineDied:
@@ -94,13 +75,12 @@ class Cntk:
             env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
         self._process, self._errors = process, errors
         self._end = weakref.finalize(self, _end, process, errors)
-        shape = self._read()
-        self.input_px = tuple(int(n) for n in shape)
+        self.input_px = tuple(int(n) for n in self._read())
 
     def _answer(self, tiles):
         if self._process is None:
             self._start()
-        _checked(tiles, self.input_px)
+        checked(tiles, self.input_px)
         try:
             write_array(self._process.stdin, tiles)
         except OSError:  # a broken pipe: why is told by what it wrote before
@@ -117,8 +97,8 @@ class Cntk:
             lines = [line for line in errors.read().decode("utf-8", "replace").splitlines()
                      if line.strip() and not line.startswith(("[0x", "[CALL STACK]"))]
             self.close()
-            raise EngineDied("CNTK's process ended with status {}: {}".format(
-                process.returncode, " ".join(" ".join(lines[-LAST_LINES:]).split()) or "it said nothing"))
+            words = " ".join(" ".join(lines[-LAST_LINES:]).split()) or "it said nothing"
+            raise EngineDied(f"CNTK's process ended with status {process.returncode}: {words}")
         return answer
 
 

@@ -1,7 +1,8 @@
 """Engines: ways to score a batch of tiles with a model bundle.
 
-Every engine has ``score(tiles) -> probabilities``, whatever runs the network behind it, and is told how many
-threads it may use: a Spark slot has one core, and a library that helps itself to all cores slows its neighbours.
+Every engine has a ``name`` and ``score(tiles)``, from uint8 (N, height, width, 3) RGB tiles to float32 (N, n_classes)
+probabilities. It is told how many threads it may use: a Spark slot has one core, and a library that helps itself to
+all cores slows its neighbours.
 """
 
 from importlib.util import find_spec
@@ -9,7 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from helpers import InputError
-from helpers.model.engine_cntk import Cntk, _checked
+from helpers.model.engine_cntk import Cntk, checked
 
 # Tiles that pass through a network at once. Measured on one core with the embedded ResNet and with ResNet-50: from four
 # on no batch is faster than another by more than the clock's noise, and memory grows with each tile.
@@ -18,19 +19,7 @@ GPU_BATCH_TILES = 64
 
 
 class OnnxRuntime:
-    """ONNX Runtime, float32, on the CPU or on a GPU where it finds one (its CUDA provider).
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        ``model.onnx`` of a bundle.
-    threads : int
-
-    Attributes
-    ----------
-    batch_tiles : int
-        Tiles that pass through the network at once, however many ``score`` is given.
-    """
+    """ONNX Runtime, float32, on the CPU or on a GPU where it finds one (its CUDA provider)."""
 
     name = "onnxruntime"
     _can_use_gpu = True
@@ -49,43 +38,28 @@ class OnnxRuntime:
         self.input_px = tuple(self._session.get_inputs()[0].shape[1:3])
         self.batch_tiles = GPU_BATCH_TILES if self.name.endswith("-cuda") else BATCH_TILES
 
-    def score(self, tiles):
-        """Probabilities, float32 (N, n_classes), of uint8 (N, height, width, 3) RGB tiles."""
-        _checked(tiles, self.input_px)
+    def score(self, tiles: np.ndarray) -> np.ndarray:
+        checked(tiles, self.input_px)
         return np.concatenate([self._session.run(["probabilities"], {"tiles": tiles[start:start + self.batch_tiles]})[0]
                                for start in range(0, max(1, len(tiles)), self.batch_tiles)])
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
-    """ONNX Runtime on the CPU, int8: two to four times as fast as float32.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        ``model.int8.onnx`` of a bundle.
-    threads : int
-    """
+    """ONNX Runtime on the CPU, int8: two to four times as fast as float32."""
 
     name = "onnxruntime-int8"
     # Its CUDA provider computes quantised networks in float32, with the conversions on top.
     _can_use_gpu = False
 
 
-def has_cuda():
+def has_cuda() -> bool:
     """Whether ONNX Runtime can compute on a GPU here."""
     import onnxruntime
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
 class TensorFlow:
-    """TensorFlow on the CPU, or on a GPU where it finds one.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        ``model.keras`` of a bundle; opened in Keras's safe mode, which runs no code from the file.
-    threads : int
-    """
+    """TensorFlow on the CPU, or on a GPU where it finds one; Keras's safe mode runs no code from the file."""
 
     name = "tensorflow"
 
@@ -101,9 +75,8 @@ class TensorFlow:
         self.input_px = tuple(self._model.input_shape[1:3])
         self._score = tf.function(lambda tiles: self._model(tiles, training=False), reduce_retracing=True)
 
-    def score(self, tiles):
-        """Probabilities, float32 (N, n_classes), of uint8 (N, height, width, 3) RGB tiles."""
-        return self._score(_checked(tiles, self.input_px)).numpy()
+    def score(self, tiles: np.ndarray) -> np.ndarray:
+        return self._score(checked(tiles, self.input_px)).numpy()
 
 
 _FILES = {"onnxruntime-int8": ("model.int8.onnx", OnnxRuntimeInt8),
@@ -111,101 +84,33 @@ _FILES = {"onnxruntime-int8": ("model.int8.onnx", OnnxRuntimeInt8),
           "cntk": ("model.model", Cntk)}
 
 
-def of(bundle):
-    """Names of the engines that a bundle has a file for.
-
-    Parameters
-    ----------
-    bundle : helpers.model.bundle.Bundle
-
-    Returns
-    -------
-    list of str
-    """
+def of(bundle) -> list:
+    """Names of the engines that a bundle has a file for."""
     return [name for name, (file, _) in _FILES.items() if file in bundle.facts["files"]]
 
 
-def fastest(bundle):
-    """The fastest engine for a bundle on this machine, by its name.
+def fastest(bundle) -> str:
+    """The fastest engine for a bundle on this machine.
 
     ``onnxruntime`` where it finds a GPU; without one ``onnxruntime-int8`` if the bundle's int8 network was good enough
     to be kept, else ``onnxruntime``.
-
-    Parameters
-    ----------
-    bundle : helpers.model.bundle.Bundle
-
-    Returns
-    -------
-    str
     """
     return "onnxruntime-int8" if "onnxruntime-int8" in of(bundle) and not has_cuda() else "onnxruntime"
 
 
-def load(bundle, engine="fastest", threads=1):
-    """Load a bundle's network into an engine.
+def load(bundle, engine: str = "fastest", threads: int = 1):
+    """Load a bundle's network into an engine that may use so many threads.
 
-    Parameters
-    ----------
-    bundle : helpers.model.bundle.Bundle
-    engine : str
-        ``"onnxruntime-int8"``, ``"onnxruntime"`` (float32), ``"tensorflow"`` or ``"cntk"``; by default what ``fastest``
-        finds on the machine that scores.
-    threads : int
-        Cores that it may use.
-
-    Returns
-    -------
-    object
-        With ``score(tiles)`` and ``name``.
-
-    Raises
-    ------
-    InputError
-        If there is no such engine, or the bundle has no file for it.
+    The engines are ``"onnxruntime-int8"``, ``"onnxruntime"`` (float32), ``"tensorflow"`` and ``"cntk"``.
     """
     engine = fastest(bundle) if engine == "fastest" else engine
     if engine not in _FILES:
-        raise InputError("expected an engine of fastest, {}, got {!r}. Choose one of them.".format(
-            ", ".join(sorted(_FILES)), engine))
+        raise InputError(f"expected an engine of fastest, {', '.join(sorted(_FILES))}, got {engine!r}. Choose one of "
+                         "them.")
     name, kind = _FILES[engine]
     if name not in bundle.facts["files"]:
         refused = (bundle.facts.get("int8") or {}).get("refused") if engine == "onnxruntime-int8" else None
-        raise InputError("expected {} in the bundle {} for the engine {}, got {}{}. Choose an engine whose file it "
-                         "has.".format(name, bundle.folder, engine, ", ".join(sorted(bundle.facts["files"])),
-                                       " (it was refused: {})".format(refused) if refused else ""))
+        reason = f" (it was refused: {refused})" if refused else ""
+        raise InputError(f"expected {name} in the bundle {bundle.folder} for the engine {engine}, got "
+                         f"{', '.join(sorted(bundle.facts['files']))}{reason}. Choose an engine whose file it has.")
     return kind(bundle.folder / name, threads)
-
-
-def network_bytes(bundle, engine="fastest", tiles=BATCH_TILES):
-    """Memory that a network takes, about: its weights, and what it computes for a batch.
-
-    Parameters
-    ----------
-    bundle : helpers.model.bundle.Bundle
-    engine : str
-        As in ``load``.
-    tiles : int
-        That are given to it at once. ONNX Runtime takes ``BATCH_TILES`` of them at a time, the others all.
-
-    Returns
-    -------
-    int
-        Weights twice, as in the file and as the engine lays them out, and for each tile of a batch the four largest
-        values of the network: more are seldom alive at a time.
-    """
-    import onnx
-    engine = fastest(bundle) if engine == "fastest" else engine
-    # The other frameworks compute the same values as model.onnx, in float32.
-    name = _FILES[engine][0] if engine == "onnxruntime-int8" else "model.onnx"
-    network = onnx.shape_inference.infer_shapes(onnx.load(str(bundle.folder / name)))
-    widths = {onnx.TensorProto.UINT8: 1, onnx.TensorProto.INT8: 1}
-    sizes = []
-    for value in network.graph.value_info:
-        kind = value.type.tensor_type
-        # The batch has no number; weights that are values too have one in every place.
-        numbers = [d.dim_value for d in kind.shape.dim]
-        if numbers and numbers[0] == 0 and all(numbers[1:]):
-            sizes.append(int(np.prod(numbers[1:], dtype=np.int64)) * widths.get(kind.elem_type, 4))
-    at_once = min(tiles, BATCH_TILES) if engine.startswith("onnxruntime") else tiles
-    return 2 * (bundle.folder / name).stat().st_size + at_once * sum(sorted(sizes)[-4:])

@@ -1,9 +1,12 @@
-"""int8."""
+"""The int8 network of a bundle: calibrated on training tiles, and kept only if it predicts as well as float32."""
 
 import os
 import tempfile
+from pathlib import Path
 
 import numpy as np
+
+from helpers.model import engines
 
 ONNX = "model.onnx"
 INT8 = "model.int8.onnx"
@@ -14,41 +17,30 @@ OPSET = 13
 SAME_CLASS, ACCURACY_LOST, JUDGED_TILES = 0.97, 0.005, 300
 
 
-def quantise(path, int8_path, tiles):
-    """Write an ONNX network in int8: weights by channel, activations by the ranges they have on some tiles.
+def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
+    """Write an ONNX network in int8: weights by channel, activations by the ranges they have on training tiles.
 
-    What comes before the first convolution stays as it is, and so does the head: it is small, and decides.
-
-    Parameters
-    ----------
-    path : str or pathlib.Path
-        float32, opset 13 or later; ``tiles`` in, ``probabilities`` out.
-    int8_path : str or pathlib.Path
-        File to write.
-    tiles : numpy.ndarray
-        Training tiles, uint8 (N, height, width, 3).
+    The layers before the first convolution stay as they are, and so does the head: it is small, and decides.
     """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
-    class Batches(quantization.CalibrationDataReader):
-        def __init__(self):
-            # One order for any order of the tiles' classes, so that each batch sees several of them.
-            order = np.random.RandomState(0).permutation(len(tiles))
-            self._batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(
-                order, max(1, len(tiles) // 8))])
+    # One order for any order of the tiles' classes, so that each batch sees several of them.
+    order = np.random.RandomState(0).permutation(len(tiles))
+    batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(order, max(1, len(tiles) // 8))])
 
+    class Batches(quantization.CalibrationDataReader):
         def get_next(self):
-            return next(self._batches, None)
+            return next(batches, None)
 
     with tempfile.TemporaryDirectory() as folder:
         plain = os.path.join(folder, ONNX)
         # Batch normalisations become part of the convolutions, and every value gets its shape.
         shape_inference.quant_pre_process(str(path), plain, skip_symbolic_shape=True)
         network = onnx.load(plain)
-        _pad_inside_pooling(network.graph)
-        fractions = _lrn_in_plain_operations(network.graph)
+        pad_inside_pooling(network.graph)
+        fractions = lrn_in_plain_operations(network.graph)
         onnx.save(network, plain)
         dense = [node.name for node in network.graph.node if node.op_type in ("Gemm", "MatMul")]
         quantization.quantize_static(
@@ -60,16 +52,12 @@ def quantise(path, int8_path, tiles):
             extra_options={"CalibMovingAverage": True})
 
 
-def _lrn_in_plain_operations(graph):
+def lrn_in_plain_operations(graph) -> list:
     """Write local response normalisation, as in AlexNet, with operations that ONNX Runtime computes quickly.
 
     Its own takes two thirds of an int8 AlexNet's time. The sum of squares over neighbouring channels is a 1 × 1
-    convolution with a band of ones; to the power of 3/4 is the root times the root's root.
-
-    Returns
-    -------
-    list of str
-        Names of the nodes that must stay in float32: squares and their roots have too wide a range for int8.
+    convolution with a band of ones; to the power of 3/4 is the root times the root's root. The nodes whose names are
+    returned must stay in float32: squares and their roots have too wide a range for int8.
     """
     from onnx import helper, numpy_helper
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.value_info}
@@ -99,7 +87,7 @@ def _lrn_in_plain_operations(graph):
     return names
 
 
-def _pad_inside_pooling(graph):
+def pad_inside_pooling(graph):
     """Have a MaxPool pad by itself what a Pad with 0 pads before it, where nothing is below 0: after a Relu.
 
     Keras's ResNet-50 has such a Pad; quantised networks compute it in float32, back and forth.
@@ -110,19 +98,20 @@ def _pad_inside_pooling(graph):
     for pool in graph.node:
         pad = makers.get(pool.input[0]) if pool.op_type == "MaxPool" else None
         relu = makers.get(pad.input[0]) if pad is not None and pad.op_type == "Pad" else None
-        if relu is None or relu.op_type != "Relu" or pad.input[1] not in constants:
+        if (relu is None or relu.op_type != "Relu" or len(pad.input) > 3
+                or any(name not in constants for name in pad.input[1:])):
             continue
-        value = constants.get(pad.input[2]) if len(pad.input) > 2 else np.float32(0)
-        before, after = np.split(constants[pad.input[1]], 2)
-        attributes = {a.name: a for a in pool.attribute}
-        pads_itself = (any(attributes["pads"].ints) if "pads" in attributes else
-                       "auto_pad" in attributes and attributes["auto_pad"].s not in (b"VALID", b"NOTSET"))
-        if (value is None or value != 0 or before[:2].any() or after[:2].any() or pads_itself
+        pads, *value = [constants[name] for name in pad.input[1:]]
+        given = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
+        pads_itself = any(given.get("pads", [])) or given.get("auto_pad", b"VALID") not in (b"VALID", b"NOTSET")
+        # The pads are begins, then ends, of batch, channels, rows and columns.
+        if (np.any(value) or pads.reshape(2, 4)[:, :2].any() or pads_itself
                 or sum(pad.output[0] in node.input for node in graph.node) > 1):
             continue
-        for name in set(attributes) & {"pads", "auto_pad"}:
-            pool.attribute.remove(attributes[name])
-        pool.attribute.append(helper.make_attribute("pads", [int(n) for n in np.concatenate([before[2:], after[2:]])]))
+        given.pop("auto_pad", None)
+        given["pads"] = pads.reshape(2, 4)[:, 2:].ravel().tolist()
+        del pool.attribute[:]
+        pool.attribute.extend(helper.make_attribute(name, one) for name, one in given.items())
         pool.input[0] = pad.input[0]
         graph.node.remove(pad)
     # ONNX Runtime warns of weights that nothing reads.
@@ -131,51 +120,40 @@ def _pad_inside_pooling(graph):
         graph.initializer.remove(tensor)
 
 
-def _add_int8(part, calibration, validation):
-    """Write ``model.int8.onnx`` into a bundle in the making, if it predicts as well as ``model.onnx``.
+def add(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
+    """Write ``model.int8.onnx`` beside ``model.onnx`` if it predicts as well; ``facts["int8"]`` of the bundle.
 
-    Parameters
-    ----------
-    part : pathlib.Path
-        The folder, with ``model.onnx``.
-    calibration : numpy.ndarray
-        Training tiles, uint8 (N, height, width, 3).
-    validation : tuple of numpy.ndarray
-        Other tiles, and their class ids, (N,) integer.
-
-    Returns
-    -------
-    dict
-        ``refused``: why it was not written, else None; ``calibration_tiles``; and as far as it came ``tiles``,
-        ``same_class``, ``accuracy``, ``accuracy_float32``.
+    ``calibration`` are training tiles, ``validation`` other tiles and their class ids. The facts hold why the network
+    was ``refused`` (else None), ``calibration_tiles``, and as far as it came ``tiles``, ``same_class``, ``accuracy``,
+    ``accuracy_float32``.
     """
-    from helpers.model import engines
     tiles, labels = validation
     facts = {"calibration_tiles": len(calibration), "tiles": len(tiles), "refused": None}
     if len(tiles) < JUDGED_TILES:
-        return dict(facts, refused="expected at least {} labelled validation tiles to judge the int8 network on, got "
-                    "{}. float32 is used; hold more tiles out to have int8.".format(JUDGED_TILES, len(tiles)))
+        return dict(facts, refused=f"expected at least {JUDGED_TILES} labelled validation tiles to judge the int8 "
+                    f"network on, got {len(tiles)}. float32 is used; hold more tiles out to have int8.")
     try:
-        quantise(part / ONNX, part / INT8, calibration)
-        came = engines.OnnxRuntimeInt8(part / INT8).score(tiles).argmax(axis=1)
+        quantise(folder / ONNX, folder / INT8, calibration)
+        rounded = engines.OnnxRuntimeInt8(folder / INT8).score(tiles).argmax(axis=1)
     except Exception as error:  # A network of someone's own may have any operator; the bundle is good without int8.
-        (part / INT8).unlink(missing_ok=True)
-        return dict(facts, refused="expected a network that ONNX Runtime can quantise, got: {}. float32 is used; cut "
-                    "the network at another layer to have int8.".format(" ".join(str(error).split())[:200]))
-    wanted = engines.OnnxRuntime(part / ONNX).score(tiles).argmax(axis=1)
-    facts.update(same_class=float((came == wanted).mean()), accuracy=float((came == labels).mean()),
-                 accuracy_float32=float((wanted == labels).mean()))
+        (folder / INT8).unlink(missing_ok=True)
+        return dict(facts, refused="expected a network that ONNX Runtime can quantise, got: "
+                    f"{' '.join(str(error).split())[:200]}. float32 is used; cut the network at another layer to have "
+                    "int8.")
+    exact = engines.OnnxRuntime(folder / ONNX).score(tiles).argmax(axis=1)
+    facts.update(same_class=float((rounded == exact).mean()), accuracy=float((rounded == labels).mean()),
+                 accuracy_float32=float((exact == labels).mean()))
     lost = facts["accuracy_float32"] - facts["accuracy"]
     if not (facts["same_class"] >= SAME_CLASS and lost <= ACCURACY_LOST):
-        (part / INT8).unlink()
+        (folder / INT8).unlink()
         facts["refused"] = (
-            "expected the int8 network to name {:.0%} of {} validation tiles as float32 does and to lose at most "
-            "{:.1f} points of accuracy, got {:.1%} and {:.1f} points. float32 is used; calibrate on more tiles to have "
-            "int8.".format(SAME_CLASS, len(tiles), 100 * ACCURACY_LOST, facts["same_class"], 100 * lost))
+            f"expected the int8 network to name {SAME_CLASS:.0%} of {len(tiles)} validation tiles as float32 does and "
+            f"to lose at most {100 * ACCURACY_LOST:.1f} points of accuracy, got {facts['same_class']:.1%} and "
+            f"{100 * lost:.1f} points. float32 is used; calibrate on more tiles to have int8.")
     return facts
 
 
-def int8_in_words(bundle):
+def as_text(bundle) -> str:
     """One sentence about a bundle's int8 network: how well it was measured to predict, or why there is none."""
     facts = bundle.facts.get("int8")
     if facts is None:

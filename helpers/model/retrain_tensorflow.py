@@ -8,25 +8,20 @@ import os
 
 import numpy as np
 
+from helpers.model.cntk_process import silent
+
 # Rows that pass through a network at once: bounds memory at about 1 GB with ResNet-50.
 BATCH = 32
 
 
-def start_tensorflow(threads=None):
-    """Import TensorFlow without its start-up messages.
+def start_tensorflow(threads: int = None) -> list:
+    """Import TensorFlow without its start-up messages; the devices it found, ``"CPU"`` and ``"GPU"`` for each.
 
-    Parameters
-    ----------
-    threads : int, optional
-        Cores that it may use; all by default. Once TensorFlow has computed something it keeps what it has.
-
-    Returns
-    -------
-    list of str
-        The devices it found: ``"CPU"``, and ``"GPU"`` for each graphics card.
+    ``threads`` is the number of cores that it may use, all by default. Once TensorFlow has computed something it keeps
+    the number that it has.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _silent_stderr():
+    with silent(2):  # TensorFlow's C++ part writes there before it reads its own log level.
         import tensorflow as tf
         devices = [device.device_type for device in tf.config.list_physical_devices()]
     tf.get_logger().setLevel("ERROR")
@@ -37,36 +32,12 @@ def start_tensorflow(threads=None):
     return devices
 
 
-@contextlib.contextmanager
-def _silent_stderr():
-    """Nothing reaches file descriptor 2: TensorFlow's C++ part writes there before it reads its own log level."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+def augment(tiles: np.ndarray, seed: int) -> np.ndarray:
+    """One changed copy of each square uint8 tile: turned, mirrored, and seen through another sensor.
 
-
-def augment(tiles, seed):
-    """One changed copy of each tile: turned, mirrored, and seen through another sensor.
-
-    A place looks the same from the air whichever way is up, so the eight turns and mirrorings keep the label. Light,
-    haze and sensor differ between counties and years far more than inside one, so brightness, contrast and the
-    balance of the colours change too.
-
-    Parameters
-    ----------
-    tiles : numpy.ndarray
-        Shape (N, h, w, 3), uint8, square.
-    seed : int
-
-    Returns
-    -------
-    numpy.ndarray
-        Same shape, uint8.
+    Land looks the same from the air whichever way is up, so the eight turns and mirrorings keep the label. Light, haze
+    and sensor differ between counties and years far more than inside one, so brightness, contrast and the balance of
+    the colours change too.
     """
     rng = np.random.default_rng(seed)
     changed = np.empty_like(tiles)
@@ -84,44 +55,18 @@ def augment(tiles, seed):
     return changed
 
 
-def compute(network, tiles, dtype="float32"):
-    """Pass tiles through a network in batches.
+def compute(network, tiles: np.ndarray, dtype: str = "float32") -> np.ndarray:
+    """Pass uint8 tiles, or feature maps, through a network in batches.
 
-    Parameters
-    ----------
-    network : keras.Model
-        float32 RGB 0 to 255 in.
-    tiles : numpy.ndarray
-        Shape (N, h, w, 3), uint8.
-    dtype : str
-        Of the result; feature maps kept for fine-tuning take half the memory as float16.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N, …), the network's outputs.
+    Feature maps kept for fine-tuning take half the memory as ``dtype`` float16.
     """
     import tensorflow as tf
     run = tf.function(lambda x: network(tf.cast(x, tf.float32), training=False), reduce_retracing=True)
     return np.concatenate([run(tiles[i:i + BATCH]).numpy().astype(dtype) for i in range(0, len(tiles), BATCH)])
 
 
-def new_head(features, n_classes, seed):
-    """A head: features brought to mean 0 and deviation 1, then one dense layer with softmax.
-
-    Parameters
-    ----------
-    features : numpy.ndarray
-        Shape (N, n_features), of the training tiles; gives mean and variance.
-    n_classes : int
-    seed : int
-        Of the initial weights.
-
-    Returns
-    -------
-    keras.Model
-        (N, n_features) to (N, n_classes) probabilities.
-    """
+def new_head(features: np.ndarray, n_classes: int, seed: int):
+    """A head for features (N, n_features) like these: brought to mean 0 and deviation 1, then one dense layer."""
     import keras
     return keras.Sequential([
         keras.Input((features.shape[1],)),
@@ -132,62 +77,26 @@ def new_head(features, n_classes, seed):
     ], name="head")
 
 
-def train(network, inputs, labels, validation, seed, epochs, learning_rate, progress=None):
+def train(network, inputs: np.ndarray, labels: np.ndarray, validation: tuple, seed: int, epochs: int,
+          learning_rate: float) -> dict:
     """Train a network by Adam with a learning rate that falls to zero along a cosine.
 
-    The validation tiles are measured after each epoch and choose nothing: neither the epoch nor a parameter.
-
-    Parameters
-    ----------
-    network : keras.Model
-        To (N, n_classes) probabilities; its trainable layers are changed in place.
-    inputs, labels : numpy.ndarray
-        (N, …) and (N,) integer.
-    validation : tuple of numpy.ndarray
-        Inputs and labels of the validation county.
-    seed : int
-        Of the shuffling.
-    epochs : int
-    learning_rate : float
-        At the start.
-    progress : callable, optional
-        Called with one line of text for each epoch.
-
-    Returns
-    -------
-    dict of list of float
-        ``loss``, ``accuracy``, ``val_loss``, ``val_accuracy``, one value an epoch.
+    Inputs and labels of the validation county are measured after each epoch and choose nothing. The history is
+    ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each a list with one value an epoch.
     """
     import keras
     keras.utils.set_random_seed(seed)
     steps = epochs * int(np.ceil(len(labels) / BATCH))
     network.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
                     loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-
-    def tell(epoch, logs):
-        progress("epoch {:2d} of {}: accuracy {:.3f}, on the validation county {:.3f}".format(
-            epoch + 1, epochs, logs["accuracy"], logs["val_accuracy"]))
-
-    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=tell)] if progress else []
-    history = network.fit(inputs, labels, batch_size=BATCH, epochs=epochs, validation_data=validation,
-                          verbose=0, callbacks=callbacks)
+    history = network.fit(inputs, labels, batch_size=BATCH, epochs=epochs, validation_data=validation, verbose=0)
     return {key: [float(v) for v in values] for key, values in history.history.items()}
 
 
 def with_head(last_stage, head):
-    """The last stage of a backbone and a copy of a trained head, to fine-tune together.
+    """The last stage of ``Backbone.build_stages`` and a copy of a trained head, to fine-tune together.
 
-    Parameters
-    ----------
-    last_stage : keras.Model
-        From ``Backbone.build_stages``: feature maps to features.
-    head : keras.Model
-
-    Returns
-    -------
-    keras.Model
-        Feature maps to probabilities. Batch normalisation keeps the statistics it was pretrained with: those of a few
-        hundred tiles would be worse.
+    Batch normalisation keeps the statistics it was pretrained with: those of a few hundred tiles would be worse.
     """
     import keras
     copy = keras.models.clone_model(head)
@@ -197,19 +106,8 @@ def with_head(last_stage, head):
     return keras.Sequential([last_stage, copy])
 
 
-def assemble(parts, input_px):
-    """The network to save: uint8 tiles in, probabilities out.
-
-    Parameters
-    ----------
-    parts : list of keras.Model
-        Applied one after the other; the first takes float32 RGB 0 to 255.
-    input_px : int
-
-    Returns
-    -------
-    keras.Model
-    """
+def assemble(parts: list, input_px: int):
+    """The network to save, from uint8 tiles to probabilities: models that are applied one after the other."""
     import keras
     tiles = keras.Input((input_px, input_px, 3), dtype="uint8", name="tiles")
     # Rescaling by 1 is Keras's plain way to turn uint8 into float32 inside the saved network.

@@ -8,6 +8,7 @@ import numpy as np
 from helpers import InputError
 from helpers.model import backbones
 from helpers.model.small_networks import INPUT_PX, alexnet_small, resnet_small
+from helpers.pretraining import files
 from helpers.pretraining.dataset import Dataset
 
 BATCH = 32
@@ -139,7 +140,7 @@ def _tell(pooled, held_out, progress):
 
 def _folded(network):
     """Weights of AlexNet with its batch normalisation folded into the convolutions."""
-    weights = backbones.weights_of(network)
+    weights = files.weights_of(network)
     folded = {}
     for i in range(1, 6):
         bn = {kind: weights["bn{}/{}".format(i, kind)] for kind in ("gamma", "beta", "moving_mean", "moving_variance")}
@@ -164,7 +165,7 @@ def _dense_layers(convolutions, data, folder, small, progress):
     """Weights of ``fc6`` and ``fc7``, trained behind the finished convolutions; what they read is computed once."""
     import keras
     network = alexnet_small()
-    untrained = backbones.weights_of(network)
+    untrained = files.weights_of(network)
     backbones.set_weights(network, dict(untrained, **convolutions))
     maps = _features(keras.Model(network.input, network.get_layer("flatten").output), data)
     inputs = keras.Input(maps.shape[1:])
@@ -174,7 +175,7 @@ def _dense_layers(convolutions, data, folder, small, progress):
         x = network.get_layer(name)(keras.layers.Dropout(0.3, seed=0)(x))
     fit(_with_targets(inputs, x, int(data.labels.max()) + 1, data.statistics.shape[1]), _Maps(maps, data),
         folder / "alexnet_small-dense", 1 if small else 20, LEARNING_RATE["alexnet_small"], progress=progress)
-    return {name: value for name, value in backbones.weights_of(network).items() if name.startswith("fc")}
+    return {name: value for name, value in files.weights_of(network).items() if name.startswith("fc")}
 
 
 def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress=print, until=None):
@@ -239,9 +240,9 @@ def pretrain(name, folder, passes=None, small=False, workers=2, seed=0, progress
     _tell(pooled, held_out, progress)
     path = folder / backbones.EMBEDDED[name]
     if name == "resnet_small":
-        backbones.write_npz(path, backbones.weights_of(network))
+        files.write_npz(path, files.weights_of(network))
     else:
         convolutions = _folded(network)
         dense = _dense_layers(convolutions, large, folder, small, progress)
-        backbones.write_onnx(path, dict(convolutions, **dense))
+        files.write_onnx(path, dict(convolutions, **dense))
     return path

@@ -50,9 +50,6 @@ def score_batches(batches, folder, engine: str = "fastest", threads: int = 1):
         ``tile_id``, ``county``, ``year``, and ``image``, the encoded picture.
     folder : str or pathlib.Path
         The model bundle on this machine.
-    engine : str
-        As in ``engines.load``.
-    threads : int
 
     Yields
     ------
@@ -83,16 +80,7 @@ def _rows(tile_ids, scored, model):
 
 
 def units(uri: str, parts: list, model: str, engine: str):
-    """The units of work of a store, from the footers of its files.
-
-    Parameters
-    ----------
-    uri : str
-        The tile store.
-    parts : list of dict
-        Manifests of the counties and years to score.
-    model, engine : str
-        Checksum of the bundle, and name of the engine.
+    """The units of work of a store's counties and years (their manifests), from the footers of the files alone.
 
     Returns
     -------
@@ -129,16 +117,14 @@ def units(uri: str, parts: list, model: str, engine: str):
 
 
 def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, job: str):
-    """Score one unit: what an executor runs.
+    """Score one of ``units``: what an executor runs.
 
     Parameters
     ----------
-    unit : dict
-        Of ``units``.
     shipped : str
         Name of the bundle under ``pyspark.SparkFiles``.
-    model, engine : str
-        Checksum of the bundle, and name of the engine.
+    model : str
+        Checksum of the bundle.
     threads : int
         Cores of a slot.
     job : str
@@ -208,18 +194,13 @@ def _archive(folder, files, name):
 
 def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fastest", county=None, years=None,
           partitions=None, replace: bool = False) -> int:
-    """Score the tiles of a store in parallel into a prediction table: those that have no row yet.
+    """Score those tiles of a store in parallel that have no row in a prediction table yet.
 
-    Run again after whatever stopped it, it goes on. With nothing new it does nothing. When the store has grown or
-    changed, it scores the new tiles, and those whose picture has changed.
+    A job that was stopped goes on when it is run again. When the store has grown or changed, it scores the new tiles,
+    and those whose picture has changed.
 
     Parameters
     ----------
-    spark : pyspark.sql.SparkSession
-    tiles_uri, predictions_uri : str
-        The tile store, and the folder of the table.
-    bundle : helpers.model.bundle.Bundle
-    engine : str
     county, years : optional
         Score only these; rows of others stay in the table.
     partitions : int, optional
@@ -230,7 +211,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     Returns
     -------
     int
-        Rows of the tiles asked for. ``table.summary`` tells how many of them were scored now.
+        Rows of the tiles asked for; ``table.summary`` says how many of them were scored now.
 
     Raises
     ------

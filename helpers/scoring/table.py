@@ -37,11 +37,12 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
     """
     about = {"model": model, "engine": engine, "classes": list(classes)}
     found = _table(uri)
-    if found is not None and (found.get("model"), found.get("engine")) != (model, engine) and replace:
+    if found is None:
+        _check_folder(uri)
+    elif (found.get("model"), found.get("engine")) != (model, engine) and replace:
         remove(uri)
         found = None
     if found is None:
-        _check_folder(uri)
         try:
             create(join(uri, TABLE), json.dumps(about, indent=1).encode())
             return

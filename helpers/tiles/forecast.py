@@ -1,15 +1,21 @@
-"""forecast."""
+"""What preparing counties will take, before it begins."""
 
 import numpy as np
 import pandas as pd
 
-from helpers.land import downloads, grid, scenes as rasters, sources as to_sources
-from helpers.land.sources import COVERED
+from helpers.land import downloads, grid
+from helpers.land.scenes import block_facts, scene_order
+from helpers.land.sources import COVERED, leaf_off as leaf_off_scenes
 from helpers.tiles.choose import first_years
-from helpers.tiles.prepare import BYTES_A_SECOND, BYTES_A_TILE, TILES_A_SECOND, _sources
+from helpers.tiles.prepare import sources_of
 
-def plan(sources, jobs, slots, leaf_off="keep", per_class=None, seed=0):
-    """What preparing counties will take, before it begins.
+# Tiles a second on a core, as the benchmark measures them; bytes a second of a connection; a tile's bytes in the store.
+TILES_A_SECOND, BYTES_A_SECOND, BYTES_A_TILE = 150, 5e6, 80e3
+
+
+def forecast(sources: dict, jobs: list, slots: int, leaf_off: str = "keep", per_class: int = None,
+             seed: int = 0) -> pd.DataFrame:
+    """What preparing counties will take.
 
     Parameters
     ----------
@@ -19,8 +25,6 @@ def plan(sources, jobs, slots, leaf_off="keep", per_class=None, seed=0):
         ``(county, year, split)``.
     slots : int
         Tasks at a time.
-    leaf_off, per_class, seed
-        As in ``prepare``.
 
     Returns
     -------
@@ -31,61 +35,46 @@ def plan(sources, jobs, slots, leaf_off="keep", per_class=None, seed=0):
     """
     rows, first = [], first_years(jobs)
     for county, year, split in jobs:
-        found = _sources(sources[split], county, year, split, leaf_off, per_class, seed, first[county])
-        download = _download_bytes(found)
-        seconds = len(found.tiles) / TILES_A_SECOND / slots + download / BYTES_A_SECOND / slots
-        rows.append({"county": found.place.county, "year": year, "split": split, "label_year": found.labels.year,
+        found = sources_of(sources[split], county, year, split, leaf_off, per_class, seed, first[county])
+        download, tiles = download_bytes(found.tiles, found.scenes, found.crs), len(found.tiles)
+        seconds = (tiles / TILES_A_SECOND + download / BYTES_A_SECOND) / slots
+        rows.append({"county": found.county.fips, "year": year, "split": split, "label_year": found.labels.year,
                      "covered": sources[split].covered(county)[year], "scenes": len(found.scenes),
-                     "leaf_off": min(1.0, sum(found.bare.values())), "tiles": len(found.tiles),
-                     "download_mb": round(download / 1e6, 1), "disk_mb": round(len(found.tiles) * BYTES_A_TILE / 1e6),
+                     "leaf_off": min(1.0, sum(found.bare.values())), "tiles": tiles,
+                     "download_mb": round(download / 1e6, 1), "disk_mb": round(tiles * BYTES_A_TILE / 1e6),
                      "minutes": round(seconds / 60, 1)})
     return pd.DataFrame(rows)
 
 
-def _download_bytes(found):
+def download_bytes(tiles: pd.DataFrame, scenes: list, crs: str) -> float:
     """Bytes of the blocks that hold the tiles, taking all scenes for as the one is that most tiles come from."""
-    remote = [scene for scene in found.scenes if downloads.is_remote(scene.href)]
-    if not remote:
+    if not any(downloads.is_remote(scene.href) for scene in scenes):
         return 0.0
-    outlines = np.array([grid.project(scene.footprint, found.crs) for scene in found.scenes])
-    choice = rasters.scene_order(found.tiles, outlines)[0]
-    used = np.bincount(choice[choice >= 0], minlength=len(found.scenes))
-    pixel_m, (height, width), block_bytes = rasters.block_facts(found.scenes[int(used.argmax())].href, found.crs)
-    blocks = 0
+    outlines = np.array([grid.project(scene.footprint, crs) for scene in scenes])
+    choice = scene_order(tiles, outlines)[0]
+    used = np.bincount(choice[choice >= 0], minlength=len(scenes))
+    pixel_m, block_px, block_bytes = block_facts(scenes[int(used.argmax())].href, crs)
+    height_m, width_m = (px * pixel_m for px in block_px)
+    touched = set()
     for number in np.flatnonzero(used):
         left, _, _, top = outlines[number].bounds
-        tiles = found.tiles[choice == number]
-        x, y = tiles["col"].to_numpy() * grid.TILE_M - left, top - (tiles["row"].to_numpy() + 1) * grid.TILE_M
-        touched = set()
-        for i in range(len(tiles)):
-            down, across = ([int((start + m) // (size * pixel_m)) for m in (0, grid.TILE_M)]
-                            for start, size in ((y[i], height), (x[i], width)))
-            touched.update((r, c) for r in range(down[0], down[1] + 1) for c in range(across[0], across[1] + 1))
-        blocks += len(touched)
-    return blocks * block_bytes
+        for row, col in tiles.loc[choice == number, ["row", "col"]].to_numpy():
+            x, y = col * grid.TILE_M - left, top - (row + 1) * grid.TILE_M
+            touched.update((number, down, across)
+                           for down in range(int(y // height_m), int((y + grid.TILE_M) // height_m) + 1)
+                           for across in range(int(x // width_m), int((x + grid.TILE_M) // width_m) + 1))
+    return len(touched) * block_bytes
 
 
-def plan_in_words(sources, jobs, table):
-    """A plan as lines to print: the table, its sums, and each scene of the mapped county without leaves.
-
-    Parameters
-    ----------
-    sources, jobs
-        As in ``plan``.
-    table : pandas.DataFrame
-        From ``plan``.
-
-    Returns
-    -------
-    list of str
-    """
+def as_text(sources: dict, jobs: list, table: pd.DataFrame) -> list:
+    """A forecast as lines to print: the table, its sums, and each scene of the mapped county without leaves."""
     lines = table.to_string(index=False).splitlines()
     lines.append(f"In all {table['tiles'].sum():,} tiles, {table['download_mb'].sum():,.0f} MB to download, "
                  f"{table['disk_mb'].sum():,} MB on the disk, about {table['minutes'].sum():.0f} minutes.")
     for county, year, split in jobs:
         if split == "map":
             scenes = sources[split].scenes(county, year)
-            bare = to_sources.leaf_off(scenes, sources[split].county(county).boundary)
+            bare = leaf_off_scenes(scenes, sources[split].county(county).boundary)
             lines += [f"Scene {scene.scene_id}, taken on {scene.acquired}, shows {bare[scene.scene_id]:.1%} of the "
                       "county, perhaps with bare trees." for scene in scenes if scene.scene_id in bare]
             share = sources[split].covered(county)[year]

@@ -1,9 +1,10 @@
-"""One encoded picture becomes pixels, or a reason why it can't. The only module that opens a picture.
+"""Pictures to pixels, and back. The only module that opens an encoded picture.
 
-What can be converted is converted: grey, palette, CMYK and transparent pictures become RGB, transparency is left
-out, sixteen bits become the upper eight, and of an animation the first frame counts.
+Whatever has a clear meaning as RGB is converted: grey, palette, CMYK and transparent pictures; sixteen bits become the
+upper eight; the first frame of an animation counts. Every other picture is refused with a reason.
 """
 
+import hashlib
 import io
 import struct
 import warnings
@@ -13,73 +14,13 @@ import numpy as np
 
 from helpers import InputError
 
+# Of the lossless formats that Pillow 8.4 reads, the smallest and the quickest to decode for its size: tiles of real
+# NAIP scenes take 72 kB instead of 91 kB as PNG. ``tests/benchmarks/benchmark.py codecs`` measures them.
 CODEC = "webp"
-
-
-def encode(tile):
-    """A tile as lossless WebP.
-
-    Parameters
-    ----------
-    tile : numpy.ndarray
-        Shape (h, w, 3), uint8 RGB.
-
-    Returns
-    -------
-    bytes
-
-    Notes
-    -----
-    Of the lossless formats that Pillow 8.4 reads, this is the smallest and the quickest to decode beside its size:
-    tiles of real NAIP scenes take 72 kB in place of 91 kB as PNG at level 1, and decoding one takes two thirds of the
-    time. ``tests/benchmarks/benchmark.py codecs`` measures them, libraries other than Pillow too; none of those pays
-    for being installed on every node.
-    """
-    from PIL import Image
-    buffer = io.BytesIO()
-    # The quickest of libwebp's efforts; the others make files a twentieth smaller in twice the time.
-    Image.fromarray(tile).save(buffer, CODEC, lossless=True, quality=0, method=0)
-    return buffer.getvalue()
-
-
-def decode_all(tiles, size=None):
-    """Pixels of many tiles, all of one size.
-
-    Parameters
-    ----------
-    tiles : pandas.DataFrame
-        Rows of a store: ``tile_id`` and ``image``.
-    size : tuple of int, optional
-        ``(height, width)`` to resize to; by default that of the first.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (N, h, w, 3), uint8 RGB.
-
-    Raises
-    ------
-    InputError
-        If there is no tile, or one can't be read; the message names it.
-    """
-    pixels = []
-    for tile_id, image in zip(tiles["tile_id"], tiles["image"]):
-        try:
-            pixels.append(decode(image, size))
-        except Exception as error:  # Pillow raises errors of many kinds for one cause: bytes it can't read.
-            raise InputError("expected pictures that can be read, got {} ({}: {}). Mend it or take it out.".format(
-                tile_id, type(error).__name__, str(error).split(" <")[0]))
-        size = size or pixels[0].shape[:2]
-    if not pixels:
-        raise InputError("expected tiles to decode, got none. Choose a county and year that the store has.")
-    return np.stack(pixels)
-
-
 # Only these are tried: Pillow knows formats that start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 # 64 MB as RGB in Pillow: some 300 times a tile of 224 px. A picture of a few kilobytes may claim to be any size.
 MAX_PX = 4096 * 4096
-# Spark's Java holds an encoded picture some ten times on its way to Python.
 MAX_BYTES = 16 * 2 ** 20
 # A picture that is blown up from less shows nothing.
 MIN_SIDE_PX = 8
@@ -88,48 +29,66 @@ _SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 class BadPicture(InputError):
-    """A picture that can't be used.
+    """A picture that can't be used; its kind is ``unreadable``, ``wrong_size``, ``too_large`` or ``missing``."""
 
-    Attributes
-    ----------
-    kind : str
-        ``"unreadable"``, ``"wrong_size"``, ``"too_large"`` or ``"missing"``: the table's ``error_kind``.
-    """
-
-    def __init__(self, kind, sentence):
+    def __init__(self, kind: str, sentence: str):
         super().__init__(sentence)
         self.kind = kind
 
 
-def decode(image, size=None, tile_px=None):
-    """Pixels of an encoded picture.
+def encode(tile: np.ndarray) -> bytes:
+    """A tile (h, w, 3), uint8 RGB, as lossless WebP."""
+    from PIL import Image
+    buffer = io.BytesIO()
+    # The quickest of libwebp's efforts; the others make files a twentieth smaller in twice the time.
+    Image.fromarray(tile).save(buffer, CODEC, lossless=True, quality=0, method=0)
+    return buffer.getvalue()
+
+
+def digest(tile_ids, images) -> str:
+    """SHA-256 over names and encoded pictures: scoring names its units after it."""
+    found = hashlib.sha256()
+    for tile_id, image in zip(tile_ids, images):
+        found.update(f"{tile_id}\n{-1 if image is None else len(image)}\n".encode())
+        found.update(image or b"")
+    return found.hexdigest()
+
+
+def decode_all(tiles, size=None) -> np.ndarray:
+    """Pixels (N, h, w, 3), uint8 RGB, of ``tile_id`` and ``image`` in a frame; by default of the first tile's size."""
+    pixels = []
+    for tile_id, image in zip(tiles["tile_id"], tiles["image"]):
+        try:
+            pixels.append(decode(image, size))
+        except BadPicture as bad:
+            raise InputError(f"expected pictures that can be read, got {tile_id} ({bad}) Fix it or take it out.")
+        size = size or pixels[0].shape[:2]
+    if not pixels:
+        raise InputError("expected tiles to decode, got none. Choose a county and year that the store has.")
+    return np.stack(pixels)
+
+
+def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
+    """Pixels (h, w, 3), uint8 RGB, of an encoded picture.
 
     Parameters
     ----------
-    image : bytes
-        A picture in one of ``FORMATS``; None where there is none.
     size : tuple of int, optional
-        ``(height, width)`` to resize to where the picture has another; None keeps its own.
+        ``(height, width)`` to resize to.
     tile_px : int, optional
-        Height and width that the picture must have, for tiles of a grid; None takes any picture.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (h, w, 3), uint8 RGB.
+        Height and width that the picture must have.
 
     Raises
     ------
     BadPicture
-        If it can't be used; its ``kind`` and sentence say why.
     """
     from PIL import Image
     if image is None:
         raise BadPicture("missing", "expected the bytes of a picture, got none: it was gone when the store was "
                                     "written. Bring it back and write the store again.")
     if len(image) > MAX_BYTES:
-        raise BadPicture("too_large", "expected a picture of at most {} MB, got a larger one. Cut it into "
-                                      "tiles.".format(MAX_BYTES >> 20))
+        raise BadPicture("too_large", f"expected a picture of at most {MAX_BYTES >> 20} MB, got a larger one. Cut it "
+                                      "into tiles.")
     if image[:8] == _PNG:
         _check_png(image)
     try:
@@ -145,30 +104,28 @@ def decode(image, size=None, tile_px=None):
     except BadPicture:
         raise
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise BadPicture("too_large", "expected a picture of at most {} px, got a larger one ({}). Cut it into "
-                                      "tiles.".format(MAX_PX, _words(error)))
+        raise BadPicture("too_large", f"expected a picture of at most {MAX_PX} px, got a larger one ({_words(error)}). "
+                                      "Cut it into tiles.")
     except Exception as error:  # Pillow raises errors of many kinds for one cause: bytes that it can't read.
-        raise BadPicture("unreadable", "expected a whole picture ({}), got {} bytes that can't be read ({}: {}). "
-                                       "Replace it.".format(", ".join(FORMATS), len(image), type(error).__name__,
-                                                            _words(error)))
+        raise BadPicture("unreadable", f"expected a whole picture ({', '.join(FORMATS)}), got {len(image)} bytes that "
+                                       f"can't be read ({type(error).__name__}: {_words(error)}). Replace it.")
 
 
 def _words(error):
     """The text of an error on one line, not too long, without the memory addresses that Pillow puts in."""
-    text = " ".join(str(error).split())
-    return (text.split(" <_io.")[0] if " <_io." in text else text)[:200]
+    return " ".join(str(error).split()).split(" <_io.")[0][:200]
 
 
 def _check_size(width, height, tile_px):
     if tile_px is not None and (height, width) != (tile_px, tile_px):
-        raise BadPicture("wrong_size", "expected a tile of {0} × {0} px, got {1} × {2}. Cut it again on the "
-                                       "grid.".format(tile_px, height, width))
+        raise BadPicture("wrong_size", f"expected a tile of {tile_px} × {tile_px} px, got {height} × {width}. Cut it "
+                                       "again on the grid.")
     if width * height > MAX_PX:
-        raise BadPicture("too_large", "expected a picture of at most {} px, got {} × {}. Cut it into tiles.".format(
-            MAX_PX, height, width))
+        raise BadPicture("too_large", f"expected a picture of at most {MAX_PX} px, got {height} × {width}. Cut it into "
+                                      "tiles.")
     if min(width, height) < MIN_SIDE_PX:
-        raise BadPicture("wrong_size", "expected a picture of at least {0} × {0} px, got {1} × {2}. Leave it "
-                                       "out.".format(MIN_SIDE_PX, height, width))
+        raise BadPicture("wrong_size", f"expected a picture of at least {MIN_SIDE_PX} × {MIN_SIDE_PX} px, got {height} "
+                                       f"× {width}. Leave it out.")
 
 
 def _check_png(image):
@@ -177,13 +134,12 @@ def _check_png(image):
     position, kind = len(_PNG), None
     while kind != b"IEND":
         if position + 12 > len(image):
-            raise BadPicture("unreadable", "expected a whole PNG, got its first {} bytes. Replace it.".format(
-                len(image)))
+            raise BadPicture("unreadable", f"expected a whole PNG, got its first {len(image)} bytes. Replace it.")
         length, = struct.unpack_from(">I", image, position)
         kind, end = image[position + 4:position + 8], position + 8 + length
         if image[end:end + 4] != struct.pack(">I", zlib.crc32(image[position + 4:end])):
-            raise BadPicture("unreadable", "expected a PNG whose chunks have their checksums, got one whose chunk {} "
-                                           "has not. Replace it.".format(ascii(kind.tobytes())[2:-1]))
+            raise BadPicture("unreadable", "expected a PNG whose chunks have their checksums, got one whose chunk "
+                                           f"{ascii(kind.tobytes())[2:-1]} has not. Replace it.")
         position = end + 4
 
 

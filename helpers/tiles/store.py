@@ -1,8 +1,7 @@
-"""The tile store: tiles in and out of Parquet.
+"""The tile store: tiles in Parquet files, a folder for each county and year, on any file system.
 
-A store is a Parquet dataset on any URI of ``storage``, one folder for each ``county`` and ``year``. A folder is
-finished when it holds ``_manifest.json``, which is written last; what lies there without one is ignored and
-written anew.
+A folder is finished when it holds ``_manifest.json``, which is written last. A manifest that lists ``files`` says that
+these files, and no others, belong to the county and year; without that list all Parquet files of the folder do.
 """
 
 import json
@@ -10,128 +9,87 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from helpers import InputError, files as storage
-from helpers.uri import join, shown
+from helpers import DamagedFile, InputError
+from helpers.cluster import work
+from helpers.files import changed, filesystem, write_json
 from helpers.land.classes import CLASS_NAMES
 from helpers.tiles.pictures import CODEC
+from helpers.uri import join, shown
 
-# Tiles that a file holds as one piece, some 50 to 100: what a task of a scoring job takes is a number of whole pieces.
-ROW_GROUP_BYTES, ROW_GROUP_TILES = 4 << 20, 256
 # A label is trusted for training when this share of the tile's NLCD pixels carries it.
 PURE = 0.9
 SCHEMA = pa.schema([
     ("tile_id", pa.string()), ("row", pa.int32()), ("col", pa.int32()),
     ("scene_id", pa.string()), ("acquired", pa.string()), ("image", pa.binary()),
-    ("label", pa.int8()), ("group", pa.int8()), ("purity", pa.float32()), ("nine_point", pa.int8()),
+    ("label", pa.int8()), ("group", pa.int8()), ("purity", pa.float32()), ("class_2017", pa.int8()),
     ("split", pa.string()),
 ])
-PARTITIONS = pa.schema([("county", pa.string()), ("year", pa.int32())])
 MANIFEST = "_manifest.json"
+# A county makes at least so many files of at most so many tiles; but none is worth a task of its own for fewer tiles.
+_FILES, _MOST_TILES, _FEWEST_TILES = 16, 1024, 32
+# Footers are read side by side: over a network, each is a wait and nothing else.
+_THREADS = 16
+# No UTF-8 text comes after it.
+_LAST = b"\xff"
 
 
-def partition_folder(uri, county, year):
+def partition_folder(uri: str, county: str, year: int) -> str:
     """Where the tiles of a county and year lie in a store."""
-    return "{}/county={}/year={}".format(str(uri).rstrip("/"), county, year)
+    return join(uri, f"county={county}", f"year={year}")
 
 
-def manifest(uri, county, year, required=()):
-    """What is known of a finished county and year.
+def unit_tiles(tiles: int) -> int:
+    """Tiles of a file, which is a job's unit of work: also a small county's units share evenly among many cores."""
+    return max(_FEWEST_TILES, min(_MOST_TILES, tiles // _FILES))
 
-    Parameters
-    ----------
-    uri : str
-        The store.
-    county : str
-    year : int
-    required : list of str
-        Keys without which the caller can't go on.
 
-    Returns
-    -------
-    dict or None
-        JSON values; None where it isn't finished and nothing is required.
-
-    Raises
-    ------
-    InputError
-        If something is required and isn't there.
-    """
-    facts = _manifest(uri, county, year)
+def manifest(uri: str, county: str, year: int, required=()) -> dict:
+    """What is known of a finished county and year; None if it isn't finished and no key is ``required``."""
+    folder = partition_folder(uri, county, year)
+    system, path = filesystem(join(folder, MANIFEST))
+    facts = _read(system, path) if system.exists(path) else None
     missing = [key for key in required if key not in (facts or {})]
     if missing:
-        raise InputError("expected {} in {}/{}, got {}. {}.".format(
-            ", ".join(required), shown(partition_folder(uri, county, year)), MANIFEST,
-            "no such file" if facts is None else "none of " + ", ".join(missing),
-            "Prepare this county and year in notebook 02_data_preparation" if facts is None else "Add them"))
+        raise InputError(f"expected {', '.join(required)} in {shown(folder)}/{MANIFEST}, got " + (
+            "no such file. Prepare this county and year in notebook 02_data_preparation." if facts is None else
+            f"none of {', '.join(missing)}. Add them."))
     return facts
 
 
-def _manifest(uri, county, year):
-    path = partition_folder(uri, county, year) + "/" + MANIFEST
-    filesystem, path = storage.filesystem(path)
-    return _read_json(filesystem, path) if filesystem.exists(path) else None
-
-
-def _read_json(filesystem, path):
-    """A manifest.
-
-    Raises
-    ------
-    InputError
-        If it isn't whole, or lacks what each must have.
-    """
+def _read(system, path):
+    """A manifest. An InputError tells of one that isn't whole, or lacks what each must have."""
     try:
-        facts = json.loads(filesystem.cat_file(path).decode())
+        facts = json.loads(system.cat_file(path).decode())
         if all(isinstance(facts[name], kind) for name, kind in (("county", str), ("year", int), ("tiles", int))):
             return facts
         came = "one with other kinds of values"
     except KeyError as error:
-        came = "one without {}".format(error)
+        came = f"one without {error}"
     except (ValueError, TypeError):
         came = "one that is cut off"
-    raise InputError("expected a manifest with county, year and tiles at {}, got {}. Write the tiles of this county "
-                     "and year again.".format(shown(path), came))
+    raise InputError(f"expected a manifest with county, year and tiles at {shown(path)}, got {came}. Write the tiles "
+                     "of this county and year again.")
 
 
-def write_manifest(uri, county, year, **facts):
-    """Declare a county and year finished.
-
-    Parameters
-    ----------
-    uri : str
-        The store.
-    county : str
-    year : int
-    **facts
-        JSON values to keep: at least ``tiles``, the number of rows written.
-    """
-    facts = dict(facts, county=str(county), year=int(year))
-    facts.setdefault("codec", CODEC)
-    facts.setdefault("classes", list(CLASS_NAMES))
-    filesystem, path = storage.filesystem(partition_folder(uri, county, year) + "/" + MANIFEST)
-    filesystem.pipe_file(path, json.dumps(facts, indent=1, sort_keys=True).encode())
+def write_manifest(uri: str, county: str, year: int, **facts):
+    """Declare a county and year finished, with JSON facts about it: at least ``tiles``, the number of rows written."""
+    write_json(join(partition_folder(uri, county, year), MANIFEST),
+               dict({"codec": CODEC, "classes": list(CLASS_NAMES)}, **facts, county=str(county), year=int(year)))
 
 
-def remove_manifest(uri, county, year):
-    """Declare a county and year unfinished, before its tiles are written anew."""
-    filesystem, path = storage.filesystem(partition_folder(uri, county, year) + "/" + MANIFEST)
-    if filesystem.exists(path):
-        filesystem.rm(path)
+def remove_manifest(uri: str, county: str, year: int):
+    """Declare a county and year unfinished, before its tiles are written again."""
+    system, path = filesystem(join(partition_folder(uri, county, year), MANIFEST))
+    if system.exists(path):
+        system.rm(path)
 
 
-def keep_only(uri, wanted):
-    """Declare every county and year unfinished that isn't wanted: what an earlier run has left is no part of this one.
-
-    Parameters
-    ----------
-    uri : str
-        The store; it need not be there yet.
-    wanted : list of tuple
-        ``(county, year)``.
-    """
+def keep_only(uri: str, wanted):
+    """Declare every county and year unfinished but ``(county, year)`` of ``wanted``: what an earlier run has left."""
     wanted = {(str(county), int(year)) for county, year in wanted}
     for part in _manifests(uri):
         if (part["county"], part["year"]) not in wanted:
@@ -140,195 +98,181 @@ def keep_only(uri, wanted):
 
 def _manifests(uri):
     """Those of all finished counties and years, in order."""
-    filesystem, path = storage.filesystem(str(uri))
-    names = sorted(filesystem.glob(path.rstrip("/") + "/county=*/year=*/" + MANIFEST))
-    return [_read_json(filesystem, name) for name in names]
+    system, path = filesystem(str(uri))
+    return [_read(system, name) for name in sorted(system.glob(join(path, "county=*", "year=*", MANIFEST)))]
 
 
-def partitions(uri):
-    """The finished counties and years of a store.
-
-    Returns
-    -------
-    list of dict
-        Their manifests, in order of county and year.
-
-    Raises
-    ------
-    InputError
-        If there is no store, or nothing in it is finished.
-    """
+def partitions(uri: str) -> list:
+    """Manifests of the finished counties and years of a store, in order; an InputError if there are none."""
     found = _manifests(uri)
     if not found:
-        raise InputError("expected a tile store at {}, got no finished county and year there. Run notebook "
-                         "02_data_preparation, or give the URI of a store of your own.".format(shown(uri)))
+        raise InputError(f"expected a tile store at {shown(uri)}, got no finished county and year there. Run notebook "
+                         "02_data_preparation, or give the URI of a store of your own.")
     return found
 
 
-def size(uri, parts=None):
-    """Number of tiles of a store, and bytes of their files.
-
-    Parameters
-    ----------
-    uri : str
-    parts : list of dict, optional
-        Manifests of the counties and years to count; all by default.
-
-    Returns
-    -------
-    tiles, n_bytes : int
-    """
-    parts = partitions(uri) if parts is None else parts
-    filesystem, _ = storage.filesystem(str(uri))
-    folders = [storage.filesystem(partition_folder(uri, part["county"], part["year"]))[1] for part in parts]
-    return sum(part["tiles"] for part in parts), sum(map(filesystem.du, folders))
-
-
-def row_groups(uri, part):
-    """What the files of a county and year say of themselves: nothing but their ends is read.
-
-    Parameters
-    ----------
-    uri : str
-    part : dict
-        Its manifest.
-
-    Returns
-    -------
-    dict
-        For each file's name, ``(rows, bytes)`` of its row groups, bytes as Java holds them; None of a file that is
-        damaged.
-    """
-    filesystem, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
-    filesystem.invalidate_cache()
-    paths = sorted(path for path in filesystem.ls(folder, detail=False) if path.endswith(".parquet"))
-
-    def look(path):
-        try:
-            with filesystem.open(path, "rb") as file:
-                facts = pq.ParquetFile(file).metadata
-                groups = [facts.row_group(i) for i in range(facts.num_row_groups)]
-                return [(group.num_rows, group.total_byte_size) for group in groups]
-        except Exception as error:
-            if not storage.is_damage(error):
-                raise
-            return None
-
-    with ThreadPoolExecutor(16) as threads:  # Over a network a file's end is a wait and nothing else.
-        return {path.rsplit("/", 1)[-1]: groups for path, groups in zip(paths, threads.map(look, paths))}
-
-
-def damaged(uri, part, names):
-    """Those of some files of a county and year that can't be read to their end.
-
-    Returns
-    -------
-    list of str
-    """
-    folder = partition_folder(uri, part["county"], part["year"])
-    found = set(storage.damaged([join(folder, name) for name in names], ["tile_id", "image"]))
-    return [name for name in names if join(folder, name) in found]
-
-
-def classes(uri):
+def classes(uri: str) -> tuple:
     """Names of the classes that the labels of a store stand for, in order of ``class_id``."""
     return tuple(partitions(uri)[0]["classes"])
 
 
-def read(uri, county=None, year=None, split=None, columns=None, row=None):
-    """Read tiles on the driver. Spark reads the same folders by itself.
+def _listed(uri, part):
+    """The files of a county and year by name, as ``ls(detail=True)`` tells of them; None of one that is gone."""
+    system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
+    system.invalidate_cache()
+    there = {info["name"].rsplit("/", 1)[-1]: info for info in system.ls(folder, detail=True)}
+    names = part["files"] if "files" in part else [
+        name for name in there if name.endswith(".parquet") and name[0] not in "._"]
+    return {name: there.get(name) for name in sorted(names)}
 
-    Parameters
-    ----------
-    uri : str
-        The store.
-    county, year, split : optional
-        Keep only these.
-    columns : list of str, optional
-        Columns to read; all by default.
-    row : int, optional
-        Only the tiles of this row of the grid.
+
+def files(uri: str, part: dict) -> tuple:
+    """The files of a county and year (its manifest), checked for what scoring needs; from their footers.
+
+    Returns
+    -------
+    files : list of dict
+        By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, the digest of a file that
+        this package has written, else None; ``changed``, which changes with the file.
+    damaged : list of str
+        Folder and name of the files whose footer can't be read.
+    """
+    folder = partition_folder(uri, part["county"], part["year"])
+    listed = _listed(uri, part)
+    # Preparation names no tile twice.
+    is_ours = "files" in part
+
+    def look(name):
+        try:
+            return _look(join(folder, name), listed[name], is_ours)
+        except DamagedFile:
+            return None
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        looks = dict(zip(listed, threads.map(look, listed)))
+    found = [one for one in looks.values() if one is not None]
+    damaged = ["county={county}/year={year}/{name}".format(name=name, **part) for name in looks if looks[name] is None]
+    tiles = sum(sum(one["rows"]) for one in found)
+    if not damaged and tiles != part["tiles"]:
+        raise InputError(f"expected {part['tiles']:,} tiles of county {part['county']}, year {part['year']} in the "
+                         f"tile store {shown(uri)}, as its {MANIFEST} says, got {tiles:,}. Write its tiles again.")
+    double = _double([one for one in found if sum(one["rows"])])
+    if double:
+        raise InputError(f"expected one tile of each name in the store {shown(uri)}, got {double} twice in county "
+                         f"{part['county']}, year {part['year']}. Write its tiles again.")
+    return [{key: one[key] for key in one if key != "ranges"} for one in found], damaged
+
+
+def _look(uri, info, is_ours):
+    """What one file says of itself; ``ranges``, first and last tile id of each row group, only if they matter."""
+    footer = work.footer(uri)
+    schema = [footer.schema.column(i) for i in range(len(footer.schema))]
+    kinds = {column.path: (column.physical_type, column.logical_type.type) for column in schema}
+    if kinds.get("tile_id") != ("BYTE_ARRAY", "STRING") or kinds.get("image") != ("BYTE_ARRAY", "NONE"):
+        raise InputError(f"expected columns tile_id (string) and image (binary) in {shown(uri)}, got "
+                         f"{', '.join('{} ({})'.format(name, ' '.join(kind)) for name, kind in kinds.items())}. Write "
+                         "its tiles again with the columns of helpers.tiles.store.SCHEMA.")
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    digest = (work.facts_in(footer) or {}).get("pictures")
+    number = list(kinds).index("tile_id")
+    return {"uri": uri, "name": uri.rsplit("/", 1)[-1], "rows": [group.num_rows for group in groups],
+            "bytes": [group.total_byte_size for group in groups], "pictures": digest, "changed": changed(info),
+            "ranges": None if is_ours and digest else [_range(group.column(number).statistics) for group in groups]}
+
+
+def _range(statistics):
+    known = statistics is not None and statistics.has_min_max
+    return (statistics.min_raw, statistics.max_raw) if known else (b"", _LAST)
+
+
+def _double(files):
+    """A tile that is there twice, if any. Only row groups whose ranges of ids overlap are read: so a tile twice in one
+    row group is left to who reads that.
+    """
+    of_digest = {}
+    for one in files:
+        other = of_digest.setdefault(one["pictures"] or one["name"], one)
+        if other is not one:
+            return f"the tiles of {other['name']} as those of {one['name']}"
+    ranges = [(*found, one["uri"], group) for one in files for group, found in enumerate(one["ranges"] or ())]
+    to_read, last = {}, None
+    for first_id, last_id, uri, group in sorted(ranges):
+        if last is not None and first_id <= last[0]:
+            for where, number in (last[1:], (uri, group)):
+                to_read.setdefault(where, set()).add(number)
+        if last is None or last_id > last[0]:
+            last = last_id, uri, group
+    with ThreadPoolExecutor(_THREADS) as threads:
+        ids = pa.chunked_array([chunk for found in threads.map(_ids, to_read.items()) for chunk in found], pa.string())
+    # Sorted, five million ids take 0.3 GB; a hash table would take 1 GB.
+    ids = ids.combine_chunks().take(pc.sort_indices(ids))
+    at = pc.index(pc.equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1))), True).as_py()
+    return None if at < 0 else ids[at].as_py()
+
+
+def _ids(uri_and_groups):
+    """Tile ids in some row groups; none of a file that is damaged: its units tell of that."""
+    uri, groups = uri_and_groups
+    system, path = filesystem(uri)
+    try:
+        with work.damage_named(uri), system.open(path, "rb") as file:
+            table = pq.ParquetFile(file).read_row_groups(sorted(groups), columns=["tile_id"])
+    except DamagedFile:
+        return []
+    return table.column("tile_id").cast(pa.string()).chunks
+
+
+def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -> pd.DataFrame:
+    """Read tiles on the driver: those of a county, a year, a split or a row of the grid, and some of their columns.
 
     Returns
     -------
     pandas.DataFrame
         In order of county, year and ``tile_id``; ``county`` and ``year`` are columns too.
-
-    Raises
-    ------
-    InputError
-        If the store lacks what was asked for; the message lists what it has.
     """
-    chosen = [m for m in partitions(uri)
-              if (county is None or m["county"] == str(county)) and (year is None or m["year"] == int(year))]
-    frames = []
-    filesystem, _ = storage.filesystem(str(uri))
-    keys = ["tile_id"] + (["split"] if split is not None else [])
-    wanted = None if columns is None else list(dict.fromkeys(keys + [c for c in columns if c not in PARTITIONS.names]))
-    condition = None if split is None else ds.field("split") == split
-    if row is not None:
-        condition = ds.field("row") == row if condition is None else condition & (ds.field("row") == row)
-    for part in chosen:
-        _, folder = storage.filesystem(partition_folder(uri, part["county"], part["year"]))
-        table = ds.dataset(folder, schema=SCHEMA, format="parquet", filesystem=filesystem).to_table(
-            columns=wanted, filter=condition)
-        frames.append(table.to_pandas(integer_object_nulls=False)
-                      .assign(county=part["county"], year=part["year"]).sort_values("tile_id"))
+    stored = partitions(uri)
+    wanted = None if columns is None else list(dict.fromkeys(
+        ["tile_id"] + [name for name in columns if name not in ("county", "year")]))
+    condition = None
+    for name, value in (("split", split), ("row", row)):
+        if value is not None:
+            condition = ds.field(name) == value if condition is None else condition & (ds.field(name) == value)
+    frames = [_read_part(uri, part, wanted, condition) for part in stored
+              if county in (None, part["county"]) and (year is None or year == part["year"])]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        asked = ", ".join("{} {}".format(k, v) for k, v in
-                          (("county", county), ("year", year), ("split", split), ("row", row)) if v is not None)
-        raise InputError("expected tiles of {} in {}, got a store of {}. Prepare them in notebook "
-                         "02_data_preparation.".format(asked or "any county", shown(uri), ", ".join(
-                             "{county} {year}".format(**m) for m in partitions(uri))))
+        asked = ", ".join(f"{name} {value}" for name, value in (
+            ("county", county), ("year", year), ("split", split), ("row", row)) if value is not None)
+        raise InputError(f"expected tiles of {asked or 'any county'} in {shown(uri)}, got a store of "
+                         f"{', '.join('{county} {year}'.format(**part) for part in stored)}. Prepare them in notebook "
+                         "02_data_preparation.")
     frame = pd.concat(frames, ignore_index=True)
     return frame if columns is None else frame[list(columns)]
 
 
-def pure(frame, classes=CLASS_NAMES):
-    """The rows of a store that may train or validate a model: labelled, and pure.
+def _read_part(uri, part, columns, condition):
+    system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
+    paths = [join(folder, name) for name in _listed(uri, part)]
+    table = ds.dataset(paths, schema=SCHEMA, format="parquet", filesystem=system).to_table(
+        columns=columns, filter=condition)
+    return table.to_pandas(integer_object_nulls=False).assign(
+        county=part["county"], year=part["year"]).sort_values("tile_id")
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        ``label`` and ``purity``.
-    classes : sequence of str
-        Their names.
 
-    Returns
-    -------
-    pandas.DataFrame
-        Its ``label`` as int.
-
-    Raises
-    ------
-    InputError
-        If a class has none.
-    """
+def pure(frame: pd.DataFrame, classes=CLASS_NAMES) -> pd.DataFrame:
+    """The rows of a store that may train or validate a model: labelled, and pure. Each class must have some."""
     chosen = frame[frame["label"].notna() & (frame["purity"] >= PURE)]
     empty = [name for class_id, name in enumerate(classes) if not (chosen["label"] == class_id).any()]
     if empty:
-        raise InputError("expected pure tiles of every class, got none of {} among {} tiles. Add a county, or "
-                         "pictures, with some.".format(", ".join(empty), len(frame)))
+        raise InputError(f"expected pure tiles of every class, got none of {', '.join(empty)} among {len(frame)} "
+                         "tiles. Add a county, or pictures, with some.")
     return chosen.astype({"label": int})
 
 
-def balanced(frame, seed, per_class=None):
-    """Draw the same number of rows from each class.
+def balanced(frame: pd.DataFrame, seed: int, per_class: int = None) -> pd.DataFrame:
+    """Draw the same number of rows from each ``label``, in order of the index: by default as many as the rarest has.
 
-    Parameters
-    ----------
-    frame : pandas.DataFrame
-        With ``label``.
-    seed : int
-    per_class : int, optional
-        Rows of each class; by default as many as the rarest class has. A class that has fewer gives all of them, and
-        some again.
-
-    Returns
-    -------
-    pandas.DataFrame
-        In order of the original index.
+    A class that has fewer than ``per_class`` gives all of them, and some again.
     """
     size = int(frame["label"].value_counts().min()) if per_class is None else per_class
     drawn = []

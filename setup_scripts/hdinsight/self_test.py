@@ -28,10 +28,10 @@ def draw(folder):
     folder.mkdir(parents=True)
     pd.DataFrame({"tile_id": [f"utm19-{n:05d}" for n in range(10)], "county": "99001", "year": 2010,
                   "image": [encode(image) for image in pixels]}).to_parquet(folder / "tiles.parquet")
-    with writing(folder / "model") as part:
+    with whole_folder(folder / "model") as part:
         network(part / "model.onnx")
-        bundle._finish(part, {"classes": list("abcdef"), "backbone": {"name": "alexnet_small"},
-                              "input_px": [PX, PX]})
+        bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "alexnet_small"},
+                             "input_px": [PX, PX]})
 
 
 def network(path):

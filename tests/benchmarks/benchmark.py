@@ -375,7 +375,7 @@ def add_int8_unjudged(folder, tiles):
     facts = json.loads((folder / bundle.FACTS).read_text())
     (folder / bundle.FACTS).unlink()
     quantise(folder / ONNX, folder / INT8, tiles[:32])
-    bundle._finish(folder, dict({k: v for k, v in facts.items() if k != "files"}, backbone={"name": "random weights"}))
+    bundle.finish(folder, dict({k: v for k, v in facts.items() if k != "files"}, backbone={"name": "random weights"}))
 
 
 def make_bundle(name, folder):

@@ -20,10 +20,11 @@ from urllib.parse import unquote
 import pytest
 import rasterio
 
+import spark4
 from azurite import ACCOUNT, Azurite
 from helpers import files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE
-from helpers.maps import new_development as development
+from helpers.maps import new_development
 from helpers.model import bundle
 from helpers.tiles import store as tilestore
 from helpers.scoring import score as scoring_module
@@ -689,9 +690,9 @@ def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
     assert "precision" in change and change["calibrated"] is False
     assert not [name for name in change if name.startswith("calibration")]
     for name in ("99009.html", "99009_tiles.qml"):
-        assert development.RANKED in (ran / "maps" / name).read_text(encoding="utf-8")
+        assert new_development.RANKED in (ran / "maps" / name).read_text(encoding="utf-8")
     with rasterio.open(ran / "maps" / "99009_change_score.tif") as file:
-        assert file.tags()["SCORE"] == development.RANKED and file.tags()["VALUE_60"] == "60"
+        assert file.tags()["SCORE"] == new_development.RANKED and file.tags()["VALUE_60"] == "60"
 
 
 def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
@@ -851,13 +852,7 @@ def test_the_azure_cli_takes_each_command(no_az, tmp_path, request):
 def test_scoring_on_spark_4(request):
     """For Microsoft Fabric. The newest Spark goes before the other on Python's path; everything else is the same."""
     started = time.monotonic()
-    folder = REPOSITORY / ".venv-spark4"
-    if not (folder / "pyspark-4.3.0.dist-info").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        done = run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder, "pyspark==4.3.0",
-                   "py4j==0.10.9.9", timeout=900)
-        assert done.returncode == 0, done.stderr[-2000:]
-    environment = dict(os.environ, PYTHONPATH=f"{folder}:{REPOSITORY}")
+    environment = spark4.environment()
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/scoring/test_score.py",
                "tests/scoring/test_table.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]

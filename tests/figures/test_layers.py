@@ -1,10 +1,8 @@
-"""What the layers see: receptive fields, the neurons chosen for classes, and the evidence by place."""
+"""What the layers see: receptive fields, the neurons chosen for classes, and the evidence by position."""
 
 from collections import namedtuple
 from unittest.mock import MagicMock
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import onnx
 import onnxruntime
@@ -13,37 +11,24 @@ from matplotlib.colors import to_rgb
 from onnx import TensorProto, helper, numpy_helper
 
 from helpers.figures import layers as seeing
-from helpers.land import classes as landcover
-from helpers.model import retrain_cntk as retraining_cntk
-from helpers.figures.style import GROUND, style
-from helpers.model.cntk_network import Pretrained
+from helpers.figures.style import GROUND
+from helpers.land.classes import CLASSES
+from helpers.model import cntk_network
 
 Field = namedtuple("Field", "size start step")
 N_CLASSES = 3
 
 
-@pytest.fixture
-def ax():
-    backend = matplotlib.get_backend()
-    plt.switch_backend("Agg")
-    with plt.rc_context(style()):
-        yield plt.subplots(figsize=(7, 4))[1]
-    plt.close("all")
-    plt.switch_backend(backend)
-
-
-def answers(values, places=None):
+def answers(values, positions=None):
     """Peaks of neurons that answered so; (N, channels)."""
     values = np.asarray(values, dtype=np.float32)
-    places = np.zeros(values.shape + (2,), dtype=int) if places is None else places
-    return seeing.Peaks(values, places, None)
+    positions = np.zeros(values.shape + (2,), dtype=int) if positions is None else positions
+    return seeing.Peaks(values, positions, None)
 
-
-# Receptive fields
 
 @pytest.fixture
 def network(tmp_path):
-    """A small network of random weights, with padding, strides and a pooling layer: 33 px in, maps of 8 places."""
+    """A small network of random weights, with padding, strides and a pooling layer: 33 px in, maps of 8 positions."""
     rng = np.random.RandomState(0)
     weights = {"w1": rng.randn(4, 3, 5, 5), "w2": rng.randn(6, 4, 3, 3)}
     graph = helper.make_graph(
@@ -59,9 +44,9 @@ def network(tmp_path):
 
 
 def test_the_receptive_field_is_what_changes_the_answer(network, monkeypatch):
-    """Each pixel is changed in turn, and the places noted whose answer changes with it."""
-    monkeypatch.setattr(retraining_cntk, "start_cntk", MagicMock())  # it is worked out beside CNTK's functions
-    field = Pretrained("net", network, layer="conv2").receptive_field("conv2")
+    """Each pixel is changed in turn, and the positions noted whose answer changes with it."""
+    monkeypatch.setattr(cntk_network, "start_cntk", MagicMock())  # it is worked out beside CNTK's functions
+    field = cntk_network.Pretrained("net", network, layer="conv2").receptive_field("conv2")
     session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
     px = 33
     plain = np.random.RandomState(1).rand(1, 3, px, px).astype(np.float32)
@@ -71,12 +56,12 @@ def test_the_receptive_field_is_what_changes_the_answer(network, monkeypatch):
     difference = session.run(None, {"data": changed})[0] != session.run(None, {"data": plain})[0]
     sees = difference.any(axis=1).reshape(px, px, *difference.shape[2:])
     expected = {}
-    for place in np.ndindex(sees.shape[2:]):
-        rows, columns = np.nonzero(sees[(slice(None), slice(None)) + place])
-        expected[place] = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-        assert seeing.pixels_seen(field, place, (px, px)) == expected[place], place
+    for position in np.ndindex(sees.shape[2:]):
+        rows, columns = np.nonzero(sees[(slice(None), slice(None)) + position])
+        expected[position] = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
+        assert seeing.pixels_seen(field, position, (px, px)) == expected[position], position
     # Where it isn't cut off by the tile's edge.
-    inside = seeing.places_inside(field, sees.shape[2:], (px, px))
+    inside = seeing.positions_inside(field, sees.shape[2:], (px, px))
     whole = [(bottom - top, right - left) == (field.size,) * 2 for top, bottom, left, right in expected.values()]
     assert inside.ravel().tolist() == whole and 0 < inside.sum() < inside.size
 
@@ -91,8 +76,6 @@ def test_a_crop_shows_the_receptive_field_and_grey_beyond_the_tile():
     assert (corner[:4] == grey).all() and (corner[:, 4:] == grey).all()
 
 
-# The neurons
-
 def test_peaks_are_found_where_the_neuron_sees_nothing_but_the_tile():
     maps = np.zeros((5, 2, 6, 6), dtype=np.float32)
     maps[:, 0, 0, 0] = 9     # at the edge, whatever the land
@@ -101,23 +84,23 @@ def test_peaks_are_found_where_the_neuron_sees_nothing_but_the_tile():
     tiles = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 24, 24, 3), dtype=np.uint8)
     found = seeing.peaks(lambda some: maps[some[:, 0, 0, 0]], tiles, Field(8, -2, 4), batch=2)
     assert found.values[:, 0].tolist() == [1, 5, 2, 4, 3]
-    assert found.places[:, 0].tolist() == [[2, 1], [2, 2], [2, 3], [2, 4], [2, 3]]
+    assert found.positions[:, 0].tolist() == [[2, 1], [2, 2], [2, 3], [2, 4], [2, 3]]
     assert np.allclose(found.usual, maps.mean(axis=0))
-    # Where every place sees beyond the tile, the strongest of all.
+    # Where every position sees beyond the tile, the strongest of all.
     assert (seeing.peaks(lambda some: maps[some[:, 0, 0, 0]], tiles, Field(40, -8, 4)).values[:, 0] == 9).all()
 
 
 def test_the_strongest_crops_come_from_different_tiles():
     rng = np.random.RandomState(0)
     maps = rng.rand(30, 4, 5, 5).astype(np.float32)
-    maps[7, 2] += 10  # every place of one tile excites it more than all others do
+    maps[7, 2] += 10  # every position of one tile excites it more than all others do
     tiles = np.arange(30, dtype=np.uint8)[:, None, None, None] * np.ones((1, 20, 20, 3), dtype=np.uint8)
     found = seeing.peaks(lambda some: maps[some[:, 0, 0, 0]], tiles, Field(4, 0, 4))
     for channel in range(4):
-        rows = seeing.strongest(found, channel, 9).tolist()
+        rows = seeing.strongest(found, channel).tolist()
         assert len(set(rows)) == 9
         assert rows == sorted(range(30), key=lambda i: -maps[i, channel].max())[:9]
-    assert seeing.strongest(found, 2, 9)[0] == 7
+    assert seeing.strongest(found, 2)[0] == 7
 
 
 def test_a_neuron_is_chosen_by_what_its_crops_show():
@@ -144,9 +127,9 @@ def test_a_sheet_names_each_neuron_and_frames_each_crop_in_its_class(ax):
     labels = np.repeat([0, 1], 10)
     values = np.random.RandomState(0).rand(20, 3)
     values[:9, 1], values[[10, 11, 12, 13, 14, 15, 16, 0, 1], 2] = 5, 7
-    field, places = Field(10, 5, 5), np.full((20, 3, 2), 1)
+    field, positions = Field(10, 5, 5), np.full((20, 3, 2), 1)
     tiles = np.full((20, 40, 40, 3), 120, dtype=np.uint8)
-    seeing.layer(ax, tiles, labels, answers(values, places), field, [1, 2], "Two neurons", names, crop_px=20,
+    seeing.layer(ax, tiles, labels, answers(values, positions), field, [1, 2], "Two neurons", names, crop_px=20,
                  tile_px=40)
     assert [text.get_text() for text in ax.texts] == [
         "Forest", "neuron 1", "9 of 9 crops", "Developed", "neuron 2", "7 of 9 crops"]
@@ -155,16 +138,14 @@ def test_a_sheet_names_each_neuron_and_frames_each_crop_in_its_class(ax):
     assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (12.5, 12.5, 10, 10)
     assert len(ax.patches) == 2 * 2  # a dark line on a light one, for each neuron
     sheet = np.asarray(ax.images[0].get_array())
-    colours = {c.name: np.round(255 * np.array(to_rgb(c.colour))) for c in landcover.CLASSES}
+    colours = {c.name: np.round(255 * np.array(to_rgb(c.colour))) for c in CLASSES}
     first, second = sheet[54:, :82], sheet[54:, 98:]
     assert not (first == colours["Developed"]).all(axis=2).any()
     # Two of the nine crops of 26 px are of forest: the frame of each has 26² - 20² pixels.
     assert (second == colours["Forest"]).all(axis=2).sum() == 2 * (26 ** 2 - 20 ** 2)
 
 
-# The evidence
-
-def test_the_votes_of_all_places_average_to_the_logits():
+def test_the_votes_of_all_positions_average_to_the_logits():
     rng = np.random.RandomState(0)
     maps = [rng.rand(7, n, 4, 6).astype(np.float32) for n in (5, 3)]
     usual = [rng.rand(n, 4, 6) for n in (5, 3)]
@@ -177,7 +158,7 @@ def test_the_votes_of_all_places_average_to_the_logits():
     assert np.allclose(votes.mean(axis=(1, 2)), logits, atol=1e-5)
 
 
-def test_a_place_that_answers_as_usual_votes_as_all_others_do():
+def test_a_position_that_answers_as_usual_votes_as_all_others_do():
     """Neurons answer otherwise near the edge: that must not colour it."""
     rng = np.random.RandomState(0)
     usual = rng.rand(5, 4, 4)
@@ -214,7 +195,7 @@ def test_evidence_is_drawn_in_the_colours_of_the_classes(ax):
     sheet = np.asarray(ax.images[0].get_array()).astype(int)
     left, right = sheet[-30, 10], sheet[-30, -10]
     assert left.argmax() == 1 and right.argmax() == 0  # Forest's green, Developed's red
-    # Of 6 by 6 places the middle 4 by 4 see nothing but the tile.
+    # Of 6 by 6 positions the middle 4 by 4 see nothing but the tile.
     assert ax.patches[0].get_width() == 40 and ax.patches[0].get_x() == 9.5
 
 

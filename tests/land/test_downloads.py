@@ -9,12 +9,6 @@ from helpers import InputError
 from helpers.land import downloads
 
 
-@pytest.fixture(autouse=True)
-def own_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(downloads, "BACKOFF_S", 0.02)
-
-
 @pytest.fixture
 def server(tmp_path):
     (tmp_path / "served").mkdir()
@@ -48,7 +42,7 @@ def test_what_does_not_mend_ends_in_one_sentence_without_the_query(server, fault
 
 
 def test_a_slow_server_is_given_up(server, monkeypatch):
-    monkeypatch.setattr(downloads, "PIECE_S", 0.3)
+    monkeypatch.setattr(downloads, "BLOCK_S", 0.3)
     monkeypatch.setattr(downloads, "TRIES", 1)
     server.faults[:] = [servers.silent(1)] * 8
     with pytest.raises(InputError, match="got no (whole )?answer"):
@@ -81,3 +75,18 @@ def test_what_is_not_what_was_wanted_is_not_kept(server, tmp_path):
     with pytest.raises(InputError, match="^no$"):
         downloads.fetch(server.url + "/file.bin", "a file", ".bin", check=check)
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("fault", [servers.busy(503), servers.busy(429), servers.moved_to("/again?x=1")])
+def test_a_token_is_asked_for_again(tmp_path, monkeypatch, fault):
+    with servers.Files(tmp_path) as tokens:
+        answer = lambda request: servers.reply(request, 200, json.dumps(
+            {"token": "sig=t", "msft:expiry": "2099-01-01T00:00:00Z"}).encode())
+        monkeypatch.setenv("TUTORIAL_SIGNING", tokens.url + "/token")
+        tokens.faults[:] = [fault, answer]
+        assert downloads.signed("http://host/one.tif")[0] == "http://host/one.tif?sig=t" and len(tokens.asked) == 2
+        monkeypatch.setattr(downloads, "BLOCK_S", 0.2)
+        monkeypatch.setattr(downloads, "TRIES", 1)
+        tokens.faults[:] = [servers.silent(0.6)] * 9
+        with pytest.raises(InputError, match="expected a token to read scenes with from .*, got no"):
+            downloads.signed("http://host/one.tif", anew=True)

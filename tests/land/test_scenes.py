@@ -2,25 +2,25 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.enums import Resampling
-from rasterio.warp import reproject, transform
+from rasterio.warp import reproject
 
 import scenes
 from helpers import InputError
-from helpers.land import classes as landcover, grid, scenes as rasters
-from helpers.land.labels import label_counts
+from helpers.land import grid, scenes as cutting
+from helpers.land.rasters import footprint
 from helpers.land.sources import Scene
 
 TILES = grid.county_tiles(scenes.county_boundary())[0]
 
 
-def scene(path, footprint=None):
-    return Scene(path.stem, str(path), "2010-07-01", 2010, footprint or outline(path))
+def scene(path):
+    return Scene(path.stem, str(path), "2010-07-01", 2010, outline(path))
 
 
 def outline(path):
     """Of a scene, or where none can be read the county's."""
     try:
-        return rasters.footprint(str(path))[0]
+        return footprint(str(path))
     except InputError:
         return scenes.county_boundary().buffer(0.01)
 
@@ -28,7 +28,7 @@ def outline(path):
 def truth(row, col):
     """The ground of a tile at 1 m."""
     pixel_row, pixel_col = np.indices((224, 224))
-    return scenes.ground(*grid.pixel_to_map(row, col, pixel_row, pixel_col))
+    return scenes.ground(*scenes.pixel_to_map(row, col, pixel_row, pixel_col))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def whole(tmp_path):
 
 
 def test_tiles_of_a_1_m_scene_are_its_pixels(whole):
-    images, scene_ids = rasters.cut_tiles(TILES, [whole], scenes.CRS)
+    images, scene_ids = cutting.cut_tiles(TILES, [whole], scenes.CRS)
     assert set(scene_ids) == {"whole"}
     for tile, image in zip(TILES.itertuples(), images):
         assert (image == truth(tile.row, tile.col)).all()
@@ -47,24 +47,24 @@ def test_tiles_of_a_1_m_scene_are_its_pixels(whole):
 
 def test_neighbours_are_read_together_and_nothing_between_others(whole, monkeypatch):
     """Two tiles with a third between them that nobody wants: its pixels aren't read."""
-    widths, read = [], rasters._read_strip
+    widths, read = [], cutting._read_strip
 
     def noted(dataset, window):
         widths.append(window.width // grid.TILE_PX)
         return read(dataset, window)
 
-    monkeypatch.setattr(rasters, "_read_strip", noted)
+    monkeypatch.setattr(cutting, "_read_strip", noted)
     three = TILES[TILES["row"] == TILES["row"].mode()[0]].sort_values("col").head(3)
     for tiles, expected in ((three, [3]), (three.iloc[[0, 2]], [1, 1])):
         widths.clear()
-        images, _ = rasters.cut_tiles(tiles, [whole], scenes.CRS)
+        images, _ = cutting.cut_tiles(tiles, [whole], scenes.CRS)
         assert all(image is not None for image in images) and widths == expected
 
 
 @pytest.mark.parametrize("resolution", [0.6, 0.3, 2.0])
 def test_tiles_of_another_resolution_show_the_same_ground(tmp_path, resolution):
     scenes.write_scene(tmp_path / "fine.tif", scenes.LEFT - 36, scenes.TOP + 48, 1296, 1500, resolution)
-    images, _ = rasters.cut_tiles(TILES, [scene(tmp_path / "fine.tif")], scenes.CRS)
+    images, _ = cutting.cut_tiles(TILES, [scene(tmp_path / "fine.tif")], scenes.CRS)
     for tile, image in zip(TILES.itertuples(), images):
         difference = np.abs(image.astype(int) - truth(tile.row, tile.col))
         # The ground wraps around where it reaches its brightest; a pixel that straddles the seam mixes both sides.
@@ -84,7 +84,7 @@ def test_a_scene_in_another_crs_is_warped_as_gdal_warps_it(tmp_path, whole):
     with rasterio.open(tmp_path / "mercator.tif", "w", **profile) as file:
         file.write(warped)
     inner = TILES[(TILES.col > scenes.COL) & (TILES.row < scenes.ROW)]
-    images, _ = rasters.cut_tiles(inner, [scene(tmp_path / "mercator.tif")], scenes.CRS)
+    images, _ = cutting.cut_tiles(inner, [scene(tmp_path / "mercator.tif")], scenes.CRS)
     for tile, image in zip(inner.itertuples(), images):
         assert np.median(np.abs(image.astype(int) - truth(tile.row, tile.col))) <= 2
 
@@ -93,8 +93,8 @@ def test_overlapping_scenes_the_nearest_centre_that_shows_the_whole_tile(tmp_pat
     scenes.write_scene(tmp_path / "west.tif", scenes.LEFT - 500, scenes.TOP + 100, 1200, 1600)
     scenes.write_scene(tmp_path / "east.tif", scenes.LEFT + 200, scenes.TOP + 100, 700, 1600, blank_m=260)
     both = [scene(tmp_path / "west.tif"), scene(tmp_path / "east.tif")]
-    images, scene_ids = rasters.cut_tiles(TILES, both, scenes.CRS)
-    again = rasters.cut_tiles(TILES.iloc[::-1], both[::-1], scenes.CRS)[1][::-1]
+    images, scene_ids = cutting.cut_tiles(TILES, both, scenes.CRS)
+    again = cutting.cut_tiles(TILES.iloc[::-1], both[::-1], scenes.CRS)[1][::-1]
     assert scene_ids == again
     for tile, image, scene_id in zip(TILES.itertuples(), images, scene_ids):
         x = (tile.col - scenes.COL) * 224
@@ -125,7 +125,7 @@ def test_one_rule_for_what_shows_nothing(tmp_path, whole, kind):
         pixels[:, top:top + 224, west:west + width] = 0
     with rasterio.open(tmp_path / f"{kind}.tif", "w", **profile) as file:
         file.write(pixels)
-    images, _ = rasters.cut_tiles(TILES, [scene(tmp_path / f"{kind}.tif")], scenes.CRS)
+    images, _ = cutting.cut_tiles(TILES, [scene(tmp_path / f"{kind}.tif")], scenes.CRS)
     dropped = {(tile.row, tile.col) for tile, image in zip(TILES.itertuples(), images) if image is None}
     assert dropped == {(scenes.ROW - 1, scenes.COL), (scenes.ROW - 2, scenes.COL)}
 
@@ -135,13 +135,13 @@ def test_an_overview_serves_where_it_is_fine_enough(tmp_path, resolution, level)
     """What comes out is what averaging the scene's own pixels gives, within rounding."""
     path = scenes.write_cog(tmp_path / "fine.tif", scenes.LEFT - 36, scenes.TOP + 48, 800, 700, resolution)
     with rasterio.open(path) as raster:
-        assert rasters.overview_level(resolution, raster.overviews(1)) == level
+        assert cutting.overview_level(resolution, raster.overviews(1)) == level
         expected = np.zeros((3, 448, 448), np.uint8)
         reproject(raster.read((1, 2, 3)), expected, src_transform=raster.transform, src_crs=raster.crs,
                   dst_transform=rasterio.transform.from_origin(scenes.LEFT, scenes.TOP, 1, 1), dst_crs=raster.crs,
                   resampling=Resampling.average)
     four = TILES[(TILES.col < scenes.COL + 2) & (TILES.row > scenes.ROW - 2)]
-    images, _ = rasters.cut_tiles(four, [scene(tmp_path / "fine.tif")], scenes.CRS)
+    images, _ = cutting.cut_tiles(four, [scene(tmp_path / "fine.tif")], scenes.CRS)
     ours = np.zeros_like(expected)
     for tile, image in zip(four.itertuples(), images):
         top, left = (scenes.ROW - tile.row) * 224, (tile.col - scenes.COL) * 224
@@ -167,7 +167,7 @@ def test_near_infrared_for_alpha_is_told_from_a_few_blocks(tmp_path, monkeypatch
             def read(self, band, window):
                 blocks.append(window)
                 return read(band, window=window)
-        assert not rasters._is_alpha(Counting(), path)
+        assert not cutting._is_alpha(Counting(), path)
         assert sum(w.width * w.height for w in blocks) <= 3 * 512 ** 2
 
 
@@ -176,7 +176,7 @@ def test_a_dark_pixel_is_not_nodata(tmp_path, whole):
         pixels = file.read()
         pixels[:3, 300:320, 300:320] = 0  # black water, near infrared above 0
         file.write(pixels)
-    images, _ = rasters.cut_tiles(TILES, [whole], scenes.CRS)
+    images, _ = cutting.cut_tiles(TILES, [whole], scenes.CRS)
     assert all(image is not None for image in images)
 
 
@@ -187,7 +187,7 @@ def test_a_dark_pixel_is_not_nodata(tmp_path, whole):
 def test_scenes_that_cannot_be_used(tmp_path, change, words):
     scenes.write_scene(tmp_path / "bad.tif", scenes.LEFT, scenes.TOP, 500, 500, **change)
     with pytest.raises(InputError, match=words):
-        rasters.cut_tiles(TILES, [scene(tmp_path / "bad.tif")], scenes.CRS)
+        cutting.cut_tiles(TILES, [scene(tmp_path / "bad.tif")], scenes.CRS)
 
 
 def test_a_scene_of_16_bit_is_refused(tmp_path, whole):
@@ -196,63 +196,26 @@ def test_a_scene_of_16_bit_is_refused(tmp_path, whole):
         with rasterio.open(tmp_path / "deep.tif", "w", **profile) as file:
             file.write(source.read().astype("uint16"))
     with pytest.raises(InputError, match="of uint16"):
-        rasters.cut_tiles(TILES, [scene(tmp_path / "deep.tif")], scenes.CRS)
+        cutting.cut_tiles(TILES, [scene(tmp_path / "deep.tif")], scenes.CRS)
 
 
 def test_a_missing_and_a_cut_off_scene_are_named(tmp_path, whole):
     with pytest.raises(InputError, match="no such file"):
-        rasters.cut_tiles(TILES, [scene(tmp_path / "gone.tif")], scenes.CRS)
+        cutting.cut_tiles(TILES, [scene(tmp_path / "gone.tif")], scenes.CRS)
     path = tmp_path / "whole.tif"
     path.write_bytes(path.read_bytes()[:len(path.read_bytes()) // 2])
     with pytest.raises(InputError, match="breaks off|broken file"):
-        rasters.cut_tiles(TILES, [whole], scenes.CRS)
+        cutting.cut_tiles(TILES, [whole], scenes.CRS)
 
 
-def patches(x, y):
-    """Land cover in squares of 170 m, and a lake."""
-    codes = np.array([41, 42, 21, 22, 82, 52, 71, 31, 90, 11])
-    chosen = codes[((x // 170).astype(int) * 7 + (y // 170).astype(int) * 3) % len(codes)]
-    return np.where(np.hypot(x - LAKE[0], y - LAKE[1]) < 180, 11, chosen)
-
-
-LAKE = (scenes.LEFT + 336, scenes.TOP - 336)
-
-
-def test_labels_agree_with_an_independent_count(tmp_path):
-    href = scenes.write_labels(tmp_path / "nlcd.tif", patches)
-    counts, nine = label_counts(href, TILES, scenes.CRS)
-    with rasterio.open(href) as raster:
-        codes = raster.read(1)
-        for i, tile in enumerate(TILES.itertuples()):
-            left, bottom, right, top = grid.tile_bounds(tile.row, tile.col)
-            expected = np.zeros(256, int)
-            for r in range(raster.height):  # one pixel at a time, from the map's side
-                xs, ys = raster.xy(np.full(raster.width, r), np.arange(raster.width))
-                xs, ys = map(np.asarray, transform(raster.crs, scenes.CRS, xs, ys))
-                inside = (xs >= left) & (xs < right) & (ys >= bottom) & (ys < top)
-                np.add.at(expected, codes[r][inside], 1)
-            assert (counts[i] == expected).all()
-            px, py = grid.nine_points([tile.row], [tile.col])
-            mx, my = transform(scenes.CRS, raster.crs, px[0], py[0])
-            assert nine[i].tolist() == [int(v[0]) for v in raster.sample(zip(mx, my))]
-            if i == 11:
-                break
-    assert 50 <= counts.sum(axis=1).min() and counts.sum(axis=1).max() <= 62  # (224 / 30)² is 55.8
-
-
-def test_unknown_codes_are_refused_and_nodata_is_not_counted(tmp_path):
-    href = scenes.write_labels(tmp_path / "odd.tif", lambda x, y: np.where(x < scenes.LEFT + 300, 77, 41))
-    with pytest.raises(InputError, match="got 77"):
-        label_counts(href, TILES, scenes.CRS)
-    href = scenes.write_labels(tmp_path / "part.tif", lambda x, y: np.where(x < scenes.LEFT + 300, 250, 41))
-    counts, _ = label_counts(href, TILES, scenes.CRS)
-    west = (TILES.col == scenes.COL).to_numpy()
-    assert counts[west].sum() == 0 and counts[~west].sum() > 0
-    assert (landcover.label_tiles(counts)[1][west] == landcover.NO_CLASS).all()
-
-
-def test_labels_elsewhere_are_refused(tmp_path):
-    href = scenes.write_labels(tmp_path / "nlcd.tif", patches)
-    far = TILES.assign(row=TILES.row - 2000)
-    with pytest.raises(InputError, match="over the county"):
-        label_counts(href, far, scenes.CRS)
+@pytest.mark.parametrize("resolution, pixel_m", [(1.0, 10), (0.6, 25)])
+def test_an_overview_shows_the_scene_where_it_is(tmp_path, resolution, pixel_m):
+    path = scenes.write_scene(tmp_path / "scene.tif", scenes.LEFT, scenes.TOP, 900, 600, resolution, blank_m=150)
+    rgb, (left, bottom, right, top) = cutting.read_overview(path, scenes.CRS, pixel_m)
+    assert (left, bottom, right, top) == pytest.approx((scenes.LEFT, scenes.TOP - 600, scenes.LEFT + 900, scenes.TOP))
+    assert rgb.shape == (600 / pixel_m, 900 / pixel_m, 3) and rgb.dtype == np.uint8
+    assert not rgb[:, :int(150 / pixel_m) - 1].any() and rgb[:, int(150 / pixel_m) + 1:].any(axis=-1).all()
+    i, j = 9, 20
+    y, x = np.mgrid[0:pixel_m, 0:pixel_m] + 0.5
+    expected = scenes.ground(left + j * pixel_m + x, top - i * pixel_m - y).mean(axis=(0, 1))
+    assert np.abs(rgb[i, j] - expected).max() < 3

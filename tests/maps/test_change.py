@@ -5,47 +5,16 @@ import pandas as pd
 import pytest
 
 from helpers import InputError
-from helpers.maps import change
-from helpers.land.grid import from_grid, to_grid
 from helpers.land.classes import CULTIVATED, DEVELOPED, NO_CLASS, UNDEVELOPED
+from helpers.land.grid import from_grid, to_grid
+from helpers.maps import change
 
 
 def scattered(seed, n=300, size=25):
-    """Tiles at random places of a grid."""
+    """Tiles scattered over a grid."""
     rng = np.random.RandomState(seed)
-    place = rng.choice(size * size, n, replace=False)
-    return 20900 + place // size, 1400 + place % size, rng
-
-
-def test_the_first_row_of_a_grid_is_the_northernmost():
-    grid = to_grid([10, 12, 11], [5, 5, 7], [1, 2, 3], fill=9)
-    assert grid.values.tolist() == [[2, 9, 9], [9, 9, 3], [1, 9, 9]]
-    assert (grid.top_row, grid.left_col) == (12, 5)
-
-
-def test_tiles_to_grid_to_tiles_returns_home():
-    row, col, rng = scattered(1)
-    whole, real = rng.randint(0, 6, 300), rng.rand(300).astype(np.float32)
-    for values in (whole, real):
-        grid = to_grid(row, col, values)
-        assert (from_grid(grid, row, col) == values).all()
-        assert (grid.values != NO_CLASS).sum() == 300
-    assert to_grid(row, col, whole).values.dtype == np.int16
-
-
-@pytest.mark.parametrize("missing", [
-    pd.Series([1, None, 3], dtype="Int8"), pd.Series([1, np.nan, 3]), np.array([1, None, 3], dtype=object)])
-def test_missing_values_become_fill(missing):
-    assert to_grid([0, 0, 0], [0, 1, 2], missing).values.tolist() == [[1, NO_CLASS, 3]]
-
-
-def test_grids_refuse_two_values_for_a_tile_no_tile_and_tiles_outside():
-    with pytest.raises(InputError, match="got 3 values for 2 tiles"):
-        to_grid([1, 1, 2], [4, 4, 4], [0, 0, 0])
-    with pytest.raises(InputError, match="got none"):
-        to_grid([], [], [])
-    with pytest.raises(InputError, match="rows 1 to 2 and columns 4 to 4"):
-        from_grid(to_grid([1, 2], [4, 4], [0, 0]), [3], [4])
+    chosen = rng.choice(size * size, n, replace=False)
+    return 20900 + chosen // size, 1400 + chosen % size, rng
 
 
 def smooth_by_loops(values, weight, fill):
@@ -93,7 +62,7 @@ def test_smoothing_keeps_the_centre_at_a_tie_and_counts_only_neighbours_that_exi
     # In a corner three neighbours exist, and three votes against three change nothing either.
     assert change.smooth(np.array([[0, 1], [1, 1]]), 3, centre_weight=3)[0, 0] == 0
     assert change.smooth(np.array([[0, 1], [1, 1]]), 3, centre_weight=2)[0, 0] == 1
-    # A place without a tile has no vote and gets none.
+    # Where there is no tile, there is no vote, and none is given.
     assert change.smooth(np.array([[-1, 0, -1], [-1, -1, -1]]), 3).tolist() == [[-1, 0, -1], [-1, -1, -1]]
 
 
@@ -107,17 +76,17 @@ def test_smoothing_a_table_is_smoothing_its_grid():
     assert (smoothed[:20] == NO_CLASS).all() and (smoothed[20:] != NO_CLASS).all()
 
 
-def predictions(developed, classes=None):
+def predictions(developed):
     """A prediction table from probabilities of Developed; the rest goes to Forest. None is an error row."""
     rows = []
     for i, p in enumerate(developed):
         class_id = None if p is None else (5 if p > 0.5 else 1)
-        rows.append({"tile_id": "t%d" % i, "class_id": class_id,
+        rows.append({"tile_id": f"t{i}", "class_id": class_id,
                      "probabilities": None if p is None else np.array([0, 1 - p, 0, 0, 0, p], dtype=np.float32)})
     return pd.DataFrame(rows).astype({"class_id": "Int8"})
 
 
-LABELS = pd.DataFrame({"tile_id": ["t%d" % i for i in range(7)], "row": range(7), "col": 3,
+LABELS = pd.DataFrame({"tile_id": [f"t{i}" for i in range(7)], "row": range(7), "col": 3,
                        "group": [UNDEVELOPED] * 2 + [DEVELOPED, CULTIVATED] + [UNDEVELOPED] * 3})
 BEFORE = predictions([0.1, 0.6, 0.1, 0.0, 0.2, None, 0.3])
 AFTER = predictions([0.9, 0.8, 0.9, 0.95, 0.4, 0.99, None])
@@ -143,14 +112,6 @@ def test_candidates_refuse_two_years_in_one_table_and_another_county():
         change.candidates_2017(LABELS, BEFORE, pd.concat([AFTER, AFTER]))
     with pytest.raises(InputError, match="none in common"):
         change.candidates_2017(LABELS.assign(tile_id="x" + LABELS["tile_id"]), BEFORE, AFTER)
-
-
-def test_scores_of_candidates():
-    truth = pd.DataFrame({"row": [0, 1, 7, 8, 9], "col": 3})
-    found = change.candidates_2017(LABELS, BEFORE, AFTER)
-    assert change.score_candidates(found, truth) == (0.5, 0.4, 2, 4, 5)
-    nothing = change.score_candidates(found[:0], truth)
-    assert np.isnan(nothing.precision) and nothing.recall == 0
 
 
 def test_counts_of_groups_add_up_to_the_county():

@@ -1,15 +1,21 @@
+"""Maps in files: made-up ones as other programs read them, and those of the default run."""
+
 import geopandas
 import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+import shapely
 from rasterio.warp import transform
 
 import scenes
-from helpers.land import classes as landcover, grid, scenes as rasters
-from helpers.land.labels import read_labels
-from helpers.maps.files import write_map, write_tiles
+from helpers.land import classes as landcover, grid
 from helpers.land.grid import to_grid
+from helpers.maps.files import write_map, write_raster_style, write_style, write_tiles
+from helpers.maps.new_development import CHANCE
+from helpers.model import evaluation
+from helpers.tiles import store as tilestore
+from helpers.tiles.pictures import decode_all
 
 TILES = grid.county_tiles(scenes.county_boundary())[0]
 CLASS_IDS = np.arange(len(TILES)) % 6
@@ -103,32 +109,68 @@ def test_tiles_come_back_from_geoparquet_with_all_columns(tmp_path):
     assert (row == frame["row"]).all() and (col == frame["col"]).all()
 
 
-@pytest.mark.parametrize("resolution, pixel_m", [(1.0, 10), (0.6, 25)])
-def test_an_overview_shows_the_scene_where_it_is(tmp_path, resolution, pixel_m):
-    path = scenes.write_scene(tmp_path / "scene.tif", scenes.LEFT, scenes.TOP, 900, 600, resolution, blank_m=150)
-    rgb, (left, bottom, right, top) = rasters.read_overview(path, scenes.CRS, pixel_m)
-    assert (left, bottom, right, top) == pytest.approx((scenes.LEFT, scenes.TOP - 600, scenes.LEFT + 900, scenes.TOP))
-    assert rgb.shape == (600 / pixel_m, 900 / pixel_m, 3) and rgb.dtype == np.uint8
-    assert not rgb[:, :int(150 / pixel_m) - 1].any() and rgb[:, int(150 / pixel_m) + 1:].any(axis=-1).all()
-    i, j = 9, 20
-    y, x = np.mgrid[0:pixel_m, 0:pixel_m] + 0.5
-    expected = scenes.ground(left + j * pixel_m + x, top - i * pixel_m - y).mean(axis=(0, 1))
-    assert np.abs(rgb[i, j] - expected).max() < 3
+def test_styles_name_what_they_colour(tmp_path):
+    write_raster_style(tmp_path / "class.qml", {c.class_id: (c.name, c.colour) for c in landcover.CLASSES})
+    text = (tmp_path / "class.qml").read_text()
+    for c in landcover.CLASSES:
+        assert f'value="{c.class_id}" color="{c.colour}" label="{c.name}"' in text
+    write_style(tmp_path / "rule.qml", "score", calibrated=False)
+    assert "no probability" in (tmp_path / "rule.qml").read_text() and "%" not in (tmp_path / "rule.qml").read_text()
 
 
-def test_label_pixels_lie_where_the_raster_says(tmp_path):
-    def codes_of(x, y):
-        return np.where((x - scenes.LEFT) // 100 % 2 == 0, 41, 82)
-    path = scenes.write_labels(tmp_path / "labels.tif", codes_of)
-    bounds = grid.tile_bounds(scenes.ROW - 2, scenes.COL + 2)
-    codes, corners = read_labels(path, bounds, scenes.CRS)
-    assert corners.shape == codes.shape + (4, 2)
-    centre = corners.mean(axis=2)
-    assert (codes_of(centre[..., 0], centre[..., 1]) == codes).all()
-    # Together the pixels cover the tile, each 30 m wide, within the distortion between the two projections.
-    assert (corners.reshape(-1, 2).min(axis=0) <= bounds[:2]).all()
-    assert (corners.reshape(-1, 2).max(axis=0) >= bounds[2:]).all()
-    assert np.hypot(*(corners[:, :, 1] - corners[:, :, 0]).T) == pytest.approx(30, rel=0.01)
-    # Beyond the raster there is nothing.
-    far = read_labels(path, (bounds[0] + 9000, bounds[1], bounds[2] + 9000, bounds[3]), scenes.CRS)[0]
-    assert (far == landcover.NODATA_CODE).all()
+# ---- the default run
+
+def test_files_read_back_and_lie_on_the_scenes(run):
+    tiles = geopandas.read_parquet(run.maps / "99007_tiles.parquet")
+    facts = tilestore.manifest(run.tiles, "99007", 2016)
+    assert tiles.crs.to_string() == facts["crs"] and len(tiles) == facts["tiles"]
+    assert {"score", "score_is", "reason", "group_2010", "class_id_2016", "uncertainty_2016",
+            "probabilities_2010"} <= set(tiles.columns)
+    style = (run.maps / "99007_tiles.qml").read_text()
+    assert 'attr="score"' in style and style.count("<range ") == style.count("<symbol ") == 5
+    x, y = tiles.geometry.centroid.x, tiles.geometry.centroid.y
+    for name, column in (("change_score", 100 * tiles["score"]), ("class_2016", tiles["class_id_2016"]),
+                         ("developed_2016", 100 * np.stack(tiles["probabilities_2016"])[:, 5])):
+        with rasterio.open(run.maps / f"99007_{name}.tif") as file:
+            values = np.array([v[0] for v in file.sample(zip(x, y))])
+            assert np.abs(values - column.astype(float)).max() <= 0.51 and file.crs.to_string() == facts["crs"]
+            assert file.tags()["COUNTY"] == "99007" and file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
+            assert file.colormap(1)[0] != file.colormap(1)[4] and file.descriptions[0]
+            with rasterio.open(facts["scenes"][0]) as scene:
+                assert scene.crs == file.crs
+                # The picture in the store is what the scene shows at the square of the GeoParquet file.
+                inside = tiles[tiles.within(shapely.box(*scene.bounds))]
+                one = inside.iloc[len(inside) // 2]
+                window = scene.window(*one.geometry.bounds)
+                seen = scene.read((1, 2, 3), window=window, out_shape=(3, 224, 224)).transpose(1, 2, 0)
+    stored = tilestore.read(run.tiles, "99007", 2016, columns=["tile_id", "image"]).set_index("tile_id")
+    picture = decode_all(stored.loc[[one["tile_id"]]].reset_index())[0]
+    assert shift(seen, picture) == (0, 0)
+    # A picture cut two pixels beside its place is told from one that lies right.
+    for moved in ((2, 0), (0, 2), (-2, -2)):
+        assert shift(np.roll(seen, moved, axis=(0, 1)), picture) == moved
+
+
+def shift(a, b, most=4):
+    """By how many pixels, down and right, a picture is like another."""
+    def alike(down, right):
+        one = np.roll(a, (-down, -right), axis=(0, 1))[most:-most, most:-most]
+        return np.corrcoef(one.ravel(), b[most:-most, most:-most].ravel())[0, 1]
+    return max(((down, right) for down in range(-most, most + 1) for right in range(-most, most + 1)),
+               key=lambda by: alike(*by))
+
+
+def test_the_score_map_says_what_it_is(run):
+    with rasterio.open(run.maps / "99007_change_score.tif") as file:
+        assert file.tags()["YEARS"] == "2010 2016" and file.tags()["SCORE"] == CHANCE
+        assert file.descriptions[0] == CHANCE + ", 2010 to 2016" and file.tags()["VALUE_40"] == "40 %"
+        assert "not real land" in file.tags()["SOURCE"] and "NAIP" not in file.tags()["SOURCE"]
+    assert 'label="Barren"' in (run.maps / "99007_class_2016.qml").read_text()
+
+
+def test_calibration_of_the_map_is_what_the_table_gives(run):
+    tiles = geopandas.read_parquet(run.maps / "99007_tiles.parquet")
+    p = np.stack(tiles["probabilities_2016"])
+    assert np.allclose(p.sum(axis=1), 1, atol=1e-6)
+    assert np.allclose(evaluation.uncertainty(p), tiles["uncertainty_2016"], atol=1e-6)
+    assert (p.argmax(axis=1) == tiles["class_id_2016"]).all()

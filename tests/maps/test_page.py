@@ -10,18 +10,22 @@ import time
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import shapely
 from PIL import Image
 
 from helpers import InputError
-from helpers.land import classes as landcover
-from helpers.maps import page as report
-from helpers.tiles import store as tilestore
-from helpers.maps.files import write_raster_style, write_style
-from helpers.tiles.pictures import decode_all, encode
+from helpers.files import sha256
+from helpers.land.classes import CLASS_NAMES, SCORE_RAMP, UNCERTAINTY_RAMP
 from helpers.land.grid import TILE_M
+from helpers.maps import page as review_page
+from helpers.maps.page import pictures as page_pictures
 from helpers.runs import Run
+from helpers.scoring.table import read
+from helpers.tiles import store as tilestore
+from helpers.tiles.pictures import decode_all, encode
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ROW, COL = 19480, 1600
@@ -156,17 +160,17 @@ def test_the_swipe_parts_the_two_years(visit, county):
 
 
 def test_a_click_shows_the_tile_that_lies_there(visit, county):
-    """Clicked at a place worked out from the scale, the page names the tile, and its picture is the store's."""
+    """Clicked at a position worked out from the scale, the page names the tile, and its picture is the store's."""
     page, data = visit(county), data_of(county)
-    place = page.evaluate("""() => {
+    clicked = page.evaluate("""() => {
         const i = Math.floor(D.tiles.row.length / 3), [x, y] = corner(i);
         const box = document.getElementById('map').getBoundingClientRect();
         const [px, py] = map.getPixelFromCoordinate([x + 60, y + 150]);
         return {i: i, x: box.left + px, y: box.top + py};
     }""")
-    page.mouse.click(place["x"], place["y"])
+    page.mouse.click(clicked["x"], clicked["y"])
     page.wait_for_selector("#tile-name[data-tile]")
-    i = place["i"]
+    i = clicked["i"]
     name = f"{data['prefix']}{data['tiles']['row'][i]:05d}-{data['tiles']['col'][i]:05d}"
     assert page.locator("#tile-name").get_attribute("data-tile") == name
     run = Run("sample")
@@ -176,11 +180,10 @@ def test_a_click_shows_the_tile_that_lies_there(visit, county):
         encoded = img.get_attribute("src").split(",", 1)[1]
         on_page = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")).astype(int)
         assert np.abs(on_page - picture).mean() < 14
-    from helpers.scoring.table import read
     predicted = read(run.predictions)
     predicted = predicted[(predicted["tile_id"] == name) & (predicted["county"] == "99007")].set_index("year")
     told = page.locator("#tile tbody tr").all_inner_texts()
-    best = landcover.CLASS_NAMES[int(predicted.loc[2016, "class_id"])]
+    best = CLASS_NAMES[int(predicted.loc[2016, "class_id"])]
     shares = {line.split("\t")[0]: float(line.split("\t")[2].rstrip(" %")) for line in told}
     assert max(shares, key=shares.get) == best and abs(sum(shares.values()) - 100) <= 3
     around = page.locator(".neighbours > *")
@@ -320,7 +323,7 @@ def test_marks_are_saved_and_loaded_again(visit, county, tmp_path):
 def test_a_file_of_something_else_is_refused_in_words(visit, county, tmp_path):
     page = visit(county)
     wrong = tmp_path / "wrong.csv"
-    wrong.write_text("place,verdict\n1,2\n")
+    wrong.write_text("where,verdict\n1,2\n")
     page.locator("#file").set_input_files(wrong)
     told(page, "tile_id and mark")
     first = page.evaluate("nameOf(D.listed[0].tile)")
@@ -403,7 +406,7 @@ def seen(colour, matrix):
 
 @pytest.mark.parametrize("eye", DEFICIENT)
 def test_ramps_grow_darker_without_red_and_green(eye):
-    for ramp in (report.SCORE_RAMP, report.UNCERTAINTY_RAMP):
+    for ramp in (SCORE_RAMP, UNCERTAINTY_RAMP):
         lightness = [seen(colour, DEFICIENT[eye])[0] for colour in ramp]
         assert (np.diff(lightness) < -8).all()
 
@@ -412,10 +415,10 @@ def test_ramps_grow_darker_without_red_and_green(eye):
 def test_drawn_classes_can_be_told_apart_without_red_and_green(visit, tmp_path, monkeypatch, rows, cols):
     """Six stripes of the classes, as the map draws them, in a small and in a large county: of two that a colour-blind
     eye gives one colour, the patterns differ."""
-    monkeypatch.setattr(report, "_pyramid", _two_pictures)
+    monkeypatch.setattr(page_pictures, "_pyramid", _two_pictures)
     tiles, scores, boundary = tables(rows, cols)
     tiles["class_after"] = (tiles["col"] - COL) * 6 // cols
-    path = report.write(tmp_path / "stripes.html", "nowhere", "99007", (2010, 2016), tiles, scores, "EPSG:26911",
+    path = review_page.write(tmp_path / "stripes.html", "nowhere", "99007", (2010, 2016), tiles, scores, "EPSG:26911",
                         boundary, 2011, "Stripes", "made up")
     page = visit_quietly(visit, path)
     for name in ("Candidates", "County boundary", "Predicted 2016"):
@@ -434,7 +437,7 @@ def test_drawn_classes_can_be_told_apart_without_red_and_green(visit, tmp_path, 
             for b in range(a):
                 one, other = (look(patches[k], eye) for k in (a, b))
                 apart = np.linalg.norm(one[0] - other[0]) > 20 or np.abs(one[1] - other[1]).max() > 3
-                assert apart, (landcover.CLASS_NAMES[a], landcover.CLASS_NAMES[b], one, other)
+                assert apart, (CLASS_NAMES[a], CLASS_NAMES[b], one, other)
 
 
 def look(patch, eye):
@@ -453,13 +456,13 @@ def test_the_legend_names_what_is_drawn(visit, county):
     page.get_by_text("Legend", exact=True).click()
     words = page.locator("#legend").inner_text()
     for name in ("Candidate: 50 % or more", "Chosen tile", "County boundary", "No prediction", "the chance that",
-                 *landcover.CLASS_NAMES):
+                 *CLASS_NAMES):
         assert name in words, name
 
 
 def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
     tiles, scores, boundary = tables(4, 4)
-    path = report.write(tmp_path / "rule.html", store_of(tmp_path / "store", 4, 4), "99007", (2010, 2016), tiles,
+    path = review_page.write(tmp_path / "rule.html", store_of(tmp_path / "store", 4, 4), "99007", (2010, 2016), tiles,
                         scores, "EPSG:26911", boundary, 2011, "By the rule", "made up", calibrated=False)
     page = visit(path)
     page.keyboard.press("n")
@@ -476,8 +479,7 @@ def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
 
 def store_of(folder, rows, cols, years=(2010, 2016)):
     """A tile store whose pictures tell where they are: red grows to the east, green to the south, blue with time."""
-    import pyarrow.parquet as pq
-    row, col = places(rows, cols)
+    row, col = positions(rows, cols)
     for k, year in enumerate(years):
         def picture(r, c, k=k):
             tile = np.full((224, 224, 3), [20 + 10 * c, 20 + 10 * r, 60 + 120 * k], dtype=np.uint8)
@@ -485,16 +487,15 @@ def store_of(folder, rows, cols, years=(2010, 2016)):
         frame = pd.DataFrame({"tile_id": [f"utm11-{ROW - r:05d}-{COL + c:05d}" for r, c in zip(row, col)],
                               "row": ROW - row, "col": COL + col, "scene_id": "s", "acquired": "2016",
                               "image": [picture(r, c) for r, c in zip(row, col)], "label": 1, "group": 2,
-                              "purity": 1.0, "nine_point": 1, "split": "map"})
+                              "purity": 1.0, "class_2017": 1, "split": "map"})
         where = folder / f"county=99007/year={year}"
         where.mkdir(parents=True)
-        import pyarrow as pa
         pq.write_table(pa.Table.from_pandas(frame, schema=tilestore.SCHEMA, preserve_index=False), where / "a.parquet")
         tilestore.write_manifest(str(folder), "99007", year, tiles=len(frame), crs="EPSG:26911")
     return str(folder)
 
 
-def places(rows, cols):
+def positions(rows, cols):
     """Rows and columns of a county that is no rectangle: of a small one the corner in the north-west is missing."""
     row, col = (a.ravel() for a in np.mgrid[0:rows, 0:cols])
     inside = (row >= rows / 3) | (col >= cols / 3) | (rows * cols > 1000)
@@ -502,7 +503,7 @@ def places(rows, cols):
 
 
 def tables(rows, cols):
-    row, col = places(rows, cols)
+    row, col = positions(rows, cols)
     tiles = pd.DataFrame({"tile_id": [f"utm11-{ROW - r:05d}-{COL + c:05d}" for r, c in zip(row, col)],
                           "row": ROW - row, "col": COL + col, "group": 2, "class_before": 1, "class_after": 5})
     p = np.full((len(tiles), 6), 0.02)
@@ -516,15 +517,15 @@ def tables(rows, cols):
 
 def write(path, store, rows, cols):
     tiles, scores, boundary = tables(rows, cols)
-    return report.write(path, store, "99007", (2010, 2016), tiles, scores, "EPSG:26911", boundary, 2011,
+    return review_page.write(path, store, "99007", (2010, 2016), tiles, scores, "EPSG:26911", boundary, 2011,
                         "A <county>", "made up")
 
 
 def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "TILES_INSIDE", 10)
+    monkeypatch.setattr(page_pictures, "TILES_INSIDE", 10)
     page_path = write(tmp_path / "large.html", store_of(tmp_path / "store", 9, 13), 9, 13)
     pictures = list((tmp_path / "large_pictures" / "2016" / "4").glob("*.webp"))
-    n = len(places(9, 13)[0])
+    n = len(positions(9, 13)[0])
     assert len(pictures) == n < 9 * 13 and page_path.stat().st_size < 1.5e6
     page = visit(page_path)
     loaded = []
@@ -551,7 +552,7 @@ def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, mon
 
 
 def test_a_county_of_sixty_five_thousand_tiles_stays_usable(visit, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "_pyramid", _two_pictures)
+    monkeypatch.setattr(page_pictures, "_pyramid", _two_pictures)
     page_path = write(tmp_path / "huge.html", "nowhere", 241, 272)
     assert page_path.stat().st_size < 25e6 and len(data_of(page_path)["tiles"]["row"]) == 65_552
     page = visit_quietly(visit, page_path)
@@ -563,13 +564,13 @@ def test_a_county_of_sixty_five_thousand_tiles_stays_usable(visit, tmp_path, mon
     assert time.monotonic() - start < 10
 
 
-def _two_pictures(store, county, year, top, left, height, width, levels, px, place):
+def _two_pictures(store, county, year, rows, grid, levels, px):
     """Only a picture for each level above the finest: what lies below is looked at in another test."""
     for z in range(levels):
         side = 2 ** (levels - 1 - z)
-        for x in range(-(-width // side) if z < 4 else 0):
-            for y in range(-(-height // side)):
-                place(z, x, y, report._webp(np.full((px, px, 3), 90, dtype=np.uint8)))
+        for x in range(-(-grid["width"] // side) if z < 4 else 0):
+            for y in range(-(-grid["height"] // side)):
+                yield z, x, y, page_pictures._webp(np.full((px, px, 3), 90, dtype=np.uint8))
 
 
 def visit_quietly(visit, path):
@@ -584,15 +585,14 @@ def visit_quietly(visit, path):
 def test_scores_of_other_tiles_are_refused(tmp_path):
     tiles, scores, boundary = tables(2, 2)
     with pytest.raises(InputError, match="3 tiles and 2 scores"):
-        report.write(tmp_path / "x.html", "nowhere", "99007", (2010, 2016), tiles, scores[1:], "EPSG:26911", boundary,
+        review_page.write(tmp_path / "x.html", "nowhere", "99007", (2010, 2016), tiles, scores[1:], "EPSG:26911", boundary,
                      2011, "t", "s")
 
 
 def test_the_library_is_whole_and_its_licence_beside_it():
-    from helpers.files import sha256
-    assert sha256(report.FOLDER / "ol.js") == LIBRARY_SHA256
-    assert "OpenLayers Contributors" in (report.FOLDER / "ol.LICENSE.md").read_text()
-    assert "sourceMappingURL" not in (report.FOLDER / "ol.js").read_text(encoding="utf-8")
+    assert sha256(review_page.FOLDER / "ol.js") == LIBRARY_SHA256
+    assert "OpenLayers Contributors" in (review_page.FOLDER / "ol.LICENSE.md").read_text()
+    assert "sourceMappingURL" not in (review_page.FOLDER / "ol.js").read_text(encoding="utf-8")
 
 
 LIBRARY_SHA256 = "1f368b331c84442335873a40cf40a3a1bb8a2be8f765c40c1402ed339d7b12ca"
@@ -602,7 +602,7 @@ def test_a_source_line_claims_no_more_than_is_known():
     def told(scene, labels, crs="EPSG:26911", **options):
         before, after = ({"crs": crs, "year": year, "label_year": year + 1, "label_source": labels, "scenes": [scene]}
                          for year in (2010, 2016))
-        return report.source_line(before, after, **options)
+        return review_page.source_line(before, after, **options)
     assert told("/somewhere/m_1.tif", "/labels/nlcd.tif", drawn=True) == (
         "Drawn for this tutorial, not real land: pictures of 2010 and 2016, labels of 2011 and 2017. EPSG:26911 (NAD83 "
         "/ UTM zone 11N).")
@@ -613,19 +613,10 @@ def test_a_source_line_claims_no_more_than_is_known():
     assert own.startswith("Own scenes: ") and "NAIP" not in own and "NLCD" not in own and own.endswith("EPSG:32633.")
 
 
-def test_styles_name_what_they_colour(tmp_path):
-    write_raster_style(tmp_path / "class.qml", {c.class_id: (c.name, c.colour) for c in landcover.CLASSES})
-    text = (tmp_path / "class.qml").read_text()
-    for c in landcover.CLASSES:
-        assert f'value="{c.class_id}" color="{c.colour}" label="{c.name}"' in text
-    write_style(tmp_path / "rule.qml", "score", calibrated=False)
-    assert "no probability" in (tmp_path / "rule.qml").read_text() and "%" not in (tmp_path / "rule.qml").read_text()
-
-
 def test_the_folder_of_pictures_is_weighed(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "TILES_INSIDE", 1)
+    monkeypatch.setattr(page_pictures, "TILES_INSIDE", 1)
     page = write(tmp_path / "large.html", store_of(tmp_path / "store", 4, 4), 4, 4)
-    folder, size = report.pictures_of(page)
+    folder, size = review_page.pictures_of(page)
     assert folder == tmp_path / "large_pictures" and size == sum(f.stat().st_size for f in folder.rglob("*.webp")) > 0
-    monkeypatch.setattr(report, "TILES_INSIDE", 1000)
-    assert report.pictures_of(write(page, str(tmp_path / "store"), 4, 4)) == (None, 0)
+    monkeypatch.setattr(page_pictures, "TILES_INSIDE", 1000)
+    assert review_page.pictures_of(write(page, str(tmp_path / "store"), 4, 4)) == (None, 0)

@@ -1,29 +1,20 @@
-"""Backbones and pretraining: what is loaded is what was meant, what was pretrained tells real pictures apart."""
+"""Backbones: what is loaded is what was meant, and what was pretrained tells real pictures apart."""
 
 import functools
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+import networks
 from helpers import InputError
 from helpers.model import backbones
 from helpers.model.small_networks import alexnet_small, resnet_small
-from helpers.pretraining import dataset, pictures, statistics, training
+from real_pictures import linear_accuracy
 
 # Keras writes its files through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-ROOT = Path(__file__).resolve().parents[2]
-REAL = Path(os.environ.get("REAL_DATA") or ROOT / ".." / "shared" / "real").resolve()
-real = pytest.mark.skipif(not (REAL / "aerial").is_dir(), reason="no real pictures at REAL_DATA ({})".format(REAL))
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +23,8 @@ def some_pictures():
 
 
 def one_sentence(error):
-    """Wanted, came, and what to do, on one line."""
-    text = str(error.value)
-    assert text.startswith("expected ") and "got" in text and "\n" not in text
+    """Wanted, got, and what to do, on one line."""
+    text = networks.one_sentence(error)
     assert re.search(r"resnet_small|git checkout|Correct it", text)
     return text
 
@@ -107,7 +97,6 @@ def test_untrained_depends_on_the_seed_and_nothing_else(some_pictures):
 def test_alexnet_onnx_equals_keras_in_every_output(some_pictures):
     import keras
     import onnx
-    import onnxruntime
     path = backbones.get("alexnet_small").path
     graph = onnx.load(str(path))
     assert [o.version for o in graph.opset_import] == [9]
@@ -119,7 +108,7 @@ def test_alexnet_onnx_equals_keras_in_every_output(some_pictures):
     network = alexnet_small()
     backbones.set_weights(network, backbones.read_onnx(path))
     both = keras.Model(network.input, [network.get_layer(n).output for n in ("relu4", "relu5", "fc7")])
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = networks.session(path)
     for batch in (some_pictures, some_pictures[:1]):  # any number of pictures
         theirs = session.run(["relu4", "relu5", "relu7"], {"pictures": batch.transpose(0, 3, 1, 2)})
         ours = run(both, batch)
@@ -170,9 +159,9 @@ def test_a_file_of_ones_own_sees_what_its_preprocessing_says(small_file, some_pi
 def test_a_checksum_given_with_the_path_is_verified(small_file):
     path, _ = small_file
     sha256 = backbones.get(path).sha256
-    assert backbones.get("{}#sha256={}".format(path, sha256)).sha256 == sha256
+    assert backbones.get(f"{path}#sha256={sha256}").sha256 == sha256
     with pytest.raises(InputError, match="SHA-256") as error:
-        backbones.get("{}#sha256={}".format(path, "0" * 64))
+        backbones.get(f"{path}#sha256={'0' * 64}")
     one_sentence(error)
 
 
@@ -252,152 +241,15 @@ def test_resnet50_from_a_file_of_weights_equals_keras(tmp_path, some_pictures):
     one_sentence(error)
 
 
-def test_importing_needs_no_tensorflow():
-    code = "import sys; from helpers import backbones; assert not {'tensorflow', 'keras', 'onnx'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
-# The recipe
-
-def test_pictures_follow_from_the_seed_and_differ_within_and_between_classes():
-    for class_id in range(len(pictures.FAMILIES)):
-        one = pictures.draw(class_id, 0, px=64)
-        assert one.shape == (64, 64, 3) and one.dtype == np.float32 and 0 <= one.min() and one.max() <= 1
-        assert one.std() > 0.01
-        np.testing.assert_array_equal(one, pictures.draw(class_id, 0, px=64))
-        for other in (pictures.draw(class_id, 1, px=64), pictures.draw(class_id, 0, seed=1, px=64),
-                      pictures.draw(class_id + 9, 0, px=64)):
-            assert np.abs(one - other).mean() > 0.01
-    crops = [pictures.crop(one, np.random.default_rng(seed)) for seed in (5, 5, 6)]
-    np.testing.assert_array_equal(crops[0], crops[1])
-    assert (crops[0] != crops[2]).any() and crops[0].dtype == np.uint8
-
-
-def test_statistics_tell_what_they_are_named_after():
-    across = np.arange(96)
-    stripes = np.broadcast_to((127 + 120 * np.sin(across * 2 * np.pi / 8))[None, :, None], (96, 96, 3)).astype(np.uint8)
-    both = np.stack([stripes, stripes.transpose(1, 0, 2)])
-    power = statistics._spectrum(both.astype(np.float32).mean(axis=3) / 255).reshape(2, statistics.RINGS, -1)
-    # Brightness that changes from left to right is power along u: direction 0; from top to bottom: the middle one.
-    ring = np.floor(statistics.RINGS + np.log2(2 / 8 + 1e-9)).astype(int)
-    assert np.unravel_index(power[0].argmax(), power[0].shape) == (ring, 0)
-    assert np.unravel_index(power[1].argmax(), power[1].shape) == (ring, statistics.ORIENTATIONS // 2)
-    flat, noise = np.full((1, 96, 96, 3), 100, np.uint8), np.random.default_rng(0).integers(0, 255, (1, 96, 96, 3))
-    found = statistics.compute(np.concatenate([flat, noise.astype(np.uint8)]))
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found[0, :3], 100 / 255, atol=1e-4)
-    # A flat picture: no neighbour is brighter anywhere, the pattern of eight zeros.
-    patterns = statistics._patterns(np.full((1, 9, 9), 0.5))
-    assert (patterns == 0).all() and patterns.shape == (1, 7, 7)
-
-
-def test_the_same_pictures_whatever_the_workers(tmp_path):
-    one, two = (dataset.Dataset(tmp_path / str(w), classes=12, n_pictures=1, n_crops=2, drawn_px=64, stored_px=48,
-                                workers=w, progress=lambda _: 0) for w in (1, 2))
-    assert len(one) == 24 and sorted(np.unique(one.labels)) == list(range(12))
-    np.testing.assert_array_equal(one.pictures(np.arange(24)), two.pictures(np.arange(24)))
-    np.testing.assert_array_equal(one.statistics, two.statistics)
-    fresh = statistics.compute(one.pictures(np.arange(24)))
-    order = np.argsort(fresh[:, 0])
-    np.testing.assert_array_equal(order, np.argsort(one.statistics[:, 0]))
-
-
-def _weights(folder, until=None, seen=None):
-    """AlexNet's first kernel after the small rehearsal."""
-    training.pretrain("alexnet_small", folder, small=True, workers=1, until=until,
-                      progress=([] if seen is None else seen).append)
-    path = Path(folder) / "alexnet_small.onnx"
-    return backbones.read_onnx(path)["conv1/kernel"] if path.exists() else None
-
-
-def test_an_interrupted_training_goes_on_and_ends_as_an_unbroken_one(tmp_path):
-    whole = _weights(tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "broken", ignore=shutil.ignore_patterns("alexnet*"))
-    assert _weights(tmp_path / "broken", until=4) is None
-    seen = []
-    resumed = _weights(tmp_path / "broken", seen=seen)
-    assert any("going on from step 4 of 10" in line for line in seen)
-    np.testing.assert_allclose(resumed, whole, atol=1e-5)
-
-
-def test_a_killed_drawing_leaves_no_half_shard(tmp_path):
-    command = [sys.executable, "-c", "from helpers.pretraining.dataset import Dataset; "
-               "Dataset({!r}, classes=40, n_pictures=2, n_crops=1, workers=1)".format(str(tmp_path))]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
-    for _ in range(600):
-        if list(tmp_path.glob("*/pictures_*[0-9].npy")) or process.poll() is not None:
-            break
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    drawn = set(tmp_path.glob("*/pictures_*[0-9].npy"))
-    assert 1 <= len(drawn) < 4
-    before = {path: path.stat().st_mtime_ns for path in drawn}
-    assert len(dataset.Dataset(tmp_path, classes=40, n_pictures=2, n_crops=1, workers=1, progress=lambda _: 0)) == 80
-    assert {path: path.stat().st_mtime_ns for path in drawn} == before
-
-
 # Real pictures: figures of the embedded weights, measured with a frozen network and a linear head
-
-def aerial():
-    """Real aerial pictures, their classes, and a fold for each that keeps places together.
-
-    Neighbouring numbers of a source overlap on the ground, so each source is cut into five runs of numbers; pictures
-    that look the same across a cut are joined to one run.
-    """
-    paths = sorted((REAL / "aerial").glob("*/*.jpg"))
-    names = sorted({path.parent.name for path in paths})
-    tiles = np.stack([np.asarray(Image.open(p).convert("RGB").resize((224, 224), Image.BILINEAR)) for p in paths])
-    source = np.array([path.stem.rsplit("_", 1)[0] for path in paths])
-    number = np.array([int(path.stem.rsplit("_", 1)[1]) for path in paths])
-    fold = np.empty(len(paths), int)
-    for one in np.unique(source):
-        members = np.flatnonzero(source == one)
-        members = members[np.argsort(number[members])]
-        fold[members] = np.arange(len(members)) * 5 // len(members)
-    # Near-duplicates: the grey picture at 16 × 16, without its mean and contrast, in any of the eight turns.
-    small = tiles.mean(axis=3).reshape(-1, 16, 14, 16, 14).mean(axis=(2, 4))
-    turns = [np.rot90(m, k, axes=(1, 2)) for m in (small, small[:, :, ::-1]) for k in range(4)]
-    turns = [t.reshape(len(t), -1) - t.reshape(len(t), -1).mean(axis=1, keepdims=True) for t in turns]
-    turns = [t / (np.linalg.norm(t, axis=1, keepdims=True) + 1e-9) for t in turns]
-    alike = np.max([turns[0] @ t.T for t in turns], axis=0) > 0.9
-    for i in range(len(paths)):
-        same = np.flatnonzero(alike[i])
-        fold[same] = fold[same].min()
-    return tiles, np.array([names.index(p.parent.name) for p in paths]), fold
-
-
-def linear_accuracy(features, labels, fold, a_class=None, draws=1):
-    """Five-fold accuracy of logistic regression on standardised features, trained on all or ``a_class`` pictures."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    right = []
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        for k in range(5):
-            train = np.flatnonzero(fold != k)
-            if a_class:
-                train = np.concatenate([rng.choice(train[labels[train] == c], a_class, replace=False)
-                                        for c in np.unique(labels)])
-            model = make_pipeline(StandardScaler(), LogisticRegression(C=1, max_iter=2000))
-            right.append(model.fit(features[train], labels[train]).predict(features[fold == k]) == labels[fold == k])
-    return float(np.concatenate(right).mean())
-
-
-@pytest.fixture(scope="module")
-def aerial_pictures():
-    return aerial()
-
 
 SHORT = pytest.mark.xfail(strict=True, reason="short by a point or less (helpers/weights/README.md)")
 
 
 @pytest.fixture(scope="module")
-def real_features(aerial_pictures):
+def real_features(aerial):
     """Features of the real pictures, by the network's name."""
-    tiles = aerial_pictures[0]
+    tiles = aerial[0]
 
     def compute(name):
         network = backbones.get(name).build()
@@ -405,17 +257,16 @@ def real_features(aerial_pictures):
     return functools.lru_cache(compute)
 
 
-@real
 @pytest.mark.parametrize("name, split, a_class, floor", [
     pytest.param("resnet_small", "content", None, 0.95, marks=SHORT), ("resnet_small", "content", 10, 0.87),
     ("resnet_small", "random", None, 0.95), ("resnet_small", "random", 10, 0.87),
     ("alexnet_small", "content", None, 0.94), pytest.param("alexnet_small", "content", 10, 0.88, marks=SHORT),
     ("alexnet_small", "random", None, 0.94), ("alexnet_small", "random", 10, 0.88)])
-def test_embedded_weights_tell_real_pictures_apart(name, split, a_class, floor, aerial_pictures, real_features):
-    _, labels, fold = aerial_pictures
+def test_embedded_weights_tell_real_pictures_apart(name, split, a_class, floor, aerial, real_features):
+    _, labels, fold = aerial
     assert len(labels) == 751 and np.bincount(fold).min() > 60
     if split == "random":
         fold = np.random.default_rng(0).permutation(len(labels)) % 5
     accuracy = linear_accuracy(real_features(name), labels, fold, a_class, draws=5 if a_class else 1)
-    print("{}, folds by {}, {}: {:.1%}".format(name, split, "10 a class" if a_class else "all", accuracy))
+    print(f"{name}, folds by {split}, {'10 a class' if a_class else 'all'}: {accuracy:.1%}")
     assert accuracy >= floor

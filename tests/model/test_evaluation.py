@@ -5,7 +5,6 @@ from sklearn import metrics
 
 from helpers import InputError
 from helpers.model import evaluation
-from helpers.land.classes import CLASS_NAMES
 
 RNG = np.random.RandomState(5)
 LABELS = RNG.randint(0, 6, 400)
@@ -25,17 +24,6 @@ def test_grouped_accuracy_forgives_confusions_inside_a_group():
     # Forest for Shrub is forgiven; Forest for Cultivated, Herbaceous for Developed are not.
     assert evaluation.accuracy_grouped([1, 1, 4, 5], [2, 3, 5, 5]) == 0.5
     assert evaluation.accuracy([1, 1, 4, 5], [2, 3, 5, 5]) == 0.25
-
-
-def test_per_class_is_sklearns_and_blank_where_there_is_nothing():
-    table = evaluation.per_class(LABELS, PREDICTED)
-    precision, recall, _, support = metrics.precision_recall_fscore_support(LABELS, PREDICTED)
-    assert tuple(table.index) == CLASS_NAMES
-    assert np.allclose(table["precision"], precision) and np.allclose(table["recall"], recall)
-    assert (table["tiles"] == support).all()
-    lacking = evaluation.per_class([0, 0, 1], [0, 2, 2], ("a", "b", "c"))
-    assert lacking["recall"].tolist()[:2] == [0.5, 0.0] and np.isnan(lacking.loc["c", "recall"])
-    assert np.isnan(lacking.loc["b", "precision"]) and lacking.loc["c", "precision"] == 0
 
 
 @pytest.mark.parametrize("labels, predicted, message", [
@@ -130,6 +118,10 @@ def test_the_temperature_undoes_overconfidence():
     right = said.argmax(axis=1) == labels
     assert evaluation.calibration_error(said.max(axis=1), right) > 0.2
     assert evaluation.calibration_error(tempered.max(axis=1), right) < 0.03
+
+
+def test_softmax_bears_large_logits():
+    assert np.allclose(evaluation.softmax(np.array([[1000, 1000], [0, np.log(3)]])), [[0.5, 0.5], [0.25, 0.75]])
 
 
 def test_tempering_changes_no_class_and_bears_zeros_and_missing_rows():

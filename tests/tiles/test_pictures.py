@@ -4,7 +4,11 @@ import numpy as np
 import psutil
 import pytest
 
+from helpers import InputError
 from helpers.tiles import pictures
+from helpers.tiles.folder import write_images
+from helpers.tiles.pictures import decode_all, encode
+from helpers.tiles.store import read
 from odd_pictures import CONVERTED, ERRORS, PNG, PX, bomb
 
 
@@ -43,3 +47,28 @@ def test_a_bomb_is_told_by_its_header():
     with pytest.raises(pictures.BadPicture):
         pictures.decode(image)
     assert psutil.Process().memory_info().rss - before < 50e6
+
+
+def test_a_tile_survives_encoding():
+    tile = np.random.default_rng(0).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    assert (pictures.decode(encode(tile)) == tile).all()
+    assert pictures.decode(encode(tile), (32, 64)).shape == (32, 64, 3)
+
+
+def test_a_digest_is_of_names_and_bytes():
+    """And a picture that is missing is not an empty one."""
+    digests = {pictures.digest(*tiles) for tiles in (
+        (["a", "b"], [b"1", b"2"]), (["a", "b"], [b"12", b""]), (["b", "a"], [b"1", b"2"]), (["a"], [b"1"]),
+        (["a", "b"], [b"1", None]), (["a", "b"], [b"1", b""]))}
+    assert len(digests) == 6
+
+
+def test_a_picture_that_cannot_be_read_is_named(folder, tmp_path):
+    (folder / "sea" / "3.jpg").write_bytes((folder / "sea" / "3.jpg").read_bytes()[:200])
+    write_images(folder, str(tmp_path / "store"))
+    frame = read(tmp_path / "store")
+    with pytest.raises(InputError, match=r"^expected pictures that can be read, got sea/3.jpg \(.*\) Fix it or take"):
+        decode_all(frame, (224, 224))
+    assert decode_all(frame.drop(frame.index[frame["tile_id"] == "sea/3.jpg"])).shape == (19, 30, 40, 3)
+    with pytest.raises(InputError, match="expected tiles to decode, got none"):
+        decode_all(frame.head(0))

@@ -1,307 +1,250 @@
-import json
+"""Preparation: the same tiles on the driver and on Spark, what is done is what is there, and what ends it."""
+
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import shapely
 
 import scenes
-from helpers import InputError
-from helpers.land import catalog, classes as landcover, grid, labels as to_labels
-from helpers.tiles import forecast as to_forecast, prepare as preparation, store as tilestore
-from helpers.tiles.choose import _drawn, check_classes, check_split, draw_blocks, first_years, in_blocks
-from helpers.tiles.forecast import plan_in_words
-from helpers.tiles.pictures import encode
-
-
-def halves(x, y):
-    """Forest in the west, houses in the east, a lake in the north-west corner."""
-    codes = np.where(x < scenes.LEFT + 560, 41, 22)
-    return np.where(np.hypot(x - scenes.LEFT, y - scenes.TOP) < 250, 11, codes)
+from helpers import DamagedFile, InputError
+from helpers.cluster import work
+from helpers.land import catalog, grid, rasters
+from helpers.land.classes import UNDEVELOPED
+from helpers.land.labels import label
+from helpers.land.sources import Scene
+from helpers.tiles import choose, prepare as preparation, store
+from helpers.tiles.choose import drawn_blocks, first_years
+from helpers.tiles.prepare import cut, cut_unit, prepare, units_of
 
 
 @pytest.fixture(scope="module")
 def county(tmp_path_factory):
-    """A catalogue of one county in two overlapping scenes that leave its last column uncovered."""
-    folder = tmp_path_factory.mktemp("county")
-    west = scenes.write_scene(folder / "west.tif", scenes.LEFT - 36, scenes.TOP + 48, 700, 1500)
-    east = scenes.write_scene(folder / "east.tif", scenes.LEFT + 400, scenes.TOP + 48, 550, 1500, resolution=0.5)
-    labels = scenes.write_labels(folder / "nlcd.tif", halves)
-    return scenes.write_catalog(folder, {"west": (west, 2010), "east": (east, 2010)}, {2006: labels, 2011: labels})
+    return scenes.write_county(tmp_path_factory.mktemp("county"))
 
 
-def test_ten_tiles_on_the_driver_equal_those_of_spark(spark, county, tmp_path):
-    source = catalog.Catalog(county)
-    facts = preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
+@pytest.fixture
+def source(county):
+    return catalog.Catalog(county)
+
+
+@pytest.fixture
+def small_units(monkeypatch):
+    """Units of at most four tiles, as in the program that is killed."""
+    monkeypatch.setattr(store, "_FEWEST_TILES", 4)
+
+
+def files(folder):
+    """Times of change of the files of a store, by name."""
+    return {path.name: path.stat().st_mtime_ns for path in Path(folder).rglob("*.parquet")}
+
+
+def test_ten_tiles_on_the_driver_equal_those_of_spark(spark, source, tmp_path):
+    facts = prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
     assert (facts["wanted"], facts["tiles"], facts["no_scene"], facts["no_label"]) == (30, 24, 6, 0)
     assert facts["label_year"] == 2011 and not facts["reused"]
-    store = tilestore.read(tmp_path / "store").set_index("tile_id")
+    stored = store.read(tmp_path / "store").set_index("tile_id")
 
     tiles, crs = grid.county_tiles(source.county("99001").boundary)
-    labelled = to_labels.label(tiles.head(10), source.labels("99001", 2010), crs).assign(split="map")
-    on_driver = next(preparation.cut([labelled], source.scenes("99001", 2010), crs)).set_index("tile_id")
+    labelled = label(tiles.head(10), source.labels("99001", 2010), crs).assign(split="map")
+    on_driver = next(cut([labelled], source.scenes("99001", 2010), crs)).set_index("tile_id")
     assert len(on_driver) == 8
     for tile_id, tile in on_driver.iterrows():
-        assert tile["image"] == store.loc[tile_id, "image"]
-        for column in ("row", "col", "scene_id", "group", "purity", "acquired"):
-            assert tile[column] == store.loc[tile_id, column]
-    assert set(store["scene_id"]) == {"west", "east"} and set(store["county"]) == {"99001"}
+        for column in ("image", "row", "col", "scene_id", "group", "purity", "acquired"):
+            assert tile[column] == stored.loc[tile_id, column]
+    assert set(stored["scene_id"]) == {"west", "east"} and set(stored["county"]) == {"99001"}
 
 
-def test_labels_in_the_store(spark, county, tmp_path):
-    preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(tmp_path / "store"))
-    store = tilestore.read(tmp_path / "store")
-    lake = store[(store.row == scenes.ROW) & (store.col == scenes.COL)].iloc[0]
-    assert np.isnan(lake["label"]) and lake["group"] == landcover.UNDEVELOPED and lake["purity"] == 0
-    west, east = store[store.col == scenes.COL + 1], store[store.col == scenes.COL + 3]
+def test_labels_in_the_store(spark, source, tmp_path):
+    prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
+    stored = store.read(tmp_path / "store")
+    lake = stored[(stored.row == scenes.ROW) & (stored.col == scenes.COL)].iloc[0]
+    assert np.isnan(lake["label"]) and lake["group"] == UNDEVELOPED and lake["purity"] == 0
+    west, east = stored[stored.col == scenes.COL + 1], stored[stored.col == scenes.COL + 3]
     assert set(west["label"]) == {1} and set(east["label"]) == {5}
-    assert (west["purity"].iloc[0], west["nine_point"].iloc[0]) == (1, 1)
-    mixed = store[store.col == scenes.COL + 2]
-    assert mixed["nine_point"].isna().all() and (mixed["purity"] < 0.9).all()
+    assert (west["purity"].iloc[0], west["class_2017"].iloc[0]) == (1, 1)
+    mixed = stored[stored.col == scenes.COL + 2]
+    assert mixed["class_2017"].isna().all() and (mixed["purity"] < 0.9).all()
 
 
-def test_what_is_finished_is_kept_and_what_changed_is_made_anew(spark, county, tmp_path):
-    source, store = catalog.Catalog(county), str(tmp_path / "store")
-    preparation.prepare(spark, source, "99001", 2010, "map", store)
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.parquet")}
-    assert preparation.prepare(spark, source, "99001", 2010, "map", store)["reused"]
-    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "store").rglob("*.parquet")}
-    assert not preparation.prepare(spark, source, "99001", 2010, "train", store)["reused"]
-    assert set(tilestore.read(store)["split"]) == {"train"}
+def test_a_file_is_a_row_group_that_knows_its_pictures(spark, source, tmp_path, small_units):
+    """From the footers alone: no driver reads a picture."""
+    facts = prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
+    part, = store.partitions(tmp_path / "store")
+    listed, damaged = store.files(str(tmp_path / "store"), part)
+    assert [one["name"] for one in listed] == part["files"] == facts["files"] and not damaged
+    assert all(len(one["rows"]) == 1 and 1 <= one["rows"][0] <= 4 for one in listed) and len(listed) >= 6
+    assert len({one["pictures"] for one in listed}) == len(listed)
 
 
-def test_tiles_without_a_manifest_are_not_taken_for_finished(spark, county, tmp_path):
-    source, store = catalog.Catalog(county), str(tmp_path / "store")
-    preparation.prepare(spark, source, "99001", 2010, "map", store)
-    (tmp_path / "store" / "county=99001" / "year=2010" / tilestore.MANIFEST).unlink()
+def test_what_is_done_is_kept_and_what_changed_is_made_again(spark, county, source, tmp_path, small_units):
+    folder = str(tmp_path / "store")
+    prepare(spark, source, "99001", 2010, "map", folder)
+    before = files(folder)
+    mine = tmp_path / "store" / "county=99001" / "year=2010" / "mine.parquet"
+    mine.write_bytes(b"of somebody else")
+    assert prepare(spark, source, "99001", 2010, "map", folder)["reused"]
+    # A file that is gone, or a scene that has changed since, costs only what it takes part in.
+    gone = tmp_path / "store" / "county=99001" / "year=2010" / min(before)
+    gone.unlink()
+    assert not prepare(spark, source, "99001", 2010, "map", folder)["reused"]
+    after = files(folder)
+    assert {name for name in before if after[name] != before[name]} == {gone.name}
+    os.utime(county.parent / "east.tif")
+    assert not prepare(spark, source, "99001", 2010, "map", folder)["reused"]
+    assert len(files(folder)) == len(before) + 1 and not set(files(folder)) & set(before)
+    assert not prepare(spark, source, "99001", 2010, "train", folder)["reused"]
+    stored = store.read(folder)
+    assert set(stored["split"]) == {"train"} and len(stored) == 24
+    assert len(files(folder)) == len(before) + 1 and mine.read_bytes() == b"of somebody else"
+
+
+def test_tiles_without_a_manifest_are_not_taken_for_finished(spark, source, tmp_path):
+    folder = str(tmp_path / "store")
+    prepare(spark, source, "99001", 2010, "map", folder)
+    before = files(folder)
+    (tmp_path / "store" / "county=99001" / "year=2010" / store.MANIFEST).unlink()
     with pytest.raises(InputError, match="no finished county"):
-        tilestore.read(store)
-    assert not preparation.prepare(spark, source, "99001", 2010, "map", store)["reused"]
-    assert len(tilestore.read(store)) == 24
+        store.read(folder)
+    assert not prepare(spark, source, "99001", 2010, "map", folder)["reused"]
+    assert len(store.read(folder)) == 24 and files(folder) == before
 
 
-def test_a_killed_preparation_goes_on_with_its_chunks(spark, county, tmp_path, monkeypatch):
-    store = tmp_path / "store"
-    program = (
-        "from helpers import catalog, preparation, session, tilestore\n"
-        "real = encode\n"
-        "def slow(tile):\n"
-        "    import time; time.sleep(0.3); return real(tile)\n"
-        "tilestore.encode = slow\n"
-        "preparation.CHUNK_TILES = 8\n"
-        f"source = catalog.Catalog({str(county)!r})\n"
-        "spark = session.start('local[1]')\n"
-        f"preparation.prepare(spark, source, '99001', 2010, 'map', {str(store)!r})\n")
-    process = subprocess.Popen([sys.executable, "-c", program], start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_a_damaged_file_is_named(spark, source, tmp_path, small_units):
+    folder = str(tmp_path / "store")
+    prepare(spark, source, "99001", 2010, "map", folder)
+    store.remove_manifest(folder, "99001", 2010)
+    path = sorted((tmp_path / "store").rglob("*.parquet"))[2]
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(DamagedFile, match=f"got {path.name} gone or damaged. Delete it and run the same command"):
+        prepare(spark, source, "99001", 2010, "map", folder)
+
+
+KILLED = """
+import time
+from helpers.cluster import session
+from helpers.land import catalog
+from helpers.tiles import prepare, store
+real = prepare.cut_unit
+def slow(unit, **options):
+    time.sleep(0.7)
+    return real(unit, **options)
+prepare.cut_unit = slow
+store._FEWEST_TILES = 4
+prepare.prepare(session.start("local[1]"), catalog.Catalog({catalogue!r}), "99001", 2010, "map", {store!r})
+"""
+
+
+def test_a_killed_preparation_goes_on_with_its_units(spark, county, source, tmp_path, small_units):
+    folder = tmp_path / "store"
+    process = subprocess.Popen([sys.executable, "-c", KILLED.format(catalogue=str(county), store=str(folder))],
+                               start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
-        while not list(store.rglob("0001/_temporary")) and time.monotonic() < deadline:
-            time.sleep(0.1)
+        while len(files(folder)) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     with pytest.raises(InputError, match="no finished county"):
-        tilestore.read(store)
-    done = {path.name for path in store.rglob("0000/*.parquet")}
-    assert done and list(store.rglob("0000/_SUCCESS"))
-    monkeypatch.setattr(preparation, "CHUNK_TILES", 4)  # on two slots, and 8 above on one
-    folder = store / "county=99001" / "year=2010"
-    # As if it had been killed again while files were moved.
-    first = sorted(folder.rglob("0000/*.parquet"))[0]
-    prefix = next(folder.glob("_chunks-*")).name.partition("-")[2]
-    first.rename(folder / f"{prefix}-0000-{first.name}")
-    facts = preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(store))
-    table = tilestore.read(store)
+        store.read(folder)
+    done = files(folder)
+    facts = prepare(spark, source, "99001", 2010, "map", str(folder))
+    table = store.read(folder)
     assert facts["tiles"] == len(table) == 24 and table["tile_id"].is_unique
-    assert {path.name.split("-", 2)[2] for path in folder.glob("*-0000-*.parquet")} == done
-    assert not list(folder.glob("_chunks-*"))
+    after = files(folder)
+    assert 2 <= len(done) < len(after) and done == {name: after[name] for name in done}
+    assert not [path for path in folder.rglob("*") if path.name.endswith(".part")]
 
 
-def test_leaf_off_scenes_are_named_and_can_be_left_out(spark, county, tmp_path, monkeypatch):
-    source = catalog.Catalog(county)
+def test_two_preparations_at_once_write_the_same(spark, county, source, tmp_path, small_units):
+    folder = tmp_path / "store"
+    process = subprocess.Popen([sys.executable, "-c", KILLED.format(catalogue=str(county), store=str(folder))],
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not files(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    prepare(spark, source, "99001", 2010, "map", str(folder))
+    assert process.wait(240) == 0
+    table = store.read(folder)
+    assert len(table) == 24 and table["tile_id"].is_unique
+    part, = store.partitions(folder)
+    assert sorted(files(folder)) == part["files"]
+
+
+def test_leaf_off_scenes_are_named_and_can_be_left_out(spark, source, tmp_path, monkeypatch):
     real = source._scenes
     # The test's scenes are of July; let the western one be of November.
-    monkeypatch.setattr(source, "_scenes", lambda place: [
-        scene._replace(acquired="2010-11-20") if scene.scene_id == "west" else scene for scene in real(place)])
-    kept = preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "kept"))
+    monkeypatch.setattr(source, "_scenes", lambda county: [
+        scene._replace(acquired="2010-11-20") if scene.scene_id == "west" else scene for scene in real(county)])
+    kept = prepare(spark, source, "99001", 2010, "map", str(tmp_path / "kept"))
     assert list(kept["leaf_off"]) == ["west"] and 0 < kept["leaf_off"]["west"] <= 1
-    without = preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "without"), leaf_off="exclude")
-    assert set(tilestore.read(tmp_path / "without")["scene_id"]) == {"east"}
+    without = prepare(spark, source, "99001", 2010, "map", str(tmp_path / "without"), leaf_off="exclude")
+    assert set(store.read(tmp_path / "without")["scene_id"]) == {"east"}
     assert without["tiles"] + without["no_scene"] == kept["tiles"] + kept["no_scene"] and without["no_scene"] > 0
-    monkeypatch.setattr(source, "_scenes", lambda place: [s._replace(acquired="2010-01-02") for s in real(place)])
+    monkeypatch.setattr(source, "_scenes", lambda county: [s._replace(acquired="2010-01-02") for s in real(county)])
     with pytest.raises(InputError, match="with leaves on, got none"):
-        preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "none"), leaf_off="exclude")
+        prepare(spark, source, "99001", 2010, "map", str(tmp_path / "none"), leaf_off="exclude")
     # Florida is flown in winter: its months are no reason to train without it.
-    trained = preparation.prepare(spark, source, "99001", 2010, "train", str(tmp_path / "none"), leaf_off="exclude")
+    trained = prepare(spark, source, "99001", 2010, "train", str(tmp_path / "none"), leaf_off="exclude")
     assert trained["tiles"] == kept["tiles"] and set(trained["leaf_off"]) == {"west", "east"}
-    with pytest.raises(InputError, match="'keep' or 'exclude'"):
-        to_forecast.plan({"map": source}, [("99001", 2010, "map")], 2, leaf_off="drop")
 
 
-def test_the_plan_of_a_county(county):
-    source = catalog.Catalog(county)
-    plan = to_forecast.plan({"map": source, "train": source}, [("99001", 2010, "map"), ("99001", 2010, "train")], 2,
-                            per_class=1)
-    assert plan["tiles"][0] == 30 > plan["tiles"][1] and plan["download_mb"].tolist() == [0, 0]
-    assert (plan["label_year"] == 2011).all() and (plan["minutes"] >= 0).all()
-    assert plan["covered"].between(0.7, 0.9).all()  # the last column has no scene
-
-
-def drawn_county(side=48, seed=0):
-    """A labelled county of tiles: forest, a town in one corner, pure barren in a single block, shrub here and there."""
-    row, col = map(np.ravel, np.indices((side, side)))
-    label = np.where((row < 16) & (col < 16), 5, 1)
-    label[(row // 8 == 4) & (col // 8 == 4)] = 0
-    rng = np.random.default_rng(seed)
-    label[rng.choice(len(label), 60, replace=False)] = 2
-    purity = np.where(rng.random(len(label)) < 0.7, 1.0, 0.6)
-    return pd.DataFrame({"row": row + 8 * 1000, "col": col + 8 * 500, "label": pd.array(label, "Int8"),
-                         "purity": purity})
-
-
-def test_blocks_are_compact_whole_balanced_and_the_same_every_time():
-    labelled = drawn_county()
-    blocks = draw_blocks(labelled, 20, seed=1)
-    assert blocks == draw_blocks(labelled.sample(frac=1, random_state=5), 20, seed=1)
-    assert blocks != draw_blocks(labelled, 20, seed=2)
-    chosen = in_blocks(labelled, blocks)
-    assert len(chosen) == 64 * len(blocks) and (chosen["purity"] < tilestore.PURE).any()
-    pure = chosen[chosen["purity"] >= tilestore.PURE]["label"].value_counts()
-    whole = labelled[labelled["purity"] >= tilestore.PURE]["label"].value_counts()
-    assert all(pure[c] >= min(20, whole[c]) for c in (0, 1, 5))
-    assert len(blocks) <= 12 and (1004, 504) in blocks
-    # A neighbour of nearly every tile is there too: what is new is judged by its surroundings.
-    have = set(zip(chosen["row"], chosen["col"]))
-    assert np.mean([(r, c + 1) in have for r, c in have]) >= 0.85
-
-
-def test_a_county_is_drawn_once_for_all_its_years(spark, county, tmp_path, monkeypatch):
+def test_a_county_is_drawn_once_for_all_its_years(spark, source, tmp_path, monkeypatch):
     """The same tiles in both years; the seed is part of what they are made from."""
-    monkeypatch.setattr(preparation, "BLOCK", 2)
-    monkeypatch.setattr(preparation, "draw_blocks", lambda labelled, per_class, seed: sorted(
+    monkeypatch.setattr(choose, "BLOCK", 2)
+    monkeypatch.setattr(choose, "draw_blocks", lambda labelled, per_class, seed: sorted(
         set(zip(labelled["row"] // 2, labelled["col"] // 2)))[seed:seed + 4])
-    _drawn.cache_clear()
-    source, store = catalog.Catalog(county), str(tmp_path / "store")
-    real = source._scenes
-    monkeypatch.setattr(source, "_scenes", lambda place: real(place) + [
-        scene._replace(scene_id=scene.scene_id + "_later", year=2016) for scene in real(place)])
+    drawn_blocks.cache_clear()
+    folder, real = str(tmp_path / "store"), source._scenes
+    monkeypatch.setattr(source, "_scenes", lambda county: real(county) + [
+        scene._replace(scene_id=scene.scene_id + "_later", year=2016) for scene in real(county)])
     jobs = [("99001", 2010, "train"), ("99001", 2016, "train")]
     first = first_years(jobs)
     assert first == {"99001": 2010}
-    for job_county, year, split in jobs:
-        facts = preparation.prepare(spark, source, job_county, year, split, store, "keep", 5, 0, first[job_county])
+    for fips, year, split in jobs:
+        facts = prepare(spark, source, fips, year, split, folder, "keep", 5, 0, first[fips])
         assert facts["wanted"] == facts["tiles"] + facts["not_drawn"] + facts["no_label"] + facts["no_scene"] == 30
         assert facts["not_drawn"] > 0
-    ours = tilestore.read(store)
-    by_year = [set(part["tile_id"]) for _, part in ours.groupby("year")]
+    by_year = [set(part["tile_id"]) for _, part in store.read(folder).groupby("year")]
     assert by_year[0] == by_year[1] and 4 <= len(by_year[0]) <= 16
-    assert preparation.prepare(spark, source, "99001", 2016, "train", store, "keep", 5, 0, 2010)["reused"]
-    assert not preparation.prepare(spark, source, "99001", 2016, "train", store, "keep", 5, 1, 2010)["reused"]
-    _drawn.cache_clear()
+    assert prepare(spark, source, "99001", 2016, "train", folder, "keep", 5, 0, 2010)["reused"]
+    assert not prepare(spark, source, "99001", 2016, "train", folder, "keep", 5, 1, 2010)["reused"]
+    drawn_blocks.cache_clear()
 
 
-def test_a_class_without_pure_tiles_is_told_from_the_labels_alone(county, monkeypatch):
-    source = catalog.Catalog(county)
-    monkeypatch.setattr(source, "scenes", None)  # no scene is asked for
-    jobs = [("99001", 2010, "validation")]
-    with pytest.raises(InputError, match=r"in the validation counties \(99001\), got none of Barren, Shrub, "
-                       "Cultivated, Herbaceous"):
-        check_classes({"validation": source}, jobs, 5)
-
-
-def test_a_year_counts_where_its_scenes_cover_the_county(county, monkeypatch):
-    """The border scenes of a neighbouring state's flight touch the county too."""
-    source = catalog.Catalog(county)
-    one = source.scenes("99001", 2010)[0]
-    whole = source.county("99001").boundary.buffer(0.001)
-    left, bottom, right, top = whole.bounds
-    strip = shapely.box(left, bottom, left + (right - left) / 10, top)
-    scenes_of = {2011: strip, 2014: whole, 2016: strip}
-    monkeypatch.setattr(source, "_scenes", lambda place: [
-        one._replace(year=year, footprint=shape) for year, shape in scenes_of.items()])
-    assert source.covered("99001")[2014] == 1 and source.covered("99001")[2011] < 0.2
-    assert source.nearest_year("99001", 2011) == source.nearest_year("99001", 2016) == 2014
-    with pytest.raises(InputError, match=r"got scenes from 2011 \(of \d+% of it\), 2014, 2016 \(of \d+% of it\) only"):
-        source.scenes("99001", 2012)
-    scenes_of[2014] = shapely.box(left, bottom, (left + right) / 2, top)
-    assert source.nearest_year("99001", 2016) == 2014  # the best there is
-    lines = plan_in_words({"map": source}, [("99001", 2014, "map")], to_forecast.plan(
-        {"map": source}, [("99001", 2014, "map")], 2))
-    assert any("scenes of 2014 cover only" in line for line in lines)
-
-
-def test_scenes_with_bare_trees_are_printed_by_name(county, monkeypatch):
-    source = catalog.Catalog(county)
-    real = source._scenes
-    monkeypatch.setattr(source, "_scenes", lambda place: [
-        scene._replace(acquired="2010-11-20") if scene.scene_id == "west" else scene for scene in real(place)])
-    jobs = [("99001", 2010, "map")]
-    lines = plan_in_words({"map": source}, jobs, to_forecast.plan({"map": source}, jobs, 2))
-    named = [line for line in lines if line.startswith("Scene ")]
-    assert len(named) == 1 and "west, taken on 2010-11-20, shows" in named[0] and "%" in named[0]
-    assert any(line.startswith("In all 30 tiles, 0 MB to download, 2 MB on the disk") for line in lines)
-
-
-def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, county, tmp_path):
-    folder = tmp_path
-    path = scenes.write_scene(folder / "one.tif", scenes.LEFT - 36, scenes.TOP + 48, 1300, 1500)
-    labels = scenes.write_labels(folder / "nlcd.tif", halves)
-    source = catalog.Catalog(scenes.write_catalog(folder, {"one": (path, 2010)}, {2011: labels}))
-    whole = (folder / "one.tif").read_bytes()
-    (folder / "one.tif").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(InputError, match=r"^expected a (whole )?scene at .*one\.tif, got .*Bring the file again"):
-        preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))
+def test_a_scene_broken_in_the_middle_ends_in_one_sentence(spark, tmp_path, monkeypatch):
+    """Units of other scenes are done all the same, and are not done again."""
+    paths = {name: scenes.write_scene(tmp_path / f"{name}.tif", scenes.LEFT + x, scenes.TOP + 48, 720, 1500)
+             for name, x in (("west", -36), ("east", 560))}
+    monkeypatch.setattr(store, "_FEWEST_TILES", 1)
+    labels = scenes.write_labels(tmp_path / "nlcd.tif", scenes.halves)
+    source = catalog.Catalog(scenes.write_catalog(
+        tmp_path, {name: (path, 2010) for name, path in paths.items()}, {2011: labels}))
+    folder, broken = tmp_path / "store", Path(paths["east"])
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(InputError, match=r"^expected a (whole )?scene at .*east\.tif, got .*Bring the file again"):
+        prepare(spark, source, "99001", 2010, "map", str(folder))
     with pytest.raises(InputError, match="no finished county"):
-        tilestore.read(tmp_path / "store")
-    (folder / "one.tif").write_bytes(whole)
-    assert preparation.prepare(spark, source, "99001", 2010, "map", str(tmp_path / "store"))["tiles"] == 30
+        store.read(folder)
+    done = files(folder)
+    broken.write_bytes(whole)
+    assert prepare(spark, source, "99001", 2010, "map", str(folder))["tiles"] == 30
+    west = {path.name for path in folder.rglob("*.parquet")
+            if pq.read_table(path, partitioning=None)["col"].to_pylist()[0] < scenes.COL + 2}
+    assert len(west) == 12 and all(files(folder)[name] == done[name] for name in west)
 
 
-def test_a_county_outside_the_scenes(county, tmp_path):
-    text = json.loads((county / "counties.geojson").read_text())
-    for ring in text["features"][0]["geometry"]["coordinates"]:
-        for point in ring:
-            point[0] += 2
-    moved = tmp_path / "moved"
-    import shutil
-    shutil.copytree(county, moved)
-    (moved / "counties.geojson").write_text(json.dumps(text))
-    with pytest.raises(InputError, match="Choose a county inside the scenes"):
-        catalog.Catalog(moved).scenes("99001", 2010)
-
-
-@pytest.mark.parametrize("ask, words", [
-    (lambda c: c.county("12345"), r"got '12345'\. Choose one that it has: 99001 \(Test\)"),
-    (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(of 86% of it\) only"),
-])
-def test_what_the_catalogue_does_not_have(county, ask, words):
-    with pytest.raises(InputError, match=words):
-        ask(catalog.Catalog(county))
-
-
-def test_a_folder_that_is_no_catalogue(tmp_path):
-    with pytest.raises(InputError, match="without catalog.json"):
-        catalog.Catalog(tmp_path)
-    (tmp_path / "catalog.json").write_text("{")
-    (tmp_path / "counties.geojson").write_text("{}")
-    with pytest.raises(InputError, match="Check its JSON files"):
-        catalog.Catalog(tmp_path)
-
-
-def test_a_county_is_for_one_purpose():
-    jobs = [("99001", 2010, "train"), ("99001", 2016, "train"), ("99005", 2010, "validation"), ("99007", 2010, "map")]
-    check_split(jobs)
-    with pytest.raises(InputError, match="got 99005 as validation and as map. Choose another one"):
-        check_split(jobs + [("99005", 2016, "map")])
-
-
-def test_a_full_disk_ends_in_one_sentence(spark, county, tmp_path):
+def test_a_full_disk_ends_in_one_sentence(spark, source, tmp_path, monkeypatch):
     """A tmpfs of 300 KB, so that the disk really is full in the middle of the job."""
     mount = tmp_path / "small"
     mount.mkdir()
@@ -309,15 +252,92 @@ def test_a_full_disk_ends_in_one_sentence(spark, county, tmp_path):
     if made.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
-        with pytest.raises(InputError, match="expected room on the disk|MB of free disk"):
-            preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(mount / "store"))
+        with pytest.raises(InputError, match="MB of free disk"):
+            prepare(spark, source, "99001", 2010, "map", str(mount / "store"))
+        monkeypatch.setattr(preparation, "_check_disk", lambda *_: None)
+        with pytest.raises(InputError, match="expected room on the disk"):
+            prepare(spark, source, "99001", 2010, "map", str(mount / "store"))
         with pytest.raises(InputError, match="no finished county"):
-            tilestore.read(mount / "store")
-        preparation_check, preparation._check_disk = preparation._check_disk, lambda *_: None
-        try:
-            with pytest.raises(InputError, match="expected room on the disk"):
-                preparation.prepare(spark, catalog.Catalog(county), "99001", 2010, "map", str(mount / "store"))
-        finally:
-            preparation._check_disk = preparation_check
+            store.read(mount / "store")
     finally:
         subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def labelled_county(rows, cols):
+    row, col = map(np.ravel, np.indices((rows, cols)))
+    return pd.DataFrame({"row": scenes.ROW - row, "col": scenes.COL + col, "label": pd.array(row % 6, "Int8"),
+                         "group": np.int8(1), "purity": np.float32(0.7), "class_2017": pd.array([None] * len(row), "Int8")})
+
+
+def grid_of_scenes(rows, cols, width=30):
+    """Scenes of 30 × 30 tiles that lie side by side over a county."""
+    size = width * grid.TILE_M
+    return [Scene(f"{r:02d}-{c:02d}", f"https://server/{r}-{c}.tif", "2010-07-01", 2010, grid.project(
+        shapely.box(scenes.LEFT + c * size - 50, scenes.TOP - (r + 1) * size - 50, scenes.LEFT + (c + 1) * size + 50,
+                    scenes.TOP - r * size + 50), "EPSG:4326", source=scenes.CRS))
+            for r in range(-(-rows // width)) for c in range(-(-cols // width))]
+
+
+def test_units_share_evenly_and_travel_light():
+    """A small county has 16 of them, one of 65,563 tiles has none that is too large, in under 3 MB."""
+    one = [grid_of_scenes(30, 30)[0]._replace(href="one.tif")]
+    small = units_of(labelled_county(27, 30).head(743), one, scenes.CRS, "map")
+    sizes = [len(unit["tiles"]) for unit in small.values()]
+    assert len(sizes) >= 16 and sum(sizes) == 743 and max(sizes) <= min(sizes) + 1
+    assert [len(unit["tiles"]) for unit in units_of(labelled_county(5, 6), one, scenes.CRS, "map").values()] == [30]
+
+    county = labelled_county(256, 257).head(65563)
+    large = units_of(county, grid_of_scenes(256, 257), scenes.CRS, "map")
+    sizes = [len(unit["tiles"]) for unit in large.values()]
+    # On a server two tasks of a scene share a row of its blocks.
+    assert sum(sizes) == 65563 and max(sizes) <= 512 and len(pickle.dumps(large)) < 3e6
+    local = [scene._replace(href=f"{scene.scene_id}.tif") for scene in grid_of_scenes(256, 257, 64)]
+    assert 900 < max(len(unit["tiles"]) for unit in units_of(county, local, scenes.CRS, "map").values()) <= 1024
+    for unit in large.values():
+        centre = unit["tiles"].mean()
+        assert len(unit["scenes"]) <= 9 and unit["tiles"]["row"].is_monotonic_decreasing
+        assert any(scene.footprint.buffer(0.05).contains(grid.project(
+            shapely.Point((centre["col"] + 0.5) * 224, (centre["row"] + 0.5) * 224), "EPSG:4326",
+            source=scenes.CRS)) for scene in unit["scenes"])
+
+
+def test_a_unit_is_named_after_all_that_it_reads(tmp_path):
+    county, path = labelled_county(4, 4), tmp_path / "one.tif"
+    path.write_bytes(b"a scene")
+    scene = grid_of_scenes(4, 4)[0]._replace(href=str(path))
+
+    def name(tiles=county, scene=scene, split="map"):
+        return next(iter(units_of(tiles, [scene], scenes.CRS, split)))
+
+    before = name()
+    assert before == name(county.sample(frac=1, random_state=0))  # the driver's order is no matter
+    others = {name(county.assign(purity=np.float32(0.8))), name(split="train"), name(county.head(15)),
+              name(scene=scene._replace(acquired="2010-07-02")), name(scene=scene._replace(scene_id="other"))}
+    os.utime(path, (1, 1))
+    others.add(name())
+    assert len(others | {before}) == 7
+
+
+def test_a_changed_scene_costs_only_the_units_that_it_touches(tmp_path):
+    county, four = labelled_county(60, 60), [scene._replace(href=str(tmp_path / f"{scene.scene_id}.tif"))
+                                             for scene in grid_of_scenes(60, 60)]
+    for scene in four:
+        Path(scene.href).write_bytes(b"a scene")
+    before = units_of(county, four, scenes.CRS, "map")
+    os.utime(four[0].href, (1, 1))
+    after = units_of(county, four, scenes.CRS, "map")
+    touched = {name for name, unit in before.items() if four[0] in unit["scenes"]}
+    assert set(before) - set(after) == touched and 4 <= len(touched) < len(before)
+
+
+def test_a_scene_is_opened_once_for_all_batches_of_a_unit(source, monkeypatch):
+    tiles, crs = grid.county_tiles(source.county("99001").boundary)
+    labelled = label(tiles, source.labels("99001", 2010), crs)
+    unit, = units_of(labelled[labelled["col"] <= scenes.COL], source.scenes("99001", 2010), crs, "map").values()
+    opened, really = [], rasters.open_raster
+    monkeypatch.setattr("helpers.land.scenes.open_raster",
+                        lambda href, kind: opened.append(href) or really(href, kind))
+    monkeypatch.setattr(preparation, "BATCH_TILES", 4)
+    table, facts, seconds = cut_unit(unit, crs, "map")
+    assert len(table) == 6 and len(opened) == 1 and table.schema == store.SCHEMA
+    assert set(seconds) == {"read", "encode"} and len(facts["pictures"]) == 64

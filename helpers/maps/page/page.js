@@ -47,12 +47,8 @@ function picture(year, z, x, y) {
 function imagery(year) {
   return new ol.layer.Tile({preload: 1, source: new ol.source.TileImage({
     projection: projection, tileGrid: tileGrid, transition: 0,
-    tileUrlFunction: ([z, x, y]) => inside(z, x, y) ? picture(year, z, x, y) : undefined,
+    tileUrlFunction: ([z, x, y]) => there[z] && there[z].has(x + " " + y) ? picture(year, z, x, y) : undefined,
   })});
-}
-
-function inside(z, x, y) {
-  return there[z] !== undefined && there[z].has(x + " " + y);
 }
 
 // ---- areas: a colour, and a pattern that says the same without colour
@@ -259,7 +255,7 @@ $("legend").append(
 
 // ---- a tile
 
-let current = null;   // place in the list
+let current = null;   // position in the list
 const rank = new Map(D.listed.map((c, k) => [c.tile, k]));
 
 function figure(year, i) {
@@ -288,7 +284,7 @@ function choose(i, move) {
   $("tile-name").textContent = nameOf(i);
   $("tile-name").dataset.tile = nameOf(i);
   body.replaceChildren(element("div", {class: "pictures"}, figure(first, i), figure(second, i)));
-  // The button that was pressed is gone, and the reader's place with it.
+  // The button that was pressed is gone, and the keyboard's focus with it.
   if (focused) $("tile-name").focus();
   const said = k === null ? "Not on the list."
     : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
@@ -334,7 +330,7 @@ const MARKS = [["T", "true"], ["F", "false"], ["U", "unsure"]];
 $("marks").append(...MARKS.map(([letter, mark]) => element("button",
   {type: "button", "data-mark": mark, onclick: () => toggle(mark)}, mark + " ", element("kbd", {}, letter))));
 const KEPT = "marks of " + D.run;
-const marks = new Map();   // place in the list -> mark
+const marks = new Map();   // position in the list -> mark
 let shownUpTo = 0;
 function more() {   // A list of thousands is made in pieces, as it is needed.
   const until = Math.min(D.listed.length, shownUpTo + 200);
@@ -348,12 +344,11 @@ function more() {   // A list of thousands is made in pieces, as it is needed.
 $("list").addEventListener("scroll", () => {
   if ($("list").scrollTop + $("list").clientHeight > $("list").scrollHeight - 100) more();
 });
-function told() {
+function told(message = "") {
   const less = D.listed.length - D.candidates;
   let words = D.candidates + " candidates, " + (D.calibrated ? "of " + percent(D.candidate) + " or more" : D.meaning);
   if (less && D.calibrated) words += "; then " + less + " less likely tiles, of " + percent(D.least) + " or more";
-  $("progress").textContent = words + ". " + marks.size + " marked. " + (told.message || "");
-  told.message = "";
+  $("progress").textContent = words + ". " + marks.size + " marked. " + message;
 }
 function marked() {
   for (const button of $("marks").children) {
@@ -368,7 +363,7 @@ function setMark(k, mark) {
 }
 function toggle(mark) {   // A second press undoes the first.
   setMark(current, marks.get(current) === mark ? undefined : mark);
-  keep();
+  remember(KEPT, csv());
   told();
 }
 function csv() {
@@ -376,8 +371,12 @@ function csv() {
     [nameOf(c.tile), D.tiles.row[c.tile], D.tiles.col[c.tile], c.score, marks.get(k) || ""]);
   return ["tile_id,row,col,score,mark", ...rows.map(r => r.join(","))].join("\n") + "\n";
 }
-function keep() {   // So that closing the page loses nothing; a browser may refuse it for a file, and Save remains.
-  try { localStorage.setItem(KEPT, csv()); } catch (refused) { /* Save marks does it. */ }
+// Closing the page loses nothing. A browser may refuse to keep anything for a file: Save marks remains.
+function remember(name, text) {
+  try { localStorage.setItem(name, text); } catch (refused) { /* as above */ }
+}
+function remembered(name) {
+  try { return localStorage.getItem(name); } catch (refused) { return null; }
 }
 // Spreadsheets write a byte order mark, semicolons in many countries, quotes, and TRUE for true.
 function read(text) {
@@ -385,14 +384,14 @@ function read(text) {
   const [head, ...rows] = lines.map(l => l.split(parting).map(cell => cell.trim().replace(/^"(.*)"$/, "$1")));
   const [id, mark] = [head.indexOf("tile_id"), head.indexOf("mark")];
   if (id < 0 || mark < 0) return "Expected a CSV file with the columns tile_id and mark, as Save marks writes it; got: " + head.join(", ").slice(0, 60);
-  const places = new Map(D.listed.map((c, k) => [nameOf(c.tile), k])), known = MARKS.map(m => m[1]);
+  const listed = new Map(D.listed.map((c, k) => [nameOf(c.tile), k])), known = MARKS.map(m => m[1]);
   let read = 0, left = 0;
   for (const row of rows) {
     const given = (row[mark] || "").toLowerCase();
     if (!given) continue;
-    if (places.has(row[id]) && known.includes(given)) { setMark(places.get(row[id]), given); read++; } else left++;
+    if (listed.has(row[id]) && known.includes(given)) { setMark(listed.get(row[id]), given); read++; } else left++;
   }
-  keep();
+  remember(KEPT, csv());
   return read + " marks read" + (left ? ", " + left + " lines of other tiles or marks left out." : ".");
 }
 $("save").addEventListener("click", () => {
@@ -403,9 +402,9 @@ $("save").addEventListener("click", () => {
 $("load").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", async () => {
   if (!$("file").files.length) return;
-  told.message = read(await $("file").files[0].text());
+  const message = read(await $("file").files[0].text());
   $("file").value = "";
-  told();
+  told(message);
 });
 function step(by) {
   if (!D.listed.length) return;
@@ -416,16 +415,14 @@ $("next").addEventListener("click", () => step(1));
 $("previous").addEventListener("click", () => step(-1));
 more();
 marked();
-try { if (localStorage.getItem(KEPT)) read(localStorage.getItem(KEPT)); } catch (refused) { /* as above */ }
+if (remembered(KEPT)) read(remembered(KEPT));
 told();
 
 // ---- keys
 
 const LETTERS = "keys of a letter";   // People who dictate or tremble can switch them off.
-try { $("letters").checked = localStorage.getItem(LETTERS) !== "off"; } catch (refused) { /* as above */ }
-$("letters").addEventListener("change", () => {
-  try { localStorage.setItem(LETTERS, $("letters").checked ? "on" : "off"); } catch (refused) { /* as above */ }
-});
+$("letters").checked = remembered(LETTERS) !== "off";
+$("letters").addEventListener("change", () => remember(LETTERS, $("letters").checked ? "on" : "off"));
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.key.length === 1 && !$("letters").checked) return;

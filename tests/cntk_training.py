@@ -1,4 +1,4 @@
-"""What test_cntk.py has CNTK's Python do: run as ``python3.6 cntk_training.py <task> <arguments as JSON>``.
+"""What tests have CNTK's Python do: run as ``python3.6 cntk_training.py <task> <arguments as JSON>``.
 
 Each task prints one line of JSON: its result, or the sentence of the InputError that it ended with.
 """
@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
-from helpers.model import bundle
-from helpers.model.int8 import ONNX
 from helpers.model import retrain_cntk as retraining
 from helpers.model.cntk_network import get
+from helpers.model.int8 import ONNX
+from helpers.model.retrain_tensorflow import augment
 
 
-def layers(name, layer=None):
+def layers(name):
     """The layers of a network, and what its features and its last map are for two pictures."""
     # Two threads: some of CNTK's operations are right on one only.
     retraining.start_cntk(2)
@@ -29,7 +29,20 @@ def layers(name, layer=None):
             "free": len(pretrained.features().parameters)}
 
 
-def train(folder, name, tiles, out=None, folds=None, epochs=20, copies=1, damage=None):
+def refusals(names):
+    """The sentence that ends the way to each network's features; None where there is none."""
+    retraining.start_cntk(1)
+    sentences = []
+    for name in names:
+        try:
+            get(name).features()
+            sentences.append(None)
+        except InputError as error:
+            sentences.append(str(error))
+    return {"sentences": sentences}
+
+
+def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None):
     """Train a head for each fold, save the bundle of the last; accuracy on what was held out."""
     retraining.start_cntk(1)
     data = np.load(tiles)
@@ -38,7 +51,7 @@ def train(folder, name, tiles, out=None, folds=None, epochs=20, copies=1, damage
     pretrained = get(name)
     function = pretrained.features()
     features = retraining.compute(function, pictures)
-    changed = [retraining.compute(function, retraining.augment(pictures, n)) for n in range(1, copies)]
+    changed = [retraining.compute(function, augment(pictures, n)) for n in range(1, copies)]
     right, histories = np.zeros(len(labels), bool), []
     for k in sorted(set(fold[fold >= 0])):
         of_train, held_out = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
@@ -55,7 +68,7 @@ def train(folder, name, tiles, out=None, folds=None, epochs=20, copies=1, damage
         whole = retraining.export
 
         def export(pretrained, head):
-            pretrained._weights["conv1/kernel"] = pretrained._weights["conv1/kernel"] * np.float32(1.05)
+            pretrained.weights["conv1/kernel"] = pretrained.weights["conv1/kernel"] * np.float32(1.05)
             return whole(pretrained, head)
         retraining.export = export
     if out:
@@ -91,6 +104,7 @@ def with_code(path, writes):
 if __name__ == "__main__":
     task, arguments = sys.argv[1], json.loads(sys.argv[2])
     try:
-        print(json.dumps({"layers": layers, "train": train, "with_code": with_code}[task](**arguments)))
+        print(json.dumps({"layers": layers, "refusals": refusals, "train": train, "with_code": with_code}[task](
+            **arguments)))
     except InputError as error:
         print(json.dumps({"refused": str(error)}))

@@ -1,0 +1,78 @@
+"""A pretrained network and its new head as ONNX, in the version of the pretrained file: CNTK itself can't write it."""
+
+import numpy as np
+
+from helpers.model.cntk_network import PREPROCESSING
+
+
+def export(pretrained, head):
+    """The ``onnx.ModelProto`` of a ``Pretrained`` and a trained ``Head``.
+
+    It goes from ``tiles``, uint8 (N, height, width, 3) RGB, to ``probabilities`` and ``logits`` (N, n_classes).
+    """
+    from onnx import TensorProto, helper, numpy_helper
+    order, mean, deviation = PREPROCESSING[pretrained.preprocessing]
+    constants = {"bgr": np.array([2, 1, 0]), "mean": np.float32(mean).reshape(1, 3, 1, 1),
+                 "deviation": np.float32(deviation).reshape(1, 3, 1, 1), "head/mean": head.mean,
+                 "head/deviation": head.deviation, "head/weights": head.weights, "head/bias": head.bias}
+    constants.update((_inside(name), value) for name, value in pretrained.weights.items())
+    nodes = [_node("Cast", ["tiles"], "float_tiles", to=TensorProto.FLOAT),
+             _node("Transpose", ["float_tiles"], "channels_first", perm=[0, 3, 1, 2])]
+    if order == "BGR":
+        nodes.append(_node("Gather", ["channels_first", "bgr"], "reordered", axis=1))
+    if pretrained.preprocessing != "none":
+        nodes += [_node("Sub", [nodes[-1].output[0], "mean"], "centred"),
+                  _node("Div", ["centred", "deviation"], "preprocessed")]
+    nodes.append(_node("Identity", [nodes[-1].output[0]], _inside(pretrained.input)))
+    for source in pretrained.needed(pretrained.cut_at):
+        nodes.append(_copy(source))
+        if source.op_type == "Reshape":
+            # The file may have the batch written into it: 0 keeps the batch that comes.
+            constants[_inside(source.input[1])] = np.array([0, -1])
+    parts = []
+    for layer in pretrained.cut_at:
+        value = _inside(pretrained.output_of(layer))
+        if len(pretrained.shape(layer)) == 3:
+            nodes.append(_node("GlobalAveragePool", [value], value + "/average"))
+            value += "/average"
+        nodes.append(_node("Flatten", [value], value + "/flat", axis=1))
+        parts.append(value + "/flat")
+    if len(parts) > 1:
+        nodes.append(_node("Concat", parts, "features", axis=1))
+    nodes += [_node("Sub", [nodes[-1].output[0], "head/mean"], "head/centred"),
+              _node("Div", ["head/centred", "head/deviation"], "head/standardised"),
+              _node("Gemm", ["head/standardised", "head/weights", "head/bias"], "logits"),
+              _node("Softmax", ["logits"], "probabilities", axis=1)]
+    read = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        nodes, "land_cover",
+        [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ("N",) + pretrained.input_px + (3,))],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ("N", len(head.bias)))
+         for name in ("probabilities", "logits")],
+        [numpy_helper.from_array(np.ascontiguousarray(value), name)
+         for name, value in constants.items() if name in read])
+    # IR 4 is the first in which weights needn't be inputs too.
+    return helper.make_model(graph, opset_imports=list(pretrained.model.opset_import),
+                             ir_version=max(4, pretrained.model.ir_version))
+
+
+def _node(operator, inputs, output, **attributes):
+    from onnx import helper
+    return helper.make_node(operator, inputs, [output], name=output, **attributes)
+
+
+def _inside(name):
+    """The name of a pretrained value, apart from the names that a bundle's network has by contract."""
+    return name and "pretrained/" + name
+
+
+def _copy(source):
+    """A pretrained node on values of their new names; nothing drops out while a network predicts."""
+    import onnx
+    if source.op_type == "Dropout":
+        return _node("Identity", [_inside(source.input[0])], _inside(source.output[0]))
+    copy = onnx.NodeProto()
+    copy.CopyFrom(source)
+    copy.input[:] = [_inside(name) for name in source.input]
+    copy.output[:] = [_inside(name) for name in source.output]
+    return copy

@@ -1,0 +1,143 @@
+"""ONNX nodes as CNTK functions: the operators that AlexNet and SqueezeNet are made of.
+
+CNTK's own reader of ONNX gives a graph that it can't write again, so ``cntk_network`` builds the network from these.
+"""
+
+from collections import namedtuple
+
+import numpy as np
+
+from helpers import InputError
+
+# What a layer's units see of the picture, alike in both directions: the width in pixels, where that of the first unit
+# starts, and how far apart those of neighbouring units are.
+ReceptiveField = namedtuple("ReceptiveField", "size start step")
+# A value of the network: the CNTK function and its receptive field; None where each unit sees the whole picture.
+Value = namedtuple("Value", "function receptive_field")
+
+
+def compute(cntk, node, values: dict, weights: dict, file: str) -> Value:
+    """The value that an ``onnx.NodeProto`` gives, from the values before it and the weights, both by name."""
+    step = _Step(node, values, weights, file)
+    if step.operator not in _OPERATIONS:
+        raise step.refusal(step.operator)
+    if not step.values:
+        raise step.refusal(f"{step.operator} without an input")
+    function, seen = _OPERATIONS[step.operator](cntk, step)
+    return Value(cntk.alias(function, name=node.output[0]), seen)
+
+
+class _Step:
+    """A node with its attributes, the values that it reads, and its weights."""
+
+    def __init__(self, node, values, weights, file):
+        from onnx import helper
+        self.operator, self.name = node.op_type, node.name or node.output[0]
+        self.given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self.values = [values[name] for name in node.input if name in values]
+        self._inputs, self._weights, self._file = node.input, weights, file
+
+    @property
+    def first(self):
+        """The function of the first value."""
+        return self.values[0].function
+
+    def weight(self, position):
+        """Weights at an input, float32; None where ONNX leaves out an optional input, by an empty name or none."""
+        name = self._inputs[position] if position < len(self._inputs) else ""
+        if name and name not in self._weights:
+            raise self.refusal(f"{self.operator} with a weight that isn't in the file")
+        return np.asarray(self._weights[name], dtype=np.float32) if name else None
+
+    def refusal(self, reason):
+        return InputError(
+            f"expected an ONNX network of operators that CNTK 2.7 can compute ({', '.join(sorted(_OPERATIONS))}), got "
+            f"{reason} in the layer {self.name} of {self._file}. Cut it at a layer before that one, or take the "
+            "embedded default alexnet_small.")
+
+
+def _window(cntk, step, size, outside):
+    """The padded input of a kernel, its strides, and what a unit sees behind it."""
+    given, before, x = step.given, step.values[0].receptive_field, step.first
+    strides, dilations = tuple(given.get("strides", [1, 1])), list(given.get("dilations", [1, 1]))
+    if len(size) != 2 or dilations != [1, 1] or before is None or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+        raise step.refusal(f"{step.operator} with a kernel of {list(size)}, dilations {dilations} or auto_pad")
+    top, left, bottom, right = given.get("pads", [0] * 4)
+    if given.get("ceil_mode"):
+        # A kernel that begins inside the picture counts, though it ends outside.
+        bottom += -(x.shape[1] + top + bottom - size[0]) % strides[0]
+        right += -(x.shape[2] + left + right - size[1]) % strides[1]
+    if any((top, left, bottom, right)):
+        # Explicit, because CNTK's own padding is not ONNX's where strides are larger than 1.
+        x = cntk.pad(x, [(0, 0), (top, bottom), (left, right)], constant_value=outside)
+    return x, strides, ReceptiveField(before.size + (size[0] - 1) * before.step, before.start - top * before.step,
+                                      before.step * strides[0])
+
+
+def _convolution(cntk, step):
+    kernel, bias = step.weight(1), step.weight(2)
+    x, strides, seen = _window(cntk, step, kernel.shape[2:], 0)
+    # One convolution for each group: CNTK's own groups compute nonsense on more than one thread.
+    groups = step.given.get("group", 1)
+    inputs = [x] if groups == 1 else [
+        cntk.slice(x, 0, i * kernel.shape[1], (i + 1) * kernel.shape[1]) for i in range(groups)]
+    outputs = [cntk.convolution(cntk.parameter(part.shape, init=part), one, strides, auto_padding=[False] * 3)
+               for part, one in zip(np.split(kernel, groups), inputs)]
+    outputs = outputs[0] if groups == 1 else cntk.splice(*outputs, axis=0)
+    if bias is not None:
+        outputs = outputs + cntk.parameter((len(bias), 1, 1), init=bias.reshape(-1, 1, 1))
+    return outputs, seen
+
+
+def _max_pool(cntk, step):
+    size = step.given["kernel_shape"]
+    # The padding is lower than anything, so that it is no maximum.
+    x, strides, seen = _window(cntk, step, size, -1e30)
+    return cntk.pooling(x, cntk.MAX_POOLING, tuple(size), strides, auto_padding=[False, False]), seen
+
+
+def _response_normalization(cntk, step):
+    # CNTK divides alpha by the number of channels too.
+    return cntk.local_response_normalization(
+        step.first, step.given["size"] // 2, step.given.get("bias", 1.0), step.given.get("alpha", 1e-4),
+        step.given.get("beta", 0.75)), step.values[0].receptive_field
+
+
+def _concat(cntk, step):
+    if step.given["axis"] != 1:
+        raise step.refusal(f"Concat along axis {step.given['axis']}")
+    fields = [value.receptive_field for value in step.values]
+    seen = None
+    if None not in fields:
+        start = min(field.start for field in fields)
+        seen = ReceptiveField(max(field.start + field.size for field in fields) - start, start, fields[0].step)
+    return cntk.splice(*[value.function for value in step.values], axis=0), seen
+
+
+def _dense(cntk, step):
+    given = step.given
+    if given.get("transA") or given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1 or len(step.values) > 1:
+        raise step.refusal("a dense layer with factors")
+    kernel, bias = step.weight(1), step.weight(2)
+    kernel = np.ascontiguousarray(kernel.T if given.get("transB") else kernel)
+    outputs = cntk.times(cntk.reshape(step.first, (kernel.shape[0],)), cntk.parameter(kernel.shape, init=kernel))
+    return outputs if bias is None else outputs + cntk.parameter(bias.shape, init=bias), None
+
+
+def _flat(cntk, step):
+    """Flatten, or a Reshape to (batch, everything), however the batch is written."""
+    size = int(np.prod(step.first.shape))
+    shape = [int(n) for n in step.weight(1)] if step.operator == "Reshape" else [0, size]
+    if len(shape) != 2 or shape[1] not in (-1, size) or step.given.get("axis", 1) != 1:
+        raise step.refusal(f"{step.operator} to {shape}")
+    return cntk.reshape(step.first, (size,)), None
+
+
+_OPERATIONS = {
+    "Concat": _concat, "Conv": _convolution, "Flatten": _flat, "Gemm": _dense, "LRN": _response_normalization,
+    "MaxPool": _max_pool, "Reshape": _flat,
+    "Dropout": lambda cntk, step: step.values[0],
+    "GlobalAveragePool": lambda cntk, step: (cntk.reduce_mean(step.first, axis=(1, 2)), None),
+    "Relu": lambda cntk, step: (cntk.relu(step.first), step.values[0].receptive_field),
+    "Softmax": lambda cntk, step: (cntk.softmax(step.first, axis=0), step.values[0].receptive_field),
+}

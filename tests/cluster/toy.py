@@ -1,0 +1,62 @@
+"""Toy units of work: each is a number and writes as many rows. As a program, a driver of its own that does them.
+
+    python toy.py MASTER FOLDER PAUSE_S
+
+FOLDER gets the log of what was done, and the files. MASTER may be a Spark Connect server's: sc://host:port.
+"""
+
+import json
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from helpers.cluster import session
+from helpers.cluster.work import name, run
+
+FOLDERS = ["county=25017/year=2010", "county=25017/year=2012"]
+
+
+def units(count):
+    return {name(FOLDERS[number % 2], number): number for number in range(1, count + 1)}
+
+
+def work(log=None, pause_s=0, fails=(), dies=None):
+    """What does a unit: it notes so in a folder; some units fail with an error, or kill their worker the first time."""
+    fails, log = dict(fails), log and str(log)
+
+    def do(number):
+        import os
+        import signal
+        import time
+        import pyarrow as pa
+        if log:
+            os.makedirs(log, exist_ok=True)
+            tries = sum(line.startswith(f"{number}-") for line in os.listdir(log))
+            open(os.path.join(log, f"{number}-{tries}-{os.getpid()}"), "x").close()
+            if number == dies and not tries:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if number in fails:
+            raise fails[number](f"expected another unit, got {number}.")
+        time.sleep(pause_s)
+        return pa.table({"tile_id": [f"{number}-{row}" for row in range(number)]}), {"unit": number}, {"toy": 0.5}
+
+    return do
+
+
+def log(folder):
+    """How often each unit was begun."""
+    return Counter(int(path.name.split("-")[0]) for path in Path(folder).iterdir())
+
+
+def main(master, folder, pause_s):
+    if master.startswith("sc://"):
+        os.environ["SPARK_REMOTE"] = master
+    spark = session.start("local[2]" if master.startswith("sc://") else master, "toy")
+    done = run(spark, units(6), work(Path(folder, "log"), float(pause_s)), str(Path(folder, "out")))
+    print(json.dumps({"rows": done.rows, "failed": list(done.failed)}), flush=True)
+    session.stop(spark)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

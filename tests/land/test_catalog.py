@@ -1,0 +1,86 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+import shapely
+
+import scenes
+from helpers import InputError
+from helpers.land import catalog, grid
+from helpers.land.scenes import cut_tiles
+
+COUNTY, YEAR = "99001", 2010
+
+
+def test_a_folder_of_geotiffs_is_a_catalogue(sample, tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for scene in sample.scenes(COUNTY, YEAR):
+        (folder / f"{scene.scene_id}.tif").symlink_to(scene.href)
+    (folder / "nlcd_2011.tif").symlink_to(sample.labels(COUNTY, YEAR).href)
+    boundary = tmp_path / "my_place.geojson"
+    boundary.write_text(json.dumps(shapely.geometry.mapping(sample.county(COUNTY).boundary)))
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(boundary))
+    source = catalog.open(str(folder))
+    tiles, crs = grid.county_tiles(source.county("my_place").boundary)
+    assert source.labels("my_place", YEAR).year == 2011
+    scenes = source.scenes("my_place", YEAR)
+    assert [s.scene_id for s in scenes] == [s.scene_id for s in sample.scenes(COUNTY, YEAR)]
+    ours, theirs = (cut_tiles(tiles.head(4), found, crs) for found in (scenes, sample.scenes(COUNTY, YEAR)))
+    assert ours[1] == theirs[1] and all(np.array_equal(a, b) for a, b in zip(ours[0], theirs[0]))
+    (folder / "scene.tif").symlink_to(sample.scenes(COUNTY, YEAR)[0].href)
+    with pytest.raises(InputError, match="YYYYMMDD in the name of the scene scene.tif"):
+        source.scenes("my_place", YEAR)
+
+
+def test_training_counties_are_twelve_and_split_by_county():
+    assert len(catalog.TRAINING) == 12 and all(len(code) == 5 for code in catalog.TRAINING)
+    assert np.unique([code[:2] for code in catalog.TRAINING]).size == 12
+    assert set(catalog.VALIDATION) < set(catalog.TRAINING) and len(catalog.VALIDATION) == 2
+
+
+def test_a_missing_sample_names_the_command_that_draws_it(tmp_path):
+    with pytest.raises(InputError, match=r"^expected the sample counties of seed 3 in .*sample-3, got none\. Draw them "
+                                         r"first, in two or three minutes: python setup_scripts/sample --seed 3$"):
+        catalog.open("sample", seed=3)
+    # A drawing that was interrupted is none.
+    (tmp_path / "home" / "data" / "sample-3").mkdir(parents=True)
+    (tmp_path / "home" / "data" / "sample-3" / "catalog.json").write_text("{}")
+    with pytest.raises(InputError, match="python setup_scripts/sample --seed 3$"):
+        catalog.open("sample", seed=3)
+
+
+@pytest.fixture(scope="module")
+def county(tmp_path_factory):
+    return scenes.write_county(tmp_path_factory.mktemp("county"))
+
+
+def test_a_county_outside_the_scenes(county, tmp_path):
+    text = json.loads((county / "counties.geojson").read_text())
+    for ring in text["features"][0]["geometry"]["coordinates"]:
+        for point in ring:
+            point[0] += 2
+    moved = tmp_path / "moved"
+    shutil.copytree(county, moved)
+    (moved / "counties.geojson").write_text(json.dumps(text))
+    with pytest.raises(InputError, match="Choose a county inside the scenes"):
+        catalog.Catalog(moved).scenes("99001", 2010)
+
+
+@pytest.mark.parametrize("ask, words", [
+    (lambda c: c.county("12345"), r"got '12345'\. Choose one that it has: 99001 \(Test\)"),
+    (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(of 86% of it\) only"),
+])
+def test_what_the_catalogue_does_not_have(county, ask, words):
+    with pytest.raises(InputError, match=words):
+        ask(catalog.Catalog(county))
+
+
+def test_a_folder_that_is_no_catalogue(tmp_path):
+    with pytest.raises(InputError, match="without catalog.json"):
+        catalog.Catalog(tmp_path)
+    (tmp_path / "catalog.json").write_text("{")
+    (tmp_path / "counties.geojson").write_text("{}")
+    with pytest.raises(InputError, match="Check its JSON files"):
+        catalog.Catalog(tmp_path)

@@ -1,0 +1,146 @@
+import errno
+import os
+import shutil
+
+import pytest
+
+from helpers import InputError
+from helpers.tiles import folder as folders, pictures, store
+from helpers.tiles.folder import write_images
+
+
+def test_pictures_become_a_store_split_by_seed(folder, tmp_path):
+    uri = str(tmp_path / "store")
+    assert write_images(folder, uri, seed=1) == ("city", "sea")
+    frame = store.read(uri)
+    assert frame.groupby(["label", "split"]).size().to_dict() == {
+        (0, "train"): 8, (0, "validation"): 2, (1, "train"): 8, (1, "validation"): 2}
+    assert set(frame["county"]) == {"photos"} and "city/0.png" in set(frame["tile_id"])
+    row = frame.set_index("tile_id").loc["city/0.png"]
+    assert row["image"] == (folder / "city" / "0.png").read_bytes()
+    held = set(frame.loc[frame.split == "validation", "tile_id"])
+    write_images(folder, uri, seed=1)
+    assert held == set(store.read(uri, split="validation")["tile_id"])
+    write_images(folder, uri, seed=2)
+    assert held != set(store.read(uri, split="validation")["tile_id"])
+
+
+def test_files_are_those_of_the_pictures_and_others_stay(folder, tmp_path):
+    uri = str(tmp_path / "store")
+    write_images(folder, uri)
+    inside = tmp_path / "store" / "county=photos" / "year=0"
+    before = {path.name for path in inside.glob("*.parquet")}
+    mine = inside / "mine.parquet"
+    mine.write_bytes(b"of somebody else")
+    write_images(folder, uri)
+    assert {path.name for path in inside.glob("*.parquet")} == before | {mine.name}
+    shutil.copy(folder / "sea" / "1.jpg", folder / "sea" / "3.jpg")
+    write_images(folder, uri)
+    after = {path.name for path in inside.glob("*.parquet")} - {mine.name}
+    assert len(after) == len(before) == 1 and not after & before
+    files, _ = store.files(uri, store.partitions(uri)[0])
+    assert [one["name"] for one in files] == list(after) and mine.exists()
+
+
+def test_a_picture_that_vanished_after_it_was_listed_is_a_row_without_bytes(folder, tmp_path, monkeypatch):
+    listed = folders._list_images
+
+    def and_then_one_goes(*args):
+        found = listed(*args)
+        (folder / "sea" / "3.jpg").unlink()
+        return found
+
+    monkeypatch.setattr(folders, "_list_images", and_then_one_goes)
+    write_images(folder, str(tmp_path / "store"))
+    frame = store.read(tmp_path / "store")
+    assert frame["tile_id"][frame["image"].isna()].tolist() == ["sea/3.jpg"] and len(frame) == 20
+
+
+def test_a_file_has_one_row_group_of_bounded_tiles_and_bytes(tmp_path, monkeypatch):
+    """And of a picture that is too large only as much as tells it."""
+    monkeypatch.setattr(folders, "FILE_BYTES", 4 << 20)
+    (tmp_path / "pile").mkdir()
+    for i in range(600):
+        (tmp_path / "pile" / f"{i:03d}.png").write_bytes(bytes(1 << 20) if 300 <= i < 310 else b"small %d" % i)
+    with open(tmp_path / "pile" / "599.png", "wb") as file:
+        file.truncate(3 << 30)
+    write_images(tmp_path / "pile", str(tmp_path / "store"))
+    part, = store.partitions(tmp_path / "store")
+    files, damaged = store.files(str(tmp_path / "store"), part)
+    assert not damaged and all(len(one["rows"]) == 1 for one in files)
+    rows = sorted(one["rows"][0] for one in files)
+    assert sum(rows) == 600 and rows[-1] == 37 and len(rows) >= 16
+    assert sorted(one["bytes"][0] for one in files)[-1] < 18 << 20
+    image = store.read(tmp_path / "store")["image"].iloc[-1]
+    assert len(image) == pictures.MAX_BYTES + 1
+    with pytest.raises(pictures.BadPicture, match="expected a picture of at most 16 MB, got a larger one"):
+        pictures.decode(image)
+
+
+def test_a_second_folder_is_held_out_whole(folder, tmp_path):
+    other = tmp_path / "other" / "photos"
+    other.mkdir(parents=True)
+    for name in ("city", "sea"):
+        (other / name).mkdir()
+        (folder / name / "9.jpg").rename(other / name / "new.jpg")
+    write_images(folder, str(tmp_path / "store"), held_out=other)
+    frame = store.read(tmp_path / "store")
+    assert set(frame[frame.split == "validation"].county) == {"photos_held_out"}
+    assert (frame.split == "validation").sum() == 2 and (frame.split == "train").sum() == 18
+    (other / "sea").rename(other / "lake")
+    with pytest.raises(InputError, match="expected the classes city, sea in .*, got city, lake"):
+        write_images(folder, str(tmp_path / "store"), held_out=other)
+
+
+def test_a_link_that_leads_out_of_the_folder_is_no_picture(folder, tmp_path):
+    (tmp_path / "private.key").write_bytes(b"mine")
+    (folder / "sea" / "key.png").symlink_to(tmp_path / "private.key")
+    (folder / "sea" / "same.png").symlink_to(folder / "sea" / "0.png")
+    write_images(folder, str(tmp_path / "store"))
+    names = set(store.read(tmp_path / "store")["tile_id"])
+    assert "sea/key.png" not in names and "sea/same.png" in names
+
+
+def test_a_file_name_that_is_no_text(folder, tmp_path):
+    os.rename(bytes(folder) + b"/sea/0.png", bytes(folder) + b"/sea/Stra\xdfe.png")
+    with pytest.raises(InputError, match=r"expected file names in UTF-8 in .*, got 'sea/Stra\\udcdfe.png'. Rename it."):
+        write_images(folder, str(tmp_path / "store"))
+
+
+def test_only_a_file_that_is_gone_is_missing(folder, monkeypatch):
+    """One that the disk can't read is no picture that isn't there."""
+    def fails(path, mode):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    monkeypatch.setattr("builtins.open", fails)
+    with pytest.raises(InputError, match="expected a picture that can be read at .*, got: Input/output error."):
+        folders._content(str(folder / "sea" / "0.png"))
+
+
+def test_unlabelled_pictures_have_no_label(folder, tmp_path):
+    write_images(folder / "sea", str(tmp_path / "store"))
+    frame = store.read(tmp_path / "store")
+    assert frame["label"].isna().all() and set(frame["split"]) == {"map"} and len(frame) == 10
+
+
+def test_folders_that_cannot_be_used(folder, tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        write_images(tmp_path / "nowhere", str(tmp_path / "store"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="got none"):
+        write_images(tmp_path / "empty", str(tmp_path / "store"))
+    (folder / "stray.png").write_bytes((folder / "sea" / "0.png").read_bytes())
+    with pytest.raises(InputError, match=r"stray\.png beside"):
+        write_images(folder, str(tmp_path / "store"))
+
+
+def test_what_an_earlier_folder_has_left_is_no_part_of_the_store(folder, tmp_path):
+    uri, other = str(tmp_path / "store"), tmp_path / "others"
+    write_images(folder, uri)
+    (folder / "city").rename(other)
+    write_images(other, uri)
+    assert set(store.read(uri)["county"]) == {"others"}
+    store.keep_only(uri, [("others", 0), ("99001", 2010)])
+    assert len(store.partitions(uri)) == 1
+    store.keep_only(uri, [("others", 2010)])
+    with pytest.raises(InputError, match="no finished county and year"):
+        store.partitions(uri)
