@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
-from helpers.files import create, filesystem, read_json, write_json
+from helpers.files import NOT_JSON, create, filesystem, read_json, write_json
 from helpers.uri import join, shown
 
 SCHEMA = pa.schema([
@@ -60,7 +60,7 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
 def _table(uri):
     try:
         found = read_json(join(uri, TABLE))
-    except ValueError:
+    except NOT_JSON:
         found = {}
     if found is not None and not (isinstance(found, dict) and found.get("model")):
         raise InputError(f"expected a prediction table at {shown(uri)}, got a {TABLE} of something else. Choose another "
@@ -135,7 +135,7 @@ def manifest(uri: str) -> dict:
     """What the last finished job wrote, or None."""
     try:
         return read_json(join(uri, MANIFEST))
-    except ValueError:
+    except NOT_JSON:
         return None
 
 
