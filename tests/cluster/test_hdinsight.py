@@ -854,7 +854,7 @@ def test_scoring_on_spark_4(request):
     started = time.monotonic()
     environment = spark4.environment()
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/scoring/test_score.py",
-               "tests/scoring/test_table.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
+               "tests/scoring/test_table.py", "tests/cluster/test_preflight.py", "tests/cluster/test_work.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]
     version = run(sys.executable, "-c", "import pyspark; print(pyspark.__version__)", env=environment)
     record_passed(request, started, version=version.stdout.strip(),
