@@ -340,7 +340,7 @@ MISTAKES = {
     "a manifest of words": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0, "tiles": "many"}'), "",
                             "expected a manifest .* got one with other kinds of values"),
     "a table that is a file": (lambda pile: Path(pile.table).write_text("mine"), "",
-                               "expected the folder of a prediction table at .*, got a file"),
+                               "expected the folder of a prediction table, or none, at .*, got a file"),
     "a table below a file": (lambda pile: Path(pile.table).write_text("mine"), "/table",
                              "expected a folder to write a prediction table to at .*, got: Not a directory"),
 }
