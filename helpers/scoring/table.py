@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
-from helpers.files import NOT_JSON, create, filesystem, read_json, write_json
+from helpers.files import NOT_JSON, create, filesystem, read_json, write_whole
 from helpers.uri import join, shown
 
 SCHEMA = pa.schema([
@@ -117,7 +117,7 @@ def count(uri: str, units, classes) -> dict:
 
 def finish(uri: str, manifest: dict, folders):
     """Declare a table finished, and remove from some of its folders the units that are no longer part of it."""
-    write_json(join(uri, MANIFEST), manifest)
+    write_whole(join(uri, MANIFEST), json.dumps(manifest, indent=1).encode())
     work.keep_only(uri, manifest["units"], folders)
 
 
