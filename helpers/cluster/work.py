@@ -80,12 +80,7 @@ def damage_named(uri: str, advice: str = WRITE_AGAIN):
 
 
 def footer(uri: str, advice: str = WRITE_AGAIN):
-    """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``.
-
-    Raises
-    ------
-    DamagedFile
-    """
+    """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``; a DamagedFile if it can't be read."""
     import pyarrow.parquet as pq
     system, path = filesystem(uri)
     with damage_named(uri, advice), system.open(path, "rb") as file:
@@ -99,12 +94,7 @@ def facts_in(metadata) -> dict:
 
 
 def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:
-    """Facts about units, and their ``rows``, by name; from their footers.
-
-    Raises
-    ------
-    DamagedFile
-    """
+    """Facts about units, and their ``rows``, by name; from their footers."""
     def look(name):
         found = footer(join(uri, name + ".parquet"), advice)
         return dict(facts_in(found) or {}, rows=found.num_rows)

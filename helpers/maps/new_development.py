@@ -11,7 +11,7 @@ is taken only where it helps (0.0489 without, 0.063 with it). No label of a mapp
 import numpy as np
 import pandas as pd
 from scipy.ndimage import convolve, uniform_filter
-from scipy.special import expit, logit
+from scipy.special import expit
 
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
@@ -43,7 +43,8 @@ SCORES = ["tile_id", "row", "col", "score", "reason", "new_m2", "probability_bef
 # ---- evidence: tiles
 
 def _logit(p):
-    return logit(np.clip(p, 1e-3, 1 - 1e-3))
+    p = np.clip(p, 1e-3, 1 - 1e-3)
+    return np.log(p / (1 - p))
 
 
 def _strongest(maps):
@@ -53,7 +54,7 @@ def _strongest(maps):
 
 
 def _around(tiles, values):
-    """Sum of the eight neighbours' values, and how many neighbours there are: two arrays (N,)."""
+    """Yield the sum of the eight neighbours' values, and then how many neighbours there are, each (N,)."""
     for of_tile in (values, np.ones(len(tiles))):
         laid = to_grid(tiles["row"], tiles["col"], of_tile, fill=0)
         total = convolve(laid.values.astype(np.float64), [[1, 1, 1], [1, 0, 1], [1, 1, 1]], mode="constant")
@@ -185,7 +186,7 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
     n = tile.new_neighbours
     before, after = f"{tile.probability_before:.0%}", f"{tile.probability_after:.0%}"
     words = {"cells": (f"about {tile.new_m2 / 1e4:.1f} ha look newly built" if terms["cells"] > 0
-                       else "few of its cells look newly built"),
+                       else "little of it looks newly built"),
              "network": f"Developed goes from {before} to {after}",
              "label": f"labelled {label} in {label_year}",
              "neighbours": f"{n} neighbour{'s' * (n > 1)} changed too" if n else "no neighbour changed",

@@ -76,7 +76,7 @@ def test_smoothing_a_table_is_smoothing_its_grid():
     assert (smoothed[:20] == NO_CLASS).all() and (smoothed[20:] != NO_CLASS).all()
 
 
-def predictions(developed, classes=None):
+def predictions(developed):
     """A prediction table from probabilities of Developed; the rest goes to Forest. None is an error row."""
     rows = []
     for i, p in enumerate(developed):
