@@ -99,7 +99,7 @@ def test_other_readers_open_it_as_a_partitioned_table(spark, model, pile):
     assert rows.where("county = 'pile' and year = 0 and class_id is not null").count() == TILES
     duckdb = pytest.importorskip("duckdb")  # The cluster's environment has none.
     assert duckdb.sql(f"select count(*) from read_parquet('{pile.table}/*/*/*.parquet', hive_partitioning = true) "
-                      "where county = 'pile'").fetchone() == (TILES,)
+                      "where county = 'pile'").fetchall() == [(TILES,)]
 
 
 def test_new_tiles_alone_are_scored(spark, model, pile):
