@@ -104,7 +104,7 @@ def units(uri: str, parts: list, model: str, engine: str):
                 if not tiles:
                     continue
                 # Others' files have no digest: their name, size and time of change stand for their pictures.
-                reads = file["pictures"] or [file["name"], file["changed"], group]
+                reads = file["pictures"][group] if file["pictures"] else [file["name"], file["changed"], group]
                 name = work.name(folder, reads, model, engine)
                 if name in found:
                     raise InputError(f"expected one tile of each name in the tile store {shown(uri)}, got the same "
@@ -204,7 +204,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     county, years : optional
         Score only these; rows of others stay in the table.
     partitions : int, optional
-        Spark tasks; by default one for each unit.
+        Spark tasks that share the units; by default as ``work.run`` has it.
     replace : bool
         Delete a table of another model or engine first. Without it, such a table is refused.
 
