@@ -2,7 +2,7 @@
 
 Credentials come from the environment, never from a URI: ``CREDENTIALS`` lists the variables, and ``TOKEN_FILE`` names
 a file with a token. Without any of them ``DefaultAzureCredential`` looks for a managed identity or a login. A request
-is tried up to ``TRIES`` times, as far apart as the service asks; then one sentence says what failed.
+is tried several times, as far apart as the service asks; then one sentence says what failed.
 """
 
 import contextlib
@@ -18,8 +18,6 @@ CREDENTIALS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "AZ
                "AZURE_STORAGE_SERVICE_ENDPOINT", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET")
 # Names a file with a SAS token that only its owner can read; it is read each time, so that a newer one is used at once.
 TOKEN_FILE = "AZURE_STORAGE_SAS_TOKEN_FILE"
-# Tries of one request, and seconds before the second; each wait is twice the one before, or what the service asks for.
-TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
 
 
 def azure_filesystem(uri: str):
