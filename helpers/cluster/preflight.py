@@ -38,16 +38,12 @@ ASKED = 64
 def preflight(spark) -> pd.DataFrame:
     """Check what a job will need, on the driver and on the workers.
 
-    Parameters
-    ----------
-    spark : pyspark.sql.SparkSession
-        Under Spark Connect, checks of the server's own Java, memory and temporary folder are left out.
+    Under Spark Connect, checks of the server's own Java, memory and temporary folder are left out.
 
     Returns
     -------
-    pandas.DataFrame
-        One row for each check: ``check``, ``wanted``, ``found`` (str), ``ok`` (bool), and ``advice``: what to do
-        where it failed.
+    One row for each check: ``check``, ``wanted``, ``found`` (str), ``ok`` (bool), and ``advice``: what to do where it
+    failed.
     """
     rows = []
 
@@ -145,11 +141,8 @@ def _arrow_round_trip(spark) -> str:
     sent = pd.DataFrame({"number": range(200), "text": [f"utm19-{i:05d}" for i in range(200)],
                          "image": [bytes([i]) * 50 for i in range(200)]})
 
-    def same(batches):
-        yield from batches
-
     frame = spark.createDataFrame(sent, "number long, text string, image binary")
-    back = frame.mapInPandas(same, frame.schema).toPandas().sort_values("number", ignore_index=True)
+    back = frame.mapInPandas(lambda batches: batches, frame.schema).toPandas().sort_values("number", ignore_index=True)
     back["image"] = back["image"].map(bytes)
     return f"{len(back)} rows there and back {'unchanged' if back.equals(sent) else 'changed'}"
 
