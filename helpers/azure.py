@@ -2,7 +2,7 @@
 
 Credentials come from the environment, never from a URI: ``CREDENTIALS`` lists the variables, and ``TOKEN_FILE`` names
 a file with a token. Without any of them ``DefaultAzureCredential`` looks for a managed identity or a login. A request
-is tried up to ``TRIES`` times, as far apart as the service asks; then one sentence says what failed.
+is tried several times, as far apart as the service asks; then one sentence says what failed.
 """
 
 import contextlib
@@ -18,8 +18,6 @@ CREDENTIALS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "AZ
                "AZURE_STORAGE_SERVICE_ENDPOINT", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET")
 # Names a file with a SAS token that only its owner can read; it is read each time, so that a newer one is used at once.
 TOKEN_FILE = "AZURE_STORAGE_SAS_TOKEN_FILE"
-# Tries of one request, and seconds before the second; each wait is twice the one before, or what the service asks for.
-TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
 
 
 def azure_filesystem(uri: str):
@@ -27,8 +25,8 @@ def azure_filesystem(uri: str):
     parts = urlsplit(uri)
     container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (parts.netloc, "", "")
     if not container or parts.query:
-        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out what "
-                         "follows a question mark: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
+        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out "
+                         "what follows a question mark: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
     known = credentials()
     account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
     if "AZURE_STORAGE_CONNECTION_STRING" in known:
@@ -52,8 +50,8 @@ def azure_filesystem(uri: str):
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got one "
-                         "it can't. Copy it again from the storage account.")
+        raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got "
+                         "one it can't. Copy it again from the storage account.")
 
 
 def credentials() -> dict:

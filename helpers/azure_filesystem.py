@@ -15,8 +15,10 @@ from azure.storage.blob.aio import BlobServiceClient
 from fsspec.asyn import sync_wrapper
 from fsspec.spec import AbstractBufferedFile
 
-from helpers import InputError, azure
+from helpers import InputError
 
+# Tries of one request, and seconds before the second; each wait is twice the one before, or what the service asks for.
+TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
 # A second try may help: timeouts, throttling, and a service that is unwell.
 PASSING = {408, 429, 500, 502, 503, 504}
 
@@ -34,12 +36,12 @@ class Patience(AsyncHTTPPolicy):
         for name in ("hosts", "location_mode", "retry_to_secondary"):
             request.context.options.pop(name, None)
         came = ""
-        for attempt in range(azure.TRIES):
+        for attempt in range(TRIES):
             if attempt:
                 await asyncio.sleep(wait_s)
                 if position is not None:
                     body.seek(position)
-            wait_s = azure.FIRST_WAIT_S * 2 ** attempt
+            wait_s = FIRST_WAIT_S * 2 ** attempt
             try:
                 response = await self.next.send(request)
             except ClientAuthenticationError as error:  # No identity here that could ask for a token.
@@ -53,7 +55,7 @@ class Patience(AsyncHTTPPolicy):
             if answer.status_code in PASSING:
                 came = f"{answer.status_code} {code}".strip()
                 asked = answer.headers.get("Retry-After", "")
-                wait_s = min(float(asked), azure.LONGEST_WAIT_S) if asked.isdigit() else wait_s
+                wait_s = min(float(asked), LONGEST_WAIT_S) if asked.isdigit() else wait_s
                 continue
             if answer.status_code in (401, 403):
                 raise _refused(request.http_request.url, f"{answer.status_code} {code}".strip())
@@ -92,7 +94,7 @@ class Azure(adlfs.AzureBlobFileSystem):
         length = None if end is None else end - (start or 0)
         if length is not None and length <= 0:
             return b""
-        for attempt in range(azure.TRIES):
+        for attempt in range(TRIES):
             try:
                 async with self.service_client.get_blob_client(container, blob) as client:
                     stream = await client.download_blob(
@@ -105,8 +107,8 @@ class Azure(adlfs.AzureBlobFileSystem):
                 if isinstance(error, HttpResponseError) and error.status_code not in (None, 200, 206):
                     raise
                 came = type(error).__name__
-                if attempt < azure.TRIES - 1:
-                    await asyncio.sleep(azure.FIRST_WAIT_S * 2 ** attempt)
+                if attempt < TRIES - 1:
+                    await asyncio.sleep(FIRST_WAIT_S * 2 ** attempt)
         raise _gave_up(client.url, came)
 
     async def _create(self, path, content):
@@ -137,8 +139,8 @@ def _place(url):
 
 
 def _gave_up(url, came):
-    return InputError(f"expected an answer from {_place(url)} within {azure.TRIES} tries, got {came or 'none'}. Run the "
-                      "same again when the storage or the network has recovered: what is finished is kept.")
+    return InputError(f"expected an answer from {_place(url)} within {TRIES} tries, got {came or 'none'}. Run "
+                      "the same again when the storage or the network has recovered: what is finished is kept.")
 
 
 def _refused(url, came):
@@ -146,8 +148,8 @@ def _refused(url, came):
     with contextlib.suppress(ValueError):
         ends = datetime.strptime(expiry[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
         if ends < datetime.now(timezone.utc):
-            return InputError(f"expected a token that is valid for {_place(url)}, got one that expired at {expiry}. Make "
-                              "a new one and set it again.")
+            return InputError(f"expected a token that is valid for {_place(url)}, got one that expired at {expiry}. "
+                              "Make a new one and set it again.")
     return InputError(f"expected to be allowed to use {_place(url)}, got {came}. Give this identity the role Storage "
                       "Blob Data Contributor there, or set AZURE_STORAGE_SAS_TOKEN or "
                       "AZURE_STORAGE_CONNECTION_STRING.")

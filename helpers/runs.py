@@ -1,16 +1,16 @@
 """Where a run keeps what it makes, and how its figures reach ``metrics.json``."""
 
-import json
 import os
 import re
 import time
 from pathlib import Path
 
 from helpers import InputError
-from helpers.files import write_json
+from helpers.files import read_json, write_json
 from helpers.uri import join
 
-def home():
+
+def home() -> Path:
     """The folder that holds ``runs/`` and ``data/``: ``TUTORIAL_HOME``, else the repository itself."""
     return Path(os.environ.get("TUTORIAL_HOME") or Path(__file__).resolve().parents[1])
 
@@ -18,22 +18,14 @@ def home():
 class Run:
     """The files of one run of the tutorial, ``runs/<name>/``.
 
-    Parameters
-    ----------
-    name : str
-        Letters, digits, ``-``, ``_`` and ``.``; becomes a folder name.
-
-    Attributes
-    ----------
-    folder, tiles, models, predictions, maps, figures, metrics_path : pathlib.Path
-        What the notebooks write; folders are made when first written to. ``tiles`` and ``predictions``, which workers
-        read and write, are URIs below ``TUTORIAL_STORAGE`` where that is set: a cluster's machines share no disk.
+    Folders are made when first written to. ``tiles`` and ``predictions``, which workers read and write, are URIs below
+    ``TUTORIAL_STORAGE`` where that is set: a cluster's machines share no disk. All other attributes are paths.
     """
 
-    def __init__(self, name):
+    def __init__(self, name: str):
         if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", name):
-            raise InputError("expected a run name of letters, digits, '.', '_' and '-', got {!r}. "
-                             "Choose another name.".format(name))
+            raise InputError(f"expected a run name of letters, digits, '.', '_' and '-', got {name!r}. "
+                             "Choose another name.")
         self.name = name
         self.folder = home() / "runs" / name
         shared = os.environ.get("TUTORIAL_STORAGE")
@@ -44,11 +36,9 @@ class Run:
         self.figures = self.folder / "figures"
         self.metrics_path = self.folder / "metrics.json"
 
-    def metrics(self):
-        """All figures written so far, as a dict."""
-        if not self.metrics_path.exists():
-            return {}
-        return json.loads(self.metrics_path.read_text())
+    def metrics(self) -> dict:
+        """All figures written so far."""
+        return read_json(self.metrics_path) or {}
 
     def record(self, **sections):
         """Merge figures into ``metrics.json``; a section that is a dict is merged key by key."""
@@ -60,7 +50,7 @@ class Run:
                 metrics[section] = values
         write_json(self.metrics_path, metrics)
 
-    def timed(self, notebook):
+    def timed(self, notebook: str):
         """Start the clock of a notebook; call the returned function in its last cell."""
         start = time.monotonic()
 

@@ -7,6 +7,8 @@ import shutil
 import sys
 import tempfile
 import uuid
+from importlib.metadata import distributions
+from importlib.util import find_spec
 
 import pandas as pd
 import psutil
@@ -36,16 +38,12 @@ ASKED = 64
 def preflight(spark) -> pd.DataFrame:
     """Check what a job will need, on the driver and on the workers.
 
-    Parameters
-    ----------
-    spark : pyspark.sql.SparkSession
-        Under Spark Connect, checks of the server's own Java, memory and temporary folder are left out.
+    Under Spark Connect, checks of the server's own Java, memory and temporary folder are left out.
 
     Returns
     -------
-    pandas.DataFrame
-        One row for each check: ``check``, ``wanted``, ``found`` (str), ``ok`` (bool), and ``advice``: what to do
-        where it failed.
+    One row for each check: ``check``, ``wanted``, ``found`` (str), ``ok`` (bool), and ``advice``: what to do where it
+    failed.
     """
     rows = []
 
@@ -73,7 +71,16 @@ def preflight(spark) -> pd.DataFrame:
 
 
 def _check_workers(spark, check, tasks, is_local):
-    describe = _description(PACKAGES)
+    def describe():
+        # On workers too, even those that lack this package. Packages are looked up and not imported, for some leave
+        # files where they are imported first.
+        versions = {found.metadata["Name"]: found.version for found in distributions()}
+        found = find_spec("helpers")
+        return json.dumps({
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "helpers": "importable" if found and found.origin else "not found",
+            "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in PACKAGES)})
+
     here, workers, error = json.loads(describe()), [], None
     try:
         workers = [json.loads(text) for text in _ask(spark, describe, tasks)]
@@ -100,23 +107,6 @@ def _check_workers(spark, check, tasks, is_local):
     found, wanted = "not tried" if error else _try(_arrow_round_trip, spark), "200 rows there and back unchanged"
     check("Arrow", wanted, found, found == wanted,
           "Install the pyarrow and pandas of requirements.txt on driver and workers.")
-
-
-def _description(packages):
-    """A function that describes the Python that calls it, on a worker maybe one without this package."""
-    def describe():
-        import json
-        import sys
-        from importlib.metadata import distributions
-        from importlib.util import find_spec
-        # Looked up and not imported: some leave files where they are imported first.
-        versions = {found.metadata["Name"]: found.version for found in distributions()}
-        found = find_spec("helpers")
-        return json.dumps({
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "helpers": "importable" if found and found.origin else "not found",
-            "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in packages)})
-    return describe
 
 
 def _ask(spark, function, tasks: int) -> list:
@@ -151,11 +141,8 @@ def _arrow_round_trip(spark) -> str:
     sent = pd.DataFrame({"number": range(200), "text": [f"utm19-{i:05d}" for i in range(200)],
                          "image": [bytes([i]) * 50 for i in range(200)]})
 
-    def same(batches):
-        yield from batches
-
     frame = spark.createDataFrame(sent, "number long, text string, image binary")
-    back = frame.mapInPandas(same, frame.schema).toPandas().sort_values("number", ignore_index=True)
+    back = frame.mapInPandas(lambda batches: batches, frame.schema).toPandas().sort_values("number", ignore_index=True)
     back["image"] = back["image"].map(bytes)
     return f"{len(back)} rows there and back {'unchanged' if back.equals(sent) else 'changed'}"
 
@@ -174,7 +161,7 @@ def _try(round_trip, spark) -> str:
 def _sentence(error: Exception) -> str:
     """The Python error inside the report of a failed Spark job."""
     text = str(error)
-    # "Python in worker has different version (3, 9) than that in driver 3.11"; older Sparks write 3.9.
-    versions = re.search(r"different version \(?(\d+)\D+(\d+)\)? than that in driver", text)
+    # "Python in worker has different version (3, 9) than that in driver 3.11"; other Sparks write 3.9, or ": 3.9".
+    versions = re.search(r"different version:? \(?(\d+)\D+(\d+)\)? than that in driver", text)
     lines = re.findall(r"^[\w.]*(?:Error|Exception): .+$", text, flags=re.MULTILINE)
     return ".".join(versions.groups()) if versions else (lines or text.strip().splitlines())[0][:200]

@@ -11,16 +11,7 @@ def progress(label: str, total: int, unit: str = "tiles"):
     """Show a progress bar inside a ``with`` block, whose value ``show(done, errors=None)`` renews it.
 
     In a notebook or terminal the bar is one line of text, so that a saved notebook shows how it ended. In a file or
-    pipe only the end is written.
-
-    Parameters
-    ----------
-    label : str
-        Stands before the bar.
-    total : int
-        How many there are to do.
-    unit : str
-        What is counted, in the plural.
+    pipe only the end is written. ``unit`` is what is counted, in the plural.
     """
     from tqdm import tqdm
     start, last, line = time.monotonic(), (0, None), None

@@ -75,30 +75,17 @@ def _chosen(master):
 
 
 def start(master: str = "local[*]", app_name: str = "land-cover", settings: dict = None):
-    """Start a Spark session that has passed its preflight.
+    """Start a Spark session that has passed its preflight; an InputError says what stands in the way.
 
     A session that runs on the same master already is used again; one on another master is stopped first. One that
     this function has not started is used as it is, whatever its master: Livy's, a shell's, or one of Spark Connect.
 
     Parameters
     ----------
-    master : str
-        Spark's master: ``local[*]`` for all cores of this machine, ``local[2]`` for two,
-        ``spark://host:7077`` or ``yarn`` for a cluster. The default gives way to ``TUTORIAL_MASTER``, which kernels
-        that are wired to a cluster set.
-    app_name : str
-        Shown in Spark's lists of applications.
-    settings : dict, optional
-        Spark settings that override those chosen here.
-
-    Returns
-    -------
-    pyspark.sql.SparkSession
-
-    Raises
-    ------
-    InputError
-        If the master's name is wrong or nothing answers there, Java is missing, or a check of the preflight fails.
+    master : ``local[*]`` for all cores of this machine, ``local[2]`` for two, ``spark://host:7077`` or ``yarn`` for a
+        cluster. The default gives way to ``TUTORIAL_MASTER``, which kernels that are wired to a cluster set.
+    app_name : shown in Spark's lists of applications.
+    settings : Spark settings that override those chosen here.
     """
     master = re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_ATTEMPTS}]", check_master(_chosen(master)))
     spark = adapter.running()
@@ -174,21 +161,19 @@ def _settings(master, heap=HEAP) -> dict:
         "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
         "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS,
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
+        # A slot has one core: libraries that start a thread for each core of the machine would fight over it.
+        **{f"spark.executorEnv.{library}_THREADS": "1"
+           for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")},
     }
-    # A slot has one core: libraries that start a thread for each core of the machine would fight over it.
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "TF_NUM_INTRAOP_THREADS",
-                 "TF_NUM_INTEROP_THREADS"):
-        settings[f"spark.executorEnv.{name}"] = "1"
-    if _is_here(master):
-        settings.update({
-            "spark.driver.bindAddress": "127.0.0.1",
-            "spark.driver.host": "127.0.0.1",
-            "spark.local.dir": tempfile.gettempdir(),
-            # 200 by default, meant for clusters.
-            "spark.sql.shuffle.partitions": 8,
-            "spark.executor.extraJavaOptions": _QUICK,
-        })
-    return settings
+    here = {
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.local.dir": tempfile.gettempdir(),
+        # 200 by default, meant for clusters.
+        "spark.sql.shuffle.partitions": 8,
+        "spark.executor.extraJavaOptions": _QUICK,
+    }
+    return {**settings, **here} if _is_here(master) else settings
 
 
 def cluster_folder() -> Path:

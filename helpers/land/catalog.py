@@ -1,11 +1,4 @@
-"""Catalogues of scenes, labels and county boundaries: three kinds that answer the same questions.
-
-- ``Catalog``, a static STAC catalogue laid out as the sample is: a collection ``naip`` with an ``image`` asset for each
-  scene, a collection ``nlcd`` with a ``landcover`` asset for each label raster, and ``counties.geojson`` beside
-  ``catalog.json``. The property names are the Planetary Computer's.
-- ``Online``, all of the conterminous US: NAIP from a STAC API, Annual NLCD from a WCS, boundaries from the Census.
-- ``Folder``, GeoTIFFs of one's own.
-"""
+"""Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online``, ``Folder`` answer the same questions."""
 
 import json
 import re
@@ -33,7 +26,11 @@ VALIDATION = ("08069", "06065")
 
 
 class Catalog(Source):
-    """A static STAC catalogue of scenes and labels in a folder, with its county boundaries."""
+    """A static STAC catalogue in a folder, laid out as the sample is, with its county boundaries.
+
+    Its collection ``naip`` has an ``image`` asset for each scene, and ``nlcd`` a ``landcover`` asset for each label
+    raster. The property names are the Planetary Computer's.
+    """
 
     def __init__(self, folder):
         self.folder = Path(folder)
@@ -94,10 +91,7 @@ class Folder(Source):
         self.folder = Path(folder)
         self.name = self.folder.name
         self._online = Online()
-
-    def county(self, county: str) -> County:
-        """As ``Online.county``."""
-        return self._online.county(county)
+        self.county = self._online.county
 
     def _scenes(self, county):
         scenes = []
@@ -119,10 +113,8 @@ class Folder(Source):
 def open(name: str = "sample", seed: int = 0) -> Source:
     """Open a catalogue by name.
 
-    Parameters
-    ----------
-    name : ``"sample"`` for the counties that ``setup_scripts/sample`` has drawn from ``seed``; ``"naip"`` for any
-        county of the conterminous US; or the path of a folder: a static catalogue, or GeoTIFFs.
+    The name is ``"sample"`` for the counties that ``setup_scripts/sample`` has drawn from ``seed``; ``"naip"`` for any
+    county of the conterminous US; or the path of a folder: a static catalogue, or GeoTIFFs.
     """
     if name == "naip":
         return Online()

@@ -66,15 +66,13 @@ NLCD_LEGEND = {
 def _lookup(value_of_code):
     """A 256-entry table from NLCD code to a small integer; unlisted codes give ``NO_CLASS``."""
     table = np.full(256, NO_CLASS, dtype=np.int8)
-    for code, value in value_of_code.items():
-        table[code] = value
+    table[list(value_of_code)] = list(value_of_code.values())
     return table
 
 
 _CLASS_OF_CODE = _lookup({code: c.class_id for c in CLASSES for code in c.codes})
 # Water and ice belong to no class, yet they are land without buildings on the map.
-_GROUP_OF_CODE = _lookup(dict([(11, UNDEVELOPED), (12, UNDEVELOPED)]
-                              + [(code, c.group_id) for c in CLASSES for code in c.codes]))
+_GROUP_OF_CODE = _lookup({11: UNDEVELOPED, 12: UNDEVELOPED, **{code: c.group_id for c in CLASSES for code in c.codes}})
 # The last entry answers for NO_CLASS, which is -1.
 _GROUP_OF_CLASS = np.array([c.group_id for c in CLASSES] + [NO_CLASS], dtype=np.int8)
 
@@ -101,12 +99,10 @@ def group_of_prediction(class_ids) -> np.ndarray:
 
 def check_codes(codes: np.ndarray, source: str):
     """Refuse a raster with values, nodata left out, that are not in ``NLCD_LEGEND``; ``source`` names it."""
-    unknown = sorted(int(code) for code in set(np.unique(codes)) - set(NLCD_LEGEND))
+    unknown = ", ".join(str(int(code)) for code in np.setdiff1d(codes, list(NLCD_LEGEND)))
     if unknown:
-        known = ", ".join(map(str, sorted(NLCD_LEGEND)))
-        raise InputError(f"expected NLCD land cover codes ({known}) in {source}, got "
-                         f"{', '.join(map(str, unknown))}. Use an NLCD land cover raster, or declare its other values "
-                         "as nodata.")
+        raise InputError(f"expected NLCD land cover codes ({', '.join(map(str, NLCD_LEGEND))}) in {source}, got "
+                         f"{unknown}. Use an NLCD land cover raster, or declare its other values as nodata.")
 
 
 def label_tiles(code_counts: np.ndarray):

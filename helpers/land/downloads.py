@@ -14,8 +14,9 @@ from typing import Callable
 from urllib.parse import urlsplit
 
 from helpers import InputError
-from helpers.files import sha256, write_json, write_whole
+from helpers.files import read_json, sha256, write_json, write_whole
 from helpers.runs import home
+from helpers.uri import shown
 
 ADDRESSES = {
     # County boundaries of the Census, 1 : 500,000.
@@ -58,8 +59,7 @@ class Refused(InputError):
 
 def address(name: str) -> str:
     """The address of a service: the environment's, else the one in ``ADDRESSES``."""
-    value = os.environ.get(name)
-    return ADDRESSES[name] if value is None else value
+    return os.environ.get(name, ADDRESSES[name])
 
 
 def is_remote(href) -> bool:
@@ -117,8 +117,7 @@ def _ask(url, what, params=None, block_s=None, first_byte=False):
     except requests.exceptions.RequestException as error:
         came = f"no answer ({type(error).__name__})"
     # Without the query, which may hold a secret, and without requests' error, which shows it.
-    parts = urlsplit(url)
-    where = f"at {parts.scheme}://{parts.netloc}{parts.path}" if first_byte else f"from {parts.netloc}"
+    where = f"at {shown(url)}" if first_byte else f"from {urlsplit(url).netloc}"
     raise kind(f"expected {what} {where}, got {came}. {OFFLINE}")
 
 
@@ -145,7 +144,7 @@ def fetch(url: str, what: str, suffix: str, params=None, check: Callable = None,
         if check is not None:
             check(content)
         return content
-    return keep([url, list(params.items()) if isinstance(params, dict) else params], what, suffix, download, url)
+    return keep([url, params], what, suffix, download, url)
 
 
 def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: float = float("inf")) -> Path:
@@ -156,14 +155,12 @@ def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: flo
     """
     folder, now = home() / "data" / "downloads", datetime.datetime.now(datetime.timezone.utc)
     entry = folder / (hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16] + ".json")
-    known = None
-    if entry.exists():
-        facts = json.loads(entry.read_text())
-        path = folder / facts["file"]
-        if path.exists() and sha256(path) == facts["sha256"]:
-            known = path
-            if (now - datetime.datetime.fromisoformat(facts["when"])).total_seconds() < most_s:
-                return path
+    facts = read_json(entry)
+    known = folder / facts["file"] if facts else None
+    if known and not (known.exists() and sha256(known) == facts["sha256"]):
+        known = None
+    if known and (now - datetime.datetime.fromisoformat(facts["when"])).total_seconds() < most_s:
+        return known
     try:
         content = make()
     except InputError:
@@ -174,9 +171,7 @@ def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: flo
     path = folder / (digest[:16] + suffix)
     write_whole(path, content)
     # Written last: an interrupted download leaves nothing that is known.
-    parts = urlsplit(source)
-    write_json(entry, {"file": path.name, "sha256": digest, "bytes": len(content), "what": what,
-                       "from": f"{parts.scheme}://{parts.netloc}{parts.path}",
+    write_json(entry, {"file": path.name, "sha256": digest, "bytes": len(content), "what": what, "from": shown(source),
                        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")})
     return path
 

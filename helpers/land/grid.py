@@ -103,19 +103,18 @@ def to_grid(row, col, values, fill: float = NO_CLASS) -> TileGrid:
     row, col = np.asarray(row, dtype=np.int64), np.asarray(col, dtype=np.int64)
     if not len(row):
         raise InputError("expected at least one tile, got none. Check the county and year that were asked for.")
-    top_row, left_col = int(row.max()), int(col.min())
-    height, width = top_row - int(row.min()) + 1, int(col.max()) - left_col + 1
-    index = (top_row - row) * width + (col - left_col)
-    n_tiles = len(np.unique(index))
-    if n_tiles < len(index):
-        raise InputError(f"expected one value for each tile, got {len(index)} values for {n_tiles} tiles. Take one "
+    n_tiles = len(pd.MultiIndex.from_arrays([row, col]).unique())
+    if n_tiles < len(row):
+        raise InputError(f"expected one value for each tile, got {len(row)} values for {n_tiles} tiles. Take one "
                          "county and year at a time.")
     values = pd.Series(values if isinstance(values, pd.Series) else np.asarray(values))
     values = values.where(values.notna(), fill).to_numpy().astype(np.float64)
     whole = np.all(values == np.floor(values)) and float(fill).is_integer()
-    grid = np.full(height * width, fill, dtype=np.int16 if whole else np.float32)
-    grid[index] = values
-    return TileGrid(grid.reshape(height, width), top_row, left_col)
+    top_row, left_col = int(row.max()), int(col.min())
+    shape = top_row - row.min() + 1, col.max() - left_col + 1
+    grid = np.full(shape, fill, dtype=np.int16 if whole else np.float32)
+    grid[top_row - row, col - left_col] = values
+    return TileGrid(grid, top_row, left_col)
 
 
 def from_grid(grid: TileGrid, row, col) -> np.ndarray:

@@ -91,8 +91,8 @@ def _read_codes(href, bounds, crs):
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({said(error)}). "
                              "Bring the file again.") from None
-        nodata, to_map = raster.nodata, raster.transform * rasterio.Affine.translation(left, top)
-        return known_codes(codes, nodata, href), to_map, raster.crs
+        to_map = raster.transform * rasterio.Affine.translation(left, top)
+        return known_codes(codes, raster.nodata, href), to_map, raster.crs
 
 
 def _pixels(raster, bounds, crs):

@@ -15,6 +15,7 @@ from helpers.land import downloads
 from helpers.land.rasters import footprint, said
 from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
 from helpers.land.wcs import coverage
+from helpers.uri import shown
 
 # How long the list of a county's scenes is kept before it is asked for again.
 KEPT_S = 7 * 24 * 3600
@@ -28,31 +29,24 @@ class Online(Source):
     name = "the NAIP catalogue"
 
     def __init__(self):
-        self.county = lru_cache(maxsize=None)(self.county)
-        self._scenes = lru_cache(maxsize=None)(self._scenes)
-
-    def county(self, county: str) -> County:
-        """A county by its FIPS code, or as ``"Middlesex, MA"``."""
-        return boundary_of(county)
-
-    def _scenes(self, county):
-        return search(downloads.address("TUTORIAL_SCENES"), county)
+        self.county = lru_cache(maxsize=None)(boundary_of)
+        self._scenes = lru_cache(maxsize=None)(search)
 
     def _labels(self, county, year):
         where = downloads.address("TUTORIAL_LABELS")
         if not downloads.is_remote(where):
             return nearest(label_files(where, county), year)
         year = min(max(year, LABEL_YEARS[0]), LABEL_YEARS[-1])
-        return Labels(str(coverage(where, county.boundary, year)), year, urlunsplit(urlsplit(where)[:3] + ("", "")))
+        return Labels(str(coverage(where, county.boundary, year)), year, shown(where))
 
 
-def search(address: str, county: County) -> list[Scene]:
+def search(county: County) -> list[Scene]:
     """All years' scenes over a county from a STAC API: one search, so that an error can list the years there are.
 
     The answer is kept like every download: a county that is finished needs no network. ``collection`` and ``asset`` in
     the query of the address take the place of ``naip`` and ``image``.
     """
-    parts = urlsplit(address)
+    parts = urlsplit(downloads.address("TUTORIAL_SCENES"))
     given = dict(parse_qsl(parts.query))
     collection, asset = given.pop("collection", "naip"), given.pop("asset", "image")
     url, bounds = urlunsplit(parts[:3] + (urlencode(given), "")), list(county.boundary.bounds)
@@ -79,7 +73,7 @@ def search(address: str, county: County) -> list[Scene]:
 
 
 def boundary_of(county: str) -> County:
-    """A county from the file of boundaries, ``TUTORIAL_COUNTIES``, by FIPS code, or name and state.
+    """A county from the file ``TUTORIAL_COUNTIES``, by its FIPS code, or as ``"Middlesex, MA"``.
 
     In a file with one shape and no ``GEOID``, the file's name is the county's.
     """
@@ -110,8 +104,13 @@ def _boundaries(where):
     import pyogrio
     if downloads.is_remote(where):
         host = urlsplit(where).netloc
+
+        def check(content):
+            if content[:2] != b"PK" and content.lstrip()[:1] != b"{":
+                raise InputError(f"expected a zipped shapefile or a GeoJSON from {host}, got something else. "
+                                 f"{downloads.OFFLINE}")
         where = downloads.fetch(where, "county boundaries", ".zip" if where.endswith(".zip") else ".geojson",
-                                check=lambda content: _check_boundaries(content, host))
+                                check=check)
     if not Path(where).exists():
         raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to a file "
                          "that geopandas reads.")
@@ -127,12 +126,6 @@ def _boundaries(where):
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
     return shapes, shapes["NAME"] + ", " + shapes["STUSPS"] if "STUSPS" in shapes else shapes["NAME"]
-
-
-def _check_boundaries(content, host):
-    if content[:2] != b"PK" and content.lstrip()[:1] != b"{":
-        raise InputError(f"expected a zipped shapefile or a GeoJSON from {host}, got something else. "
-                         f"{downloads.OFFLINE}")
 
 
 def label_files(where: str, county: County) -> list[Labels]:

@@ -93,9 +93,8 @@ def _is_alpha(scene, href):
     band = scene.colorinterp.index(ColorInterp.alpha) + 1
     # A few blocks: without overviews, a look at the whole band would be a download of all of it.
     height, width = scene.block_shapes[band - 1]
-    windows = [scene.block_window(band, int(share * ((scene.height - 1) // height)),
-                                  int(share * ((scene.width - 1) // width)))
-               for share in (0.3, 0.5, 0.7)]
+    last_row, last_col = (scene.height - 1) // height, (scene.width - 1) // width
+    windows = [scene.block_window(band, int(share * last_row), int(share * last_col)) for share in (0.3, 0.5, 0.7)]
     try:
         look = np.concatenate([scene.read(band, window=window).ravel() for window in windows])
     except RasterioIOError as error:
@@ -155,8 +154,6 @@ def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarra
 
 
 class _Opened:
-    """Opened scenes."""
-
     def __init__(self, crs, stack):
         self.crs, self._stack, self._opened = crs, stack, {}
 
@@ -179,8 +176,7 @@ class _Opened:
 def open_scenes(crs: str):
     """Scenes that stay open for many calls of ``cut_tiles``, each opened when it is first needed.
 
-    GDAL keeps up to ``CACHE_MB`` of what it has read, so that it reads and unpacks a block once that several strips of
-    tiles share.
+    GDAL keeps what it has read, so that it reads and unpacks a block once that several strips of tiles share.
     """
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **REMOTE), contextlib.ExitStack() as stack:
@@ -224,14 +220,7 @@ def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, get: _Opened =
 
     Where scenes overlap, a tile comes from the one whose centre is nearest among those that show all of it (of two as
     near, the lower ``scene_id``): the same choice every time. A scene shows all of a tile if no more than ``BLANK`` of
-    its pixels are masked, or 0 in every band. A scene is opened when a tile is to come from it, and read a run of
-    neighbouring tiles at a time.
-
-    Parameters
-    ----------
-    tiles : ``row`` and ``col``.
-    crs : the county's UTM zone.
-    get : from ``open_scenes``, to keep scenes open for the next call.
+    its pixels are masked, or 0 in every band. ``get``, from ``open_scenes``, keeps scenes open for the next call.
 
     Returns
     -------
@@ -288,11 +277,9 @@ def _read_strip(scene, window):
     One rule for all kinds: a pixel that is masked, or 0 in every band, shows nothing, whether it is declared or not.
     """
     bands = scene.read(window=window)
-    alpha = scene.colorinterp.index(ColorInterp.alpha) if ColorInterp.alpha in scene.colorinterp else None
-    colours = bands if alpha is None else np.delete(bands, alpha, axis=0)
-    valid = colours.any(axis=0)
-    if alpha is not None:
-        valid &= bands[alpha] > 0
+    is_alpha = np.array(scene.colorinterp) == ColorInterp.alpha
+    colours = bands[~is_alpha]
+    valid = colours.any(axis=0) & (bands[is_alpha] > 0).all(axis=0)
     if scene.nodata:
         valid &= (colours != scene.nodata).any(axis=0)
     return bands[:3], valid

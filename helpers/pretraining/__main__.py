@@ -1,4 +1,4 @@
-"""``python -m helpers.pretraining resnet_small --folder data/pretraining``: see ``helpers/weights/README.md``."""
+"""``python -m helpers.pretraining resnet_small --folder data/pretraining``: see ``helpers/model/weights/README.md``."""
 
 import argparse
 import sys
@@ -31,7 +31,7 @@ def main():
                                  progress=progress)
     except InputError as error:
         sys.exit(str(error))
-    progress("wrote {}; to embed it, copy it to helpers/weights and put this line in SHA256SUMS there:".format(path))
+    progress("wrote {}; to embed it, copy it to helpers/model/weights and put this line in SHA256SUMS there:".format(path))
     print(sha256(path) + "  " + path.name)
 
 

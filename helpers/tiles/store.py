@@ -17,7 +17,7 @@ from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.files import changed, filesystem, write_json
 from helpers.land.classes import CLASS_NAMES
-from helpers.tiles.pictures import CODEC
+from helpers.tiles.pictures import CODEC, digest
 from helpers.uri import join, shown
 
 # A label is trusted for training when this share of the tile's NLCD pixels carries it.
@@ -45,6 +45,13 @@ def partition_folder(uri: str, county: str, year: int) -> str:
 def unit_tiles(tiles: int) -> int:
     """Tiles of a file, which is a job's unit of work: also a small county's units share evenly among many cores."""
     return max(_FEWEST_TILES, min(_MOST_TILES, tiles // _FILES))
+
+
+def facts_of(table: pa.Table, group_rows: int) -> dict:
+    """For the footer of a file of tiles: a digest of each row group's pictures, after which scoring names its units."""
+    groups = [table.slice(start, group_rows) for start in range(0, len(table), group_rows)]
+    return {"group_rows": group_rows, "pictures": [
+        digest(group["tile_id"].to_pylist(), group["image"].to_pylist()) for group in groups]}
 
 
 def manifest(uri: str, county: str, year: int, required=()) -> dict:
@@ -132,8 +139,8 @@ def files(uri: str, part: dict) -> tuple:
     Returns
     -------
     files : list of dict
-        By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, the digest of a file that
-        this package has written, else None; ``changed``, which changes with the file.
+        By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, their digests in a file
+        that this package has written, else None; ``changed``, which changes with the file.
     damaged : list of str
         Folder and name of the files whose footer can't be read.
     """
@@ -173,10 +180,11 @@ def _look(uri, info):
                          f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. Write its tiles again with "
                          "the columns of helpers.tiles.store.SCHEMA.")
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    pictures = (work.facts_in(footer) or {}).get("pictures") or []
     statistics = [group.column(list(kinds).index("tile_id")).statistics for group in groups]
     return {"uri": uri, "name": uri.rsplit("/", 1)[-1], "rows": [group.num_rows for group in groups],
             "bytes": [group.total_byte_size for group in groups], "changed": changed(info),
-            "pictures": (work.facts_in(footer) or {}).get("pictures"),
+            "pictures": pictures if len(pictures) == len(groups) else None,
             "ranges": [(one.min_raw, one.max_raw) if one is not None and one.has_min_max else (b"", _LAST)
                        for one in statistics]}
 

@@ -84,7 +84,7 @@ find_python() {
     step "interpreter: $("$python" --version)"
 }
 
-# The stamp is written last. An environment without it that was begun for the same packages is mended, any other made anew.
+# The stamp is written last. An environment without it that was begun for the same packages is repaired, any other is made new.
 make_environment() {
     local wanted
     wanted="$(cksum < "$code/setup_scripts/hdinsight/requirements-cluster.txt") $python"

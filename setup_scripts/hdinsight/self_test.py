@@ -15,7 +15,7 @@ import pandas as pd
 
 from helpers.files import whole_folder
 from helpers.model import bundle, engines
-from helpers.scoring import score as scoring
+from helpers.scoring.batch import score_images
 from helpers.tiles.pictures import encode
 
 PX = 224
@@ -69,15 +69,15 @@ def main(where, folder):
         assert pyspark.__version__ >= "3.3", pyspark.__version__
     # As on a worker, which gets a bundle that the driver has looked at: what looks at it isn't in the archive.
     model = bundle.Bundle(folder / "model")
-    rows = scoring.score_batch(pd.read_parquet(folder / "tiles.parquet"), model, engines.load(model))[0]
-    assert len(rows) == 10 and rows["error_kind"].isna().all(), rows
-    probabilities = np.array(rows["probabilities"].tolist())
+    scored = score_images(pd.read_parquet(folder / "tiles.parquet")["image"].tolist(), model, engines.load(model), PX)
+    assert scored.error_kind == [None] * 10, scored
+    probabilities = np.array(scored.probabilities)
     assert np.isfinite(probabilities).all() and probabilities.std(axis=0).max() > 0, probabilities
     if where == "executor":
         np.testing.assert_allclose(probabilities, np.load(folder / "probabilities.npy"), atol=1e-5)
     else:
         np.save(folder / "probabilities.npy", probabilities)
-    print("ten tiles scored:", "".join(map(str, rows["class_id"])))
+    print("ten tiles scored:", "".join(map(str, scored.class_id)))
 
 
 main(*sys.argv[1:])

@@ -102,6 +102,14 @@ def test_a_session_passes_the_preflight_that_makes_sense(drivers):
     assert about["application"] != other["application"]
 
 
+def test_a_server_that_the_environment_names_is_used(environment, server):
+    program = ("from helpers.cluster import adapter, session\nspark = session.start()\n"
+               "print(adapter.is_connect(spark), spark.range(9).count())")
+    done = subprocess.run([sys.executable, "-c", program], env=dict(environment, SPARK_REMOTE=server), text=True,
+                          stdout=subprocess.PIPE, timeout=ANSWER_S)
+    assert done.stdout == "True 9\n"
+
+
 def test_an_archive_reaches_the_workers_of_each_session(drivers, tmp_path):
     assert [driver.asked("ship", folder=str(tmp_path)) for driver in drivers] == [["hello"] * 2] * 2
 

@@ -22,8 +22,8 @@ import rasterio
 
 import spark4
 from azurite import ACCOUNT, Azurite
-from helpers import files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE
+from helpers.files import write_whole
 from helpers.maps import new_development
 from helpers.model import bundle
 from helpers.tiles import store as tilestore
@@ -35,7 +35,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "setup_scripts" / "hdinsight"
 NOTEBOOKS = REPOSITORY / "notebooks"
 KEPT = REPOSITORY / ".venv-hdinsight"
-RESULTS = REPOSITORY / "tests" / "hdinsight_results.json"
+RESULTS = Path(__file__).with_name("hdinsight_results.json")
 PYSPARK = ["pyspark==3.3.1", "py4j==0.10.9.5"]
 README = (SCRIPTS / "README.md").read_text()
 SECRET = "planted-5b1c7d2e-not-to-be-seen"
@@ -555,7 +555,7 @@ def test_the_set_up_over_one_that_ended_in_the_middle(node):
     assert "scores as well" in node.steps[5] and not (node.prefix / "executors.tar.gz.part").exists()
 
 
-def test_an_environment_that_does_not_work_is_mended_by_the_next_set_up(node):
+def test_an_environment_that_does_not_work_is_fixed_by_the_next_set_up(node):
     """Its stamp is there, a package is not: the self-test sees it, and takes the stamp away."""
     (node.packages() / "onnxruntime" / "__init__.py").rename(node.prefix / "gone")
     done = run(*node.command(), env=node.environment)
@@ -630,7 +630,8 @@ class Cluster:
     def control(self, *arguments):
         environment = dict(self.environment, PYTHONPATH=f"{KEPT / 'spark'}:{self.node.prefix / 'tutorial'}")
         environment.pop("SPARK_CONF_DIR")  # The archive is for the applications, not for the workers' own Java.
-        return run(self.launcher, self.node.python, REPOSITORY / "setup_scripts" / "local_cluster.py", *arguments, env=environment)
+        return run(self.launcher, self.node.python, REPOSITORY / "setup_scripts" / "local_cluster.py", *arguments,
+                   env=environment)
 
     def papermill(self, name, **parameters):
         started = time.monotonic()
@@ -724,8 +725,7 @@ def shared(cluster, ran, tmp_path_factory):
 def upload(ran):
     for path in sorted((ran / "tiles" / "county=99009" / "year=2010").rglob("*")):
         if path.suffix in (".parquet", ".json"):
-            with storage.writing(f"abfs://tutorial/tiles/{path.relative_to(ran / 'tiles')}") as file:
-                file.write(path.read_bytes())
+            write_whole(f"abfs://tutorial/tiles/{path.relative_to(ran / 'tiles')}", path.read_bytes())
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
 
 
@@ -767,7 +767,7 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
         SPARK_LOCAL_IP="127.0.0.1", AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
     parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
     started = time.monotonic()
-    done = run(cluster.node.python, REPOSITORY / "tests" / "livy.py", NOTEBOOKS / "05_parallel_scoring.ipynb",
+    done = run(cluster.node.python, Path(__file__).with_name("livy.py"), NOTEBOOKS / "05_parallel_scoring.ipynb",
                cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
     assert done.returncode == 0, done.stderr[-3000:]
     left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token
@@ -826,7 +826,7 @@ def test_the_azure_cli_takes_each_command(no_az, tmp_path, request):
     # It asks the cloud for nothing: the tests' network would be closed to it anyhow.
     environment = dict(os.environ, PASSWORD=PASSWORD, AZURE_CONFIG_DIR=no_az["HOME"] + "/azure",
                        AZURE_CORE_COLLECT_TELEMETRY="no", AZURE_EXTENSION_USE_DYNAMIC_INSTALL="no")
-    done = subprocess.run([str(python), str(REPOSITORY / "tests" / "az_parser.py")], env=environment, timeout=580,
+    done = subprocess.run([str(python), str(Path(__file__).with_name("az_parser.py"))], env=environment, timeout=580,
                           text=True, input="".join(json.dumps(words[1:]) + "\n" for words in shown + wrong),
                           capture_output=True)
     said = done.stdout.split("\n")[:-1]
@@ -854,14 +854,14 @@ def test_scoring_on_spark_4(request):
     started = time.monotonic()
     environment = spark4.environment()
     done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/scoring/test_score.py",
-               "tests/scoring/test_table.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
+               "tests/scoring/test_table.py", "tests/cluster/test_preflight.py", "tests/cluster/test_work.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:]
     version = run(sys.executable, "-c", "import pyspark; print(pyspark.__version__)", env=environment)
     record_passed(request, started, version=version.stdout.strip(),
                   tests=done.stdout.strip().splitlines()[-1].split(" in ")[0])
 
 
-def test_every_slow_test_has_passed_once():
+def test_the_committed_results_name_every_slow_test():
     slow = re.findall(r"^@pytest.mark.slow\ndef (test_\w+)", Path(__file__).read_text(), flags=re.MULTILINE)
     recorded = json.loads(RESULTS.read_text())["slow"]
     assert slow and set(recorded) == set(slow)

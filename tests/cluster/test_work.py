@@ -20,7 +20,6 @@ from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.files import create
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = toy.units(6)
 NAMES = sorted(UNITS, key=UNITS.get)
 
@@ -128,7 +127,7 @@ def test_a_worker_that_dies_costs_its_units(spark, tmp_path):
 def driver_at(folder, count, pause_s):
     """A driver of its own that does all units; it has done so many."""
     with subprocess.Popen([sys.executable, toy.__file__, "local[2]", str(folder), str(pause_s)], text=True,
-                          env=dict(os.environ, PYTHONPATH=str(REPOSITORY)), stdout=subprocess.PIPE) as driver:
+                          env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), stdout=subprocess.PIPE) as driver:
         try:
             deadline = time.monotonic() + 120
             while len(work.names(str(folder / "out"))) < count:

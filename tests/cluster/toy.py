@@ -2,11 +2,10 @@
 
     python toy.py MASTER FOLDER PAUSE_S
 
-FOLDER gets the log of what was done, and the files. MASTER may be a Spark Connect server's: sc://host:port.
+FOLDER gets the log of what was done, and the files.
 """
 
 import json
-import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -50,9 +49,7 @@ def log(folder):
 
 
 def main(master, folder, pause_s):
-    if master.startswith("sc://"):
-        os.environ["SPARK_REMOTE"] = master
-    spark = session.start("local[2]" if master.startswith("sc://") else master, "toy")
+    spark = session.start(master, "toy")
     done = run(spark, units(6), work(Path(folder, "log"), float(pause_s)), str(Path(folder, "out")))
     print(json.dumps({"rows": done.rows, "failed": list(done.failed)}), flush=True)
     session.stop(spark)
