@@ -27,8 +27,8 @@ def azure_filesystem(uri: str):
     parts = urlsplit(uri)
     container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (parts.netloc, "", "")
     if not container or parts.query:
-        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out what "
-                         "follows a question mark: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
+        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out "
+                         "what follows a question mark: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
     known = credentials()
     account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
     if "AZURE_STORAGE_CONNECTION_STRING" in known:
@@ -52,8 +52,8 @@ def azure_filesystem(uri: str):
     except ValueError as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got one "
-                         "it can't. Copy it again from the storage account.")
+        raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got "
+                         "one it can't. Copy it again from the storage account.")
 
 
 def credentials() -> dict:

@@ -137,8 +137,8 @@ def _place(url):
 
 
 def _gave_up(url, came):
-    return InputError(f"expected an answer from {_place(url)} within {azure.TRIES} tries, got {came or 'none'}. Run the "
-                      "same again when the storage or the network has recovered: what is finished is kept.")
+    return InputError(f"expected an answer from {_place(url)} within {azure.TRIES} tries, got {came or 'none'}. Run "
+                      "the same again when the storage or the network has recovered: what is finished is kept.")
 
 
 def _refused(url, came):
@@ -146,8 +146,8 @@ def _refused(url, came):
     with contextlib.suppress(ValueError):
         ends = datetime.strptime(expiry[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
         if ends < datetime.now(timezone.utc):
-            return InputError(f"expected a token that is valid for {_place(url)}, got one that expired at {expiry}. Make "
-                              "a new one and set it again.")
+            return InputError(f"expected a token that is valid for {_place(url)}, got one that expired at {expiry}. "
+                              "Make a new one and set it again.")
     return InputError(f"expected to be allowed to use {_place(url)}, got {came}. Give this identity the role Storage "
                       "Blob Data Contributor there, or set AZURE_STORAGE_SAS_TOKEN or "
                       "AZURE_STORAGE_CONNECTION_STRING.")

@@ -23,6 +23,8 @@ from helpers.uri import is_azure, shown
 # What file systems call the time of a change, or a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime")
 
+NOT_JSON = json.JSONDecodeError, UnicodeDecodeError
+
 
 class DiskFull(InputError):
     """A disk has no room left."""
@@ -99,13 +101,7 @@ def create(uri: str, content: bytes):
 
 
 def read_json(uri: str):
-    """The content of a JSON file; None where there is no file.
-
-    Raises
-    ------
-    ValueError
-        If it is no JSON.
-    """
+    """The content of a JSON file; None where there is no file. Raises one of ``NOT_JSON`` if it is something else."""
     system, path = filesystem(uri)
     try:
         return json.loads(system.cat_file(path).decode())

@@ -21,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from helpers import DamagedFile, InputError
 from helpers.azure import credentials, use
+from helpers.cluster import adapter
 from helpers.files import DiskFull, filesystem, is_damage, is_full, write_whole
 from helpers.uri import join, shown
 
@@ -32,6 +33,9 @@ _FACTS = b"unit"
 # Footers are read side by side: over a network, each is a wait and nothing else.
 _THREADS = 16
 _LOOK_S = 0.5
+# Few enough that starting tasks costs little, and enough that no slot waits long for the last one. A task that is tried
+# again finds the units that it has done.
+TASKS_A_SLOT = 8
 
 # ``rows`` and ``seconds`` by stage of the units done now; ``failed``: the InputError of each that failed, by its name.
 Done = namedtuple("Done", "rows seconds failed")
@@ -53,11 +57,11 @@ def names(uri: str) -> set:
 
 
 def write(table, facts: dict, uri: str, name: str):
-    """Write the file of a unit, with JSON facts about it in the footer."""
+    """Write the file of a unit, with JSON facts about it in the footer; ``group_rows`` among them cuts row groups."""
     import pyarrow.parquet as pq
     content = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()}), content,
-                   row_group_size=max(1, len(table)), compression={
+                   row_group_size=facts.get("group_rows") or max(1, len(table)), compression={
                        column: "none" if column == "image" else "snappy" for column in table.schema.names},
                    use_dictionary=[column for column in table.schema.names if column != "image"])
     write_whole(join(uri, name + ".parquet"), content.getvalue())
@@ -80,12 +84,7 @@ def damage_named(uri: str, advice: str = WRITE_AGAIN):
 
 
 def footer(uri: str, advice: str = WRITE_AGAIN):
-    """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``.
-
-    Raises
-    ------
-    DamagedFile
-    """
+    """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``; a DamagedFile if it can't be read."""
     import pyarrow.parquet as pq
     system, path = filesystem(uri)
     with damage_named(uri, advice), system.open(path, "rb") as file:
@@ -99,12 +98,7 @@ def facts_in(metadata) -> dict:
 
 
 def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:
-    """Facts about units, and their ``rows``, by name; from their footers.
-
-    Raises
-    ------
-    DamagedFile
-    """
+    """Facts about units, and their ``rows``, by name; from their footers."""
     def look(name):
         found = footer(join(uri, name + ".parquet"), advice)
         return dict(facts_in(found) or {}, rows=found.num_rows)
@@ -131,7 +125,7 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
     watch : callable, optional
         Called every half second with the set of names that are done so far.
     tasks : int, optional
-        Spark tasks that share the units; by default one for each, so that what dies, dies with one unit.
+        Spark tasks that share the units; by default ``TASKS_A_SLOT`` for each slot.
 
     Returns
     -------
@@ -153,8 +147,8 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
                     ["unit", "rows", "seconds", "kind", "error"])
 
     with _watching(watch, uri, set(units)):
-        reports = spark.range(0, len(todo), 1, tasks or len(todo)).mapInArrow(on_worker, _REPORT).collect() \
-            if todo else []
+        reports = spark.range(0, len(todo), 1, tasks or min(len(todo), TASKS_A_SLOT * adapter.slots(spark))).mapInArrow(
+            on_worker, _REPORT).collect() if todo else []
     seconds = Counter()
     for report in reports:
         seconds.update(json.loads(report["seconds"]))

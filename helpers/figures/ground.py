@@ -6,19 +6,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba_array
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
 from helpers.figures.maps import draw_scale, frame_map, squares
 from helpers.figures.style import (
-    EDGE, INK, MUTED, ORANGE, class_colours, resize, rgb_bytes, set_title, share_as_text, show_sheet, swatch,
-    white_sheet)
-from helpers.land.classes import CLASSES, CLASS_NAMES, NLCD_LEGEND, NODATA_CODE, NO_CLASS, class_of_code
+    EDGE, INK, MUTED, ORANGE, class_colours, resize, set_title, share_as_text, show_sheet, swatch, white_sheet)
+from helpers.land.classes import CLASSES, CLASS_NAMES, NLCD_LEGEND, NO_CLASS, class_of_code
 from helpers.land.grid import TILE_M
 from helpers.tiles.store import PURE
 
 
-def county_overview(ax: Axes, pictures: list, tiles: pd.DataFrame, boundary, title: str, crs: str = None) -> Axes:
+def county_overview(ax: Axes, pictures: list, tiles: pd.DataFrame, boundary, title: str, crs: str) -> Axes:
     """The county on its scenes, with its boundary and the tile grid.
 
     Parameters
@@ -49,16 +49,14 @@ def county_overview(ax: Axes, pictures: list, tiles: pd.DataFrame, boundary, tit
 
 
 def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.ndarray, codes: np.ndarray, title: str,
-                     points: tuple = None, point_codes: np.ndarray = None) -> Axes:
+                     points: tuple, point_codes: np.ndarray) -> Axes:
     """One tile, the NLCD pixels that lie over it, and the nine points of the 2017 rule.
 
     Parameters
     ----------
-    tile : (h, w, 3) uint8 RGB.
     pixels : (M, 4, 2) corners of NLCD pixels in metres of the tile's CRS, askew because NLCD has another projection.
     codes : (M,) their NLCD codes.
-    points : ``x, y`` of the nine points in metres, as from ``grid.nine_points``.
-    point_codes : (9,) the codes there.
+    points, point_codes : ``x, y`` of the nine points, as from ``grid.nine_points``, and the codes there.
     """
     origin = np.array([col, row]) * TILE_M
     ax.imshow(tile, extent=(0, TILE_M, 0, TILE_M), interpolation="antialiased")
@@ -74,15 +72,14 @@ def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.
             ax.add_collection(PolyCollection(centre + 0.93 * (outlines - centre), facecolor="none", edgecolor=colour,
                                              linewidth=1.5))
             handles.append(swatch(colour, f"{code} {name}"))
-    if points is not None:
-        x, y = np.ravel(points[0]) - origin[0], np.ravel(points[1]) - origin[1]
-        classes = class_of_code(np.full(9, NODATA_CODE) if point_codes is None else point_codes)
-        looks = {c.class_id: (c.name, c.colour) for c in CLASSES}
-        looks[NO_CLASS] = "no class", "white"
-        ax.scatter(x, y, s=70, c=[looks[c][1] for c in classes], edgecolors="white", linewidths=2.2, zorder=5)
-        ax.scatter(x, y, s=105, facecolors="none", edgecolors=INK, linewidths=1.0, zorder=5)
-        handles += [Line2D([], [], marker="o", linestyle="none", markersize=8, markeredgecolor=INK, color=looks[c][1],
-                           label=f"point: {looks[c][0]}") for c in np.unique(classes)]
+    x, y = np.ravel(points[0]) - origin[0], np.ravel(points[1]) - origin[1]
+    classes = class_of_code(point_codes)
+    looks = {c.class_id: (c.name, c.colour) for c in CLASSES}
+    looks[NO_CLASS] = "no class", "white"
+    ax.scatter(x, y, s=70, c=[looks[c][1] for c in classes], edgecolors="white", linewidths=2.2, zorder=5)
+    ax.scatter(x, y, s=105, facecolors="none", edgecolors=INK, linewidths=1.0, zorder=5)
+    handles += [Line2D([], [], marker="o", linestyle="none", markersize=8, markeredgecolor=INK, color=looks[c][1],
+                       label=f"point: {looks[c][0]}") for c in np.unique(classes)]
     ticks = [0, 56, 112, 168, 224]
     ax.set(xlim=(0, TILE_M), ylim=(0, TILE_M), xticks=ticks, yticks=ticks,
            xlabel="metres east of the tile's corner", ylabel="metres north")
@@ -92,11 +89,9 @@ def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.
 
 def nlcd_panel(ax: Axes, codes: np.ndarray, title: str) -> Axes:
     """An NLCD raster of 30 m pixels, north-up, in its own colours; values that are no NLCD code are left blank."""
-    codes = np.asarray(codes)
-    colours = np.zeros((256, 4), dtype=np.uint8)
-    for code, (_, colour) in NLCD_LEGEND.items():
-        colours[code] = rgb_bytes(colour) + [255]
-    height, width = codes.shape[0] * 30 / 1000, codes.shape[1] * 30 / 1000
+    colours = np.zeros((256, 4))
+    colours[list(NLCD_LEGEND)] = to_rgba_array([colour for _, colour in NLCD_LEGEND.values()])
+    height, width = np.array(codes.shape) * 30 / 1000
     ax.imshow(colours[codes.astype(np.uint8)], extent=(0, width, 0, height))
     present, counts = np.unique(codes[np.isin(codes, list(NLCD_LEGEND))], return_counts=True)
     handles = [swatch(NLCD_LEGEND[code][1], f"{code} {NLCD_LEGEND[code][0]} ({share_as_text(n / counts.sum())})")
@@ -112,14 +107,7 @@ def nlcd_panel(ax: Axes, codes: np.ndarray, title: str) -> Axes:
 
 def contact_sheet(ax: Axes, tiles: Sequence[np.ndarray], labels: np.ndarray, title: str, per_class: int = 8,
                   class_names: Sequence[str] = CLASS_NAMES, tile_px: int = 72) -> Axes:
-    """A row of tiles for each class.
-
-    Parameters
-    ----------
-    tiles : each (h, w, 3) uint8 RGB.
-    labels : (N,) ``class_id``.
-    per_class : tiles in a row, the first ones of the class.
-    """
+    """A row for each class: its first ``per_class`` tiles, (h, w, 3) uint8 RGB, by their ``class_id``."""
     labels = np.asarray(labels)
     gap = max(2, tile_px // 18)
     step = tile_px + gap

@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
+from PIL import Image, ImageOps
 
-from helpers.figures.style import GROUND, INK, class_colours, resize, rgb_bytes, show_sheet, swatch, white_sheet
+from helpers.figures.style import GROUND, INK, class_colours, resize, show_sheet, swatch, white_sheet
 from helpers.land.classes import CLASS_NAMES
+from helpers.model.evaluation import softmax
 
 # Crops on a sheet for each neuron, by which it is also judged.
 SHOWN = 9
@@ -82,11 +83,9 @@ def neurons_for_classes(peaks: Peaks, labels: np.ndarray, n_classes: int) -> Lis
 
 def pixels_seen(receptive_field, position: tuple, tile_px: tuple) -> tuple:
     """The pixels, ``(top, bottom, left, right)``, of a tile (height, width) that a neuron sees from (row, column)."""
-    edges = []
-    for n, length in zip(position, tile_px):
-        first = receptive_field.start + int(n) * receptive_field.step
-        edges += [max(0, first), min(length, first + receptive_field.size)]
-    return tuple(edges)
+    first = receptive_field.start + np.asarray(position) * receptive_field.step
+    (top, left), (bottom, right) = np.maximum(first, 0), np.minimum(first + receptive_field.size, tile_px)
+    return top, bottom, left, right
 
 
 def positions_inside(receptive_field, shape: tuple, tile_px: tuple) -> np.ndarray:
@@ -100,11 +99,10 @@ def positions_inside(receptive_field, shape: tuple, tile_px: tuple) -> np.ndarra
 
 def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> np.ndarray:
     """What a neuron sees from one position, as a uint8 square of ``px``; grey beyond the tile, where nothing is."""
-    seen = np.full((receptive_field.size, receptive_field.size, 3), rgb_bytes(GROUND), dtype=np.uint8)
-    top, bottom, left, right = pixels_seen(receptive_field, position, tile.shape[:2])
-    down, across = (receptive_field.start + int(n) * receptive_field.step for n in position)
-    seen[top - down:bottom - down, left - across:right - across] = tile[top:bottom, left:right]
-    return resize(seen, px)
+    seen = Image.new("RGB", (receptive_field.size,) * 2, GROUND)
+    top, left = (receptive_field.start + int(n) * receptive_field.step for n in position)
+    seen.paste(Image.fromarray(tile), (-left, -top))
+    return resize(np.asarray(seen), px)
 
 
 def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: np.ndarray, mean: np.ndarray,
@@ -141,15 +139,9 @@ def contributions(weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, 
     return np.maximum(weights, 0) * np.maximum(own, 0)
 
 
-def _shares(logits: np.ndarray) -> np.ndarray:
-    """Softmax over the classes, the last axis."""
-    shares = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return shares / shares.sum(axis=-1, keepdims=True)
-
-
 def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:
     """Rows of the ``n`` tiles that two classes divide most evenly, from evidence (N, rows, columns, n_classes)."""
-    second = np.sort(_shares(evidence).mean(axis=(1, 2)), axis=1)[:, -2]
+    second = np.sort(softmax(evidence).mean(axis=(1, 2)), axis=1)[:, -2]
     # Land in two parts: the tile's average is mixed, its positions are not.
     winner = evidence.argmax(axis=3).reshape(len(evidence), -1)
     held = np.sort([np.bincount(row, minlength=evidence.shape[3]) for row in winner], axis=1)[:, -2] / winner.shape[1]
@@ -199,8 +191,7 @@ def layer(ax: Axes, tiles: np.ndarray, labels: np.ndarray, peaks: Peaks, recepti
 
     Parameters
     ----------
-    tiles : (N, h, w, 3) uint8.
-    labels : (N,) ``class_id``.
+    tiles, labels : (N, h, w, 3) uint8, and their ``class_id``.
     channels : the neurons, one for each class, of ``neurons_for_classes``.
     """
     colours = class_colours(class_names)
@@ -210,9 +201,7 @@ def layer(ax: Axes, tiles: np.ndarray, labels: np.ndarray, peaks: Peaks, recepti
     framed_px, head = tile_px + 2 * frame, tile_px + 2 * frame + 8
 
     def framed(picture, label):
-        edged = np.full((len(picture) + 2 * frame,) * 2 + (3,), rgb_bytes(colours[label]), dtype=np.uint8)
-        edged[frame:-frame, frame:-frame] = picture
-        return edged
+        return np.asarray(ImageOps.expand(Image.fromarray(picture), frame, colours[label]))
 
     sheet = white_sheet(head + width, len(channels) * (width + between) - between)
     for class_id, channel in enumerate(channels):
@@ -246,7 +235,6 @@ def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.nd
 
     Parameters
     ----------
-    tiles, labels : as for ``layer``.
     contributions : (n_features, n_classes), of ``contributions``.
     features : for each feature ``(peaks, channel, receptive_field)`` of its neuron.
     """
@@ -274,12 +262,8 @@ def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_f
                   class_names: Sequence[str] = CLASS_NAMES, tile_px: int = 132) -> Axes:
     """Tiles, and below each where the head sees which class.
 
-    Parameters
-    ----------
-    tiles : (n, h, w, 3) uint8.
-    evidence : (n, rows, columns, n_classes), of ``evidence``.
-    receptive_field : of the last layer that features are read from. A line is drawn around the positions from which
-        it lies within the tile.
+    ``receptive_field`` is that of the last layer that features are read from: a line is drawn around the positions
+    from which it lies within the tile.
     """
     colours = np.array([to_rgb(c) for c in class_colours(class_names)])
     step = tile_px + 8  # from a tile to the next one, and to the map below it
@@ -289,7 +273,7 @@ def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_f
         small = sheet[:tile_px, left:left + tile_px] = resize(tile, tile_px)
         # Classes change between positions, so each class's share is brought to full size before colours are mixed.
         large = np.stack([Image.fromarray(share).resize((tile_px, tile_px), Image.BICUBIC)
-                          for share in np.moveaxis(_shares(logits), 2, 0)], axis=2).clip(0)
+                          for share in np.moveaxis(softmax(logits), 2, 0)], axis=2).clip(0)
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
         grey = small.mean(axis=2, keepdims=True) / 255
         sheet[step:, left:left + tile_px] = np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))

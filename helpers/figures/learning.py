@@ -14,19 +14,17 @@ from helpers.figures.style import (
 from helpers.land.classes import CLASS_NAMES
 
 
-def training_curves(ax: Axes, history: list, title: str, quantity: str = "accuracy") -> Axes:
-    """A quantity on the training and the validation tiles, epoch by epoch, one phase after the other.
+def training_curves(ax: Axes, history: list, title: str) -> Axes:
+    """Accuracy on the training and the validation tiles, epoch by epoch, one phase after the other.
 
     Parameters
     ----------
     history : phases in order: a name ("frozen", "fine-tuned") and a dict as Keras's ``History.history``, with lists
-        of ``quantity`` and ``"val_" + quantity``, one value an epoch.
-    quantity : ``"accuracy"`` or ``"loss"``.
+        ``accuracy`` and ``val_accuracy``, one value an epoch.
     """
-    is_accuracy = quantity == "accuracy"
     start = 1
     for phase, (name, values) in enumerate(history):
-        train, validation = values[quantity], values["val_" + quantity]
+        train, validation = values["accuracy"], values["val_accuracy"]
         epochs = np.arange(start, start + len(train))
         for line, colour, dashes, label in ((train, ORANGE, "--", "training tiles"),
                                             (validation, BLUE, "-", "validation tiles")):
@@ -36,20 +34,19 @@ def training_curves(ax: Axes, history: list, title: str, quantity: str = "accura
             ax.axvline(start - 0.5, color=EDGE, linewidth=0.9, linestyle=":")
         if len(history) > 1:
             ax.annotate(name, (start - 0.5, 1.0), xycoords=ax.get_xaxis_transform(), xytext=(3, 3),
-                        textcoords="offset points", ha="left", va="bottom", fontsize=8, color=MUTED)
+                        textcoords="offset points", va="bottom", fontsize=8, color=MUTED)
         start += len(train)
     for line, colour, above in ((train, ORANGE, train[-1] >= validation[-1]),
                                 (validation, BLUE, train[-1] < validation[-1])):
-        ax.annotate(f"{100 * line[-1]:.1f} %" if is_accuracy else f"{line[-1]:.2f}", (start - 1, line[-1]),
-                    xytext=(7, 3 if above else -3), textcoords="offset points", ha="left",
-                    va="bottom" if above else "top", fontsize=8.5, color=colour, fontweight="bold")
-    ax.set(xlim=(0.5, start + max(1.0, 0.09 * start)), xlabel="epoch", ylabel=quantity)
+        ax.annotate(f"{100 * line[-1]:.1f} %", (start - 1, line[-1]), xytext=(7, 3 if above else -3),
+                    textcoords="offset points", va="bottom" if above else "top", fontsize=8.5, color=colour,
+                    fontweight="bold")
+    ax.set(xlim=(0.5, start + max(1.0, 0.09 * start)), xlabel="epoch", ylabel="accuracy")
     ax.margins(y=0.12)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    if is_accuracy:
-        percent_axis(ax)
+    percent_axis(ax)
     ax.grid(axis="y")
-    ax.legend(loc="lower right" if is_accuracy else "upper right")
+    ax.legend(loc="lower right")
     set_title(ax, title)
     if len(history) > 1:
         ax.set_title(ax.get_title(loc="left"), loc="left", pad=20)
@@ -108,7 +105,7 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
                 ax.barh(y, values[key], height=0.92 * height, color=colour)
                 # At the foot of the bar, where no floor's line crosses it.
                 ax.annotate(f"{100 * values[key]:.1f} %", (0, y), xytext=(6, 0), textcoords="offset points",
-                            ha="left", va="center", fontsize=8.5, color="white" if colour == BLUE else INK)
+                            va="center", fontsize=8.5, color="white" if colour == BLUE else INK)
     handles = [swatch(colour, label) for _, label, colour, _, _ in kinds]
     for key, label, _, colour, dashes in kinds:
         if floors and key in floors:
@@ -140,8 +137,7 @@ def time_against_cores(ax: Axes, cores: Sequence[int], seconds: Sequence[float],
     for n, median in zip(counts, medians):
         text = f"{median:.1f} s" if median < 100 else f"{median:.0f} s"
         faster = "" if n == counts[0] else f"\n{medians[0] / median:.1f} × faster"
-        ax.annotate(text + faster, (n, median), xytext=(8, 5), textcoords="offset points", fontsize=8.5, va="bottom",
-                    ha="left")
+        ax.annotate(text + faster, (n, median), xytext=(8, 5), textcoords="offset points", fontsize=8.5, va="bottom")
     low, high = min(seconds.min(), medians[0] * counts[0] / counts[-1]) / 1.35, seconds.max() * 1.5
     marks = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 7)
     ticks = [m * 10.0 ** p for p in range(-2, 6) for m in marks if low <= m * 10.0 ** p <= high]
@@ -159,10 +155,7 @@ def time_against_cores(ax: Axes, cores: Sequence[int], seconds: Sequence[float],
 def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score") -> Axes:
     """Scores against the share of them that came true: calibrated scores lie on the diagonal.
 
-    Parameters
-    ----------
-    tables : name to a table of ``evaluation.reliability``; larger marks stand for more tiles.
-    quantity : the scores' name, for the axis label.
+    ``tables`` are those of ``evaluation.reliability``, by name; larger marks stand for more tiles.
     """
     ax.plot([0, 1], [0, 1], color=EDGE, linewidth=1.2, linestyle="--", zorder=1, label="means what it says")
     for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE, INK, EDGE), "osD^"):

@@ -49,48 +49,40 @@ def draw_scale(ax: Axes, extent: tuple, north: bool = True) -> None:
                     arrowprops=dict(arrowstyle="-|>", color=INK, linewidth=0.9, shrinkA=1, shrinkB=0))
 
 
-def frame_map(ax: Axes, extent: tuple, title: str, handles: list, boundary=None, crs: str = None,
-              ground: str = GROUND, legend: bool = True) -> Axes:
+def frame_map(ax: Axes, extent: tuple, title: str, handles: list, boundary, crs: str, ground: str = GROUND,
+              legend: bool = True) -> Axes:
     """Draw what surrounds a map: the county's boundary, axes, scale, legend and title."""
-    if boundary is not None:
-        for ring in shapely.get_rings(shapely.get_parts(boundary)):
-            x, y = shapely.get_coordinates(ring).T / 1000
-            ax.plot(x, y, color="white", linewidth=2.6, alpha=0.8, solid_joinstyle="round", zorder=4)
-            ax.plot(x, y, color=INK, linewidth=1.1, solid_joinstyle="round", zorder=5)
-        handles = handles + [Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
+    for ring in shapely.get_rings(shapely.get_parts(boundary)):
+        x, y = shapely.get_coordinates(ring).T / 1000
+        ax.plot(x, y, color="white", linewidth=2.6, alpha=0.8, solid_joinstyle="round", zorder=4)
+        ax.plot(x, y, color=INK, linewidth=1.1, solid_joinstyle="round", zorder=5)
     ax.set_facecolor(ground)
     ax.set_aspect("equal")
-    zone = "" if crs is None else f", UTM {int(str(crs).split(':')[1]) - 26900}N"
     for axis, name in ((ax.xaxis, "Easting"), (ax.yaxis, "Northing")):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.set_major_formatter(FuncFormatter(lambda km, _: f"{round(km, 3):,g}"))
-        axis.set_label_text(f"{name} (km{zone})")
+        axis.set_label_text(f"{name} (km, UTM {int(crs.split(':')[1]) - 26900}N)")
     ax.spines[:].set(visible=True, color=RULE)
     ax.tick_params(length=3, color=RULE)
     draw_scale(ax, extent)
-    if legend and handles:
+    if legend:
+        handles = handles + [Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return set_title(ax, title)
 
 
-def _lay_out(tiles: pd.DataFrame, values: np.ndarray, fill: int) -> tuple:
-    """Values of tiles as an array that lies as the county does, and its extent in kilometres."""
+def _lay_out(tiles: pd.DataFrame, values: np.ndarray, fill: int, boundary) -> tuple:
+    """Values of tiles as an array that lies as the county does, its extent, and one that holds the boundary too."""
     grid = to_grid(tiles["row"], tiles["col"], values, fill=fill)
-    height, width = grid.values.shape
-    left, top = grid.left_col * _TILE_KM, (grid.top_row + 1) * _TILE_KM
-    return grid.values, (left, left + width * _TILE_KM, top - height * _TILE_KM, top)
-
-
-def _around(extent: tuple, boundary) -> tuple:
-    """The extent of a map that shows the whole boundary."""
-    if boundary is None:
-        return extent
-    left, bottom, right, top = np.array(boundary.bounds) / 1000
-    return min(extent[0], left), max(extent[1], right), min(extent[2], bottom), max(extent[3], top)
+    corners = squares(tiles)
+    (left, bottom), (right, top) = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
+    west, south, east, north = np.array(boundary.bounds) / 1000
+    around = min(left, west), max(right, east), min(bottom, south), max(top, north)
+    return grid.values, (left, right, bottom, top), around
 
 
 def _map_handles(kinds: tuple, values: np.ndarray) -> list:
-    """Legend of a map: all groups or classes, and "no prediction" where a value is missing."""
+    """Legend of all groups or classes, and of "no prediction" where a value is missing."""
     handles = [swatch(kind.colour, kind.name) for kind in kinds]
     if (values == NO_CLASS).any():
         handles.append(swatch("white", "no prediction", edgecolor=MUTED, hatch="xxxx"))
@@ -103,7 +95,7 @@ def _whole(values) -> np.ndarray:
     return values.where(values.notna(), NO_CLASS).astype(float).astype(np.int64).to_numpy()
 
 
-def county_map(ax: Axes, tiles: pd.DataFrame, values, title: str, by: str = "group", boundary=None, crs: str = None,
+def county_map(ax: Axes, tiles: pd.DataFrame, values, title: str, by: str = "group", *, boundary, crs: str,
                legend: bool = True) -> Axes:
     """A map with a square for each tile.
 
@@ -119,7 +111,7 @@ def county_map(ax: Axes, tiles: pd.DataFrame, values, title: str, by: str = "gro
     if by not in ("group", "class"):
         raise InputError(f"expected a map by 'group' or 'class', got {by!r}. Choose one of the two.")
     kinds, values = GROUPS if by == "group" else CLASSES, _whole(values)
-    laid, extent = _lay_out(tiles, values, fill=-2)
+    laid, extent, around = _lay_out(tiles, values, -2, boundary)
     picture = np.zeros(laid.shape + (4,))
     for value, kind in enumerate(kinds):
         picture[laid == value] = to_rgba(kind.colour)
@@ -129,17 +121,16 @@ def county_map(ax: Axes, tiles: pd.DataFrame, values, title: str, by: str = "gro
         ax.add_collection(PolyCollection(squares(missing), facecolor="white", edgecolor=MUTED, hatch="xxxx",
                                          linewidth=0, zorder=3))
     # The ground is darker than paper, so that white tiles stand out from what lies outside the county.
-    return frame_map(ax, _around(extent, boundary), title, _map_handles(kinds, values), boundary, crs, legend=legend)
+    return frame_map(ax, around, title, _map_handles(kinds, values), boundary, crs, legend=legend)
 
 
-def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title: str, boundary=None, crs: str = None,
-                 source: str = None) -> Sequence[Axes]:
+def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title: str, *, boundary, crs: str,
+                 source: str) -> Sequence[Axes]:
     """Maps of groups side by side under one title, with one legend: labels, and the predictions of two years.
 
     Parameters
     ----------
     axes : one for each panel, of one figure.
-    tiles, boundary, crs : as for ``county_map``.
     panels : for each a heading, and group ids in the order of ``tiles``.
     source : where pictures and labels come from, set below in small type.
     """
@@ -156,27 +147,23 @@ def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title:
     fig.suptitle(title, x=0.02, y=1 - 0.08 / height, ha="left", va="top")
     handles = _map_handles(GROUPS, np.concatenate([_whole(values) for _, values in panels]))
     fig.legend(handles=handles, loc="lower left", ncol=len(handles), columnspacing=1.6,
-               bbox_to_anchor=(0.015, (0.22 if source else 0.04) / height))
-    if source:
-        fig.text(0.02, 0.08 / height, source, ha="left", va="bottom", fontsize=7, color=MUTED)
-    fig.subplots_adjust(left=0.075, right=0.985, top=1 - 0.72 / height, bottom=(1.0 if source else 0.82) / height,
-                        wspace=0.06)
+               bbox_to_anchor=(0.015, 0.22 / height))
+    fig.text(0.02, 0.08 / height, source, va="bottom", fontsize=7, color=MUTED)
+    fig.subplots_adjust(left=0.075, right=0.985, top=1 - 0.72 / height, bottom=1.0 / height, wspace=0.06)
     return axes
 
 
-def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[str], label: str, boundary=None,
-              crs: str = None, mark: pd.DataFrame = None) -> Axes:
-    """A map of a number from 0 to 1 for each tile, with its colour scale.
+def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[str], label: str, *, boundary,
+              crs: str, mark: pd.DataFrame = None) -> Axes:
+    """A ``county_map`` of a number from 0 to 1 for each tile, with its colour scale; NaN is left blank.
 
     Parameters
     ----------
-    values : (N,) in the order of ``tiles``; NaN is left blank.
     ramp : colours from 0 to 1: ``SCORE_RAMP`` or ``UNCERTAINTY_RAMP``.
     label : the quantity, written on the scale.
-    tiles, boundary, crs : as for ``county_map``.
     mark : tiles to outline, ``row`` and ``col``.
     """
-    laid, extent = _lay_out(tiles, np.asarray(values, dtype=float), fill=-1)
+    laid, extent, around = _lay_out(tiles, np.asarray(values, dtype=float), -1, boundary)
     image = ax.imshow(np.ma.masked_less(laid.astype(float), 0), vmin=0, vmax=1, zorder=2, extent=extent,
                       cmap=LinearSegmentedColormap.from_list("ramp", ramp), interpolation="nearest")
     handles = []
@@ -186,7 +173,7 @@ def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.03, anchor=(0, 0.2))
     percent_axis(bar.ax)
     bar.set_label(label)
-    return frame_map(ax, _around(extent, boundary), title, handles, boundary, crs)
+    return frame_map(ax, around, title, handles, boundary, crs)
 
 
 def percent_legend(word: str = "{} %") -> dict:
@@ -195,7 +182,7 @@ def percent_legend(word: str = "{} %") -> dict:
     return {n: (word.format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
 
 
-def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, boundary=None, crs: str = None) -> Axes:
+def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, *, boundary, crs: str) -> Axes:
     """Tiles whose predicted map group is wrong: coloured by what they were taken for, hatched by what they are."""
     labels, predicted, corners = _whole(labels), _whole(predicted), squares(tiles)
     # Grey, because white is a group.
@@ -228,29 +215,24 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
     if not n:
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
-    gap = max(3, tile_px // 12)
-    # Room for a line of text above each picture.
-    line = max(16, tile_px // 5)
+    gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: room for one of text above each picture
     below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 3.6)) if name in candidates)
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(below)
     sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
-
-    def write(x, y, text, size, ha="left", va="baseline", **settings):
-        ax.text(x, y, text, fontsize=size, ha=ha, va=va, **settings)
-
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         score = f" · {100 * candidate['score']:.0f} %" if "score" in candidates else ""
-        write(x, y + 0.7 * line, f"#{candidate.get('rank', k + 1)}{score}", 9, color=BLUE, fontweight="bold")
+        ax.text(x, y + 0.7 * line, f"#{candidate.get('rank', k + 1)}{score}", fontsize=9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)
             sheet[top:top + tile_px, x:x + tile_px] = resize(picture, tile_px)
             shown = "—" if pd.isna(candidate[name]) else f"{candidate[name]:.2f}"
-            write(x, top - 0.2 * line, str(years[when]), 8, color=MUTED)
-            write(x + tile_px, top - 0.2 * line, shown, 8, ha="right", fontweight="bold" if when else "normal")
+            ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, color=MUTED)
+            ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, ha="right",
+                    fontweight="bold" if when else "normal")
         words = [candidate["tile_id"]] if "tile_id" in candidates else []
         words += textwrap.wrap(candidate["reason"], 21) if "reason" in candidates else []
-        write(x, top + tile_px + 4, "\n".join(words[:7]), 6.5, va="top", color=INK, linespacing=1.15)
-    write(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
-          f"blue: rank{' and score' if 'score' in candidates else ''}.", 8, color=MUTED)
+        ax.text(x, top + tile_px + 4, "\n".join(words[:7]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
+    ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
+            f"blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
     return show_sheet(ax, sheet, title)

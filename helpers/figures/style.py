@@ -5,12 +5,10 @@ import textwrap
 from typing import List, Sequence
 
 import numpy as np
-from matplotlib import rcParams
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from helpers.land.classes import CLASSES
@@ -47,10 +45,7 @@ def style() -> dict:
 def as_jpeg(fig: Figure, quality: int = 70, fine_colour: bool = True):
     """Close a figure of photographs and return it as JPEG, a fifth of the size of a PNG, for a cell's last line.
 
-    Parameters
-    ----------
-    quality : 1 to 95.
-    fine_colour : whether coloured text and edges stay sharp, for a quarter more bytes.
+    ``quality`` is 1 to 95; ``fine_colour`` keeps coloured text and edges sharp, for a quarter more bytes.
     """
     return _shown(fig, "jpeg", quality=quality, subsampling=0 if fine_colour else 2)
 
@@ -76,12 +71,10 @@ def _shown(fig: Figure, kind: str, colours: int = None, **settings):
 
 def set_title(ax: Axes, title: str) -> Axes:
     """Set a title, folded into lines of even length that fit the axes, or the figure where it has no other axes."""
-    size = rcParams["axes.titlesize"]
-    size = size if isinstance(size, (int, float)) else rcParams["font.size"] * 1.2
     fig = ax.figure
     room = ax.bbox.width if len(fig.axes) > 1 else fig.bbox.width - ax.bbox.x0
     # Bold DejaVu letters are about 0.64 em wide.
-    letters = max(20, int(room / (size * fig.dpi / 72 * 0.64)))
+    letters = max(20, int(room / (ax.title.get_fontsize() * fig.dpi / 72 * 0.64)))
     folded = []
     for line in title.split("\n"):
         lines = textwrap.wrap(line, letters) or [""]
@@ -105,14 +98,9 @@ def class_colours(class_names: Sequence[str]) -> List[str]:
     return [_OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i in range(len(class_names))]
 
 
-def rgb_bytes(colour: str) -> List[int]:
-    """Red, green and blue of a colour, 0 to 255."""
-    return [int(round(255 * value)) for value in to_rgb(colour)]
-
-
 def percent_axis(ax: Axes, axis: str = "y") -> None:
     """Write the shares on the axis ``"x"`` or ``"y"`` as per cents."""
-    getattr(ax, axis + "axis").set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.0f} %"))
+    getattr(ax, axis + "axis").set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def share_as_text(share: float) -> str:

@@ -54,8 +54,8 @@ def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFr
 
     Returns
     -------
-    A row for each candidate, by falling ``gain``: how much the probability of Developed rose between the pictures. A
-    tile without a prediction in the first year comes last.
+    A row for each candidate, by falling ``gain``: how much the probability of Developed rose. A tile without a
+    prediction in the first year comes last.
     """
     for name, table in (("labels", labels), ("before", before), ("after", after)):
         if repeated := int(table["tile_id"].duplicated().sum()):
@@ -72,9 +72,9 @@ def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFr
     developed = group_of_prediction(tiles["class_after"]) == DEVELOPED
     found = tiles[developed & (tiles["group"] != DEVELOPED)]
     found = found.assign(gain=found["probability_after"] - found["probability_before"])
-    found = found.sort_values(["gain", "tile_id"], ascending=[False, True], na_position="last")
-    return found[["tile_id", "row", "col", "group", "class_before", "class_after", "probability_before",
-                  "probability_after", "gain"]].reset_index(drop=True)
+    columns = ["tile_id", "row", "col", "group", "class_before", "class_after", "probability_before",
+               "probability_after", "gain"]
+    return found.sort_values(["gain", "tile_id"], ascending=[False, True], ignore_index=True)[columns]
 
 
 def group_counts(groups: pd.Series) -> pd.DataFrame:

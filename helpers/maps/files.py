@@ -17,8 +17,7 @@ from helpers.maps.new_development import RANKED
 NODATA = 255
 
 
-def write_map(path: Path, grid: TileGrid, crs: str, legend: dict, tags: dict | None = None,
-              description: str | None = None):
+def write_map(path: Path, grid: TileGrid, crs: str, legend: dict, tags: dict, description: str):
     """Write a map with one pixel for each tile as a Cloud-Optimized GeoTIFF with a colour table, whole or not at all.
 
     Parameters
@@ -39,9 +38,8 @@ def write_map(path: Path, grid: TileGrid, crs: str, legend: dict, tags: dict | N
             plain.write(values, 1)
             plain.write_colormap(1, {value: (*bytes.fromhex(colour[1:]), 255)
                                      for value, (_, colour) in legend.items()})
-            plain.update_tags(**names, AREA_OR_POINT="Area", **(tags or {}))
-            if description:
-                plain.set_band_description(1, description)
+            plain.update_tags(**names, AREA_OR_POINT="Area", **tags)
+            plain.set_band_description(1, description)
         with memory.open() as plain:
             # Overviews of classes take the commonest value: an average of class ids means nothing.
             rasterio.shutil.copy(plain, str(part), driver="COG", compress="DEFLATE", overview_resampling="MODE")

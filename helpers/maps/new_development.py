@@ -173,7 +173,7 @@ class Scorer:
 
 
 def _ranked(table):
-    return table.sort_values(["score", "tile_id"], ascending=[False, True])[SCORES].reset_index(drop=True)
+    return table.sort_values(["score", "tile_id"], ascending=[False, True], ignore_index=True)[SCORES]
 
 
 def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str:

@@ -93,7 +93,7 @@ class Pretrained:
         self.sha256 = backbones.verified(self.path, sha256, "alexnet_small, alexnet or the path of an .onnx file",
                                          "alexnet_small")
         self.model = _read_onnx(self.path)
-        self.weights, self.input, self.input_px = _contract(self.model.graph, self.path)
+        self._read_contract()
         # Names of layers and the values that they give; a node without a name is called as its value.
         self._outputs, self._values = {}, None
         for node in self.model.graph.node:
@@ -109,6 +109,18 @@ class Pretrained:
         self.cut_at = tuple(layer.split("+"))
         for one in self.cut_at:
             self.output_of(one)
+
+    def _read_contract(self):
+        """Weights by name, the name of the input, and the height and width that it takes."""
+        from onnx import numpy_helper
+        self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        inputs = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+                  for value in self.model.graph.input if value.name not in self.weights}
+        self.input, shape = next(iter(inputs.items()), (None, []))
+        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
+            raise InputError(f"expected an ONNX network of pictures (N, 3, height, width) at {self.path}, got inputs "
+                             f"{list(inputs.values())}. Export it with a fixed height and width.")
+        self.input_px = tuple(shape[2:])
 
     def output_of(self, layer: str) -> str:
         """The ONNX value that a layer gives, by the layer's name or the value's own."""
@@ -216,15 +228,3 @@ def _read_onnx(path):
         raise InputError(f"expected a whole ONNX file at {path}, got {path.stat().st_size:,} bytes {problem}. Bring "
                          f"the file again, or {_DEFAULT}")
     return model
-
-
-def _contract(graph, path):
-    """Weights by name, the name of the input, and the height and width that it takes."""
-    from onnx import numpy_helper
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    shapes = [[d.dim_value for d in value.type.tensor_type.shape.dim] for value in inputs]
-    if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][1] != 3 or 0 in shapes[0][2:]:
-        raise InputError(f"expected an ONNX network of pictures (N, 3, height, width) at {path}, got inputs {shapes}. "
-                         "Export it with a fixed height and width.")
-    return weights, inputs[0].name, tuple(shapes[0][2:])

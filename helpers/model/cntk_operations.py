@@ -35,12 +35,8 @@ class _Step:
         self.operator, self.name = node.op_type, node.name or node.output[0]
         self.given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.values = [values[name] for name in node.input if name in values]
+        self.first, self.seen = self.values[0] if self.values else (None, None)
         self._inputs, self._weights, self._file = node.input, weights, file
-
-    @property
-    def first(self):
-        """The function of the first value."""
-        return self.values[0].function
 
     def weight(self, position):
         """Weights at an input, float32; None where ONNX leaves out an optional input, by an empty name or none."""
@@ -58,7 +54,7 @@ class _Step:
 
 def _window(cntk, step, size, outside):
     """The padded input of a kernel, its strides, and what a unit sees behind it."""
-    given, before, x = step.given, step.values[0].receptive_field, step.first
+    given, before, x = step.given, step.seen, step.first
     strides, dilations = tuple(given.get("strides", [1, 1])), list(given.get("dilations", [1, 1]))
     if len(size) != 2 or dilations != [1, 1] or before is None or given.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise step.refusal(f"{step.operator} with a kernel of {list(size)}, dilations {dilations} or auto_pad")
@@ -100,7 +96,7 @@ def _response_normalization(cntk, step):
     # CNTK divides alpha by the number of channels too.
     return cntk.local_response_normalization(
         step.first, step.given["size"] // 2, step.given.get("bias", 1.0), step.given.get("alpha", 1e-4),
-        step.given.get("beta", 0.75)), step.values[0].receptive_field
+        step.given.get("beta", 0.75)), step.seen
 
 
 def _concat(cntk, step):
@@ -109,8 +105,8 @@ def _concat(cntk, step):
     fields = [value.receptive_field for value in step.values]
     seen = None
     if None not in fields:
-        start = min(field.start for field in fields)
-        seen = ReceptiveField(max(field.start + field.size for field in fields) - start, start, fields[0].step)
+        start, end = min(field.start for field in fields), max(field.start + field.size for field in fields)
+        seen = ReceptiveField(end - start, start, fields[0].step)
     return cntk.splice(*[value.function for value in step.values], axis=0), seen
 
 
@@ -136,8 +132,8 @@ def _flat(cntk, step):
 _OPERATIONS = {
     "Concat": _concat, "Conv": _convolution, "Flatten": _flat, "Gemm": _dense, "LRN": _response_normalization,
     "MaxPool": _max_pool, "Reshape": _flat,
-    "Dropout": lambda cntk, step: step.values[0],
+    "Dropout": lambda cntk, step: (step.first, step.seen),
     "GlobalAveragePool": lambda cntk, step: (cntk.reduce_mean(step.first, axis=(1, 2)), None),
-    "Relu": lambda cntk, step: (cntk.relu(step.first), step.values[0].receptive_field),
-    "Softmax": lambda cntk, step: (cntk.softmax(step.first, axis=0), step.values[0].receptive_field),
+    "Relu": lambda cntk, step: (cntk.relu(step.first), step.seen),
+    "Softmax": lambda cntk, step: (cntk.softmax(step.first, axis=0), step.seen),
 }

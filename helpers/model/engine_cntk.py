@@ -1,5 +1,6 @@
 """The engine ``cntk``: CNTK 2.7 computes in a Python of its own, fed through pipes."""
 
+import contextlib
 import os
 import pkgutil
 import subprocess
@@ -68,49 +69,41 @@ class Cntk:
             self._end()
             self._process = None
 
-    def _start(self):
-        errors = tempfile.TemporaryFile()
-        process = subprocess.Popen(
-            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
-        self._process, self._errors = process, errors
-        self._end = weakref.finalize(self, _end, process, errors)
-        self.input_px = tuple(int(n) for n in self._read())
-
     def _answer(self, tiles):
         if self._process is None:
-            self._start()
+            self._errors = tempfile.TemporaryFile()
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
+                env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
+            self._end = weakref.finalize(self, _end, self._process, self._errors)
+            self.input_px = tuple(int(n) for n in self._read())
         checked(tiles, self.input_px)
-        try:
+        # A broken pipe: the process wrote the reason before it died.
+        with contextlib.suppress(OSError):
             write_array(self._process.stdin, tiles)
-        except OSError:  # a broken pipe: why is told by what it wrote before
-            pass
         return self._read()
 
     def _read(self):
         answer = read_array(self._process.stdout)
         if answer is None:
-            process, errors = self._process, self._errors
-            _end(process)
-            errors.seek(0)
+            status = _end(self._process)
+            self._errors.seek(0)
             # Without the addresses of CNTK's own stack, pages of them.
-            lines = [line for line in errors.read().decode("utf-8", "replace").splitlines()
+            lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines()
                      if line.strip() and not line.startswith(("[0x", "[CALL STACK]"))]
             self.close()
             words = " ".join(" ".join(lines[-LAST_LINES:]).split()) or "it said nothing"
-            raise EngineDied(f"CNTK's process ended with status {process.returncode}: {words}")
+            raise EngineDied(f"CNTK's process ended with status {status}: {words}")
         return answer
 
 
 def _end(process, *files):
-    """Close a process's pipes, which ends it, and files; kill one that doesn't end."""
+    """Close a process's pipes, which ends it, and files; kill one that doesn't end. Its exit status."""
     for pipe in (process.stdin, process.stdout) + files:
-        try:
+        with contextlib.suppress(OSError):
             pipe.close()
-        except OSError:
-            pass
     try:
-        process.wait(timeout=5)
+        return process.wait(timeout=5)
     except subprocess.TimeoutExpired:
         process.kill()
-        process.wait()
+        return process.wait()

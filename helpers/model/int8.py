@@ -55,9 +55,8 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
 def lrn_in_plain_operations(graph) -> list:
     """Write local response normalisation, as in AlexNet, with operations that ONNX Runtime computes quickly.
 
-    Its own takes two thirds of an int8 AlexNet's time. The sum of squares over neighbouring channels is a 1 × 1
-    convolution with a band of ones; to the power of 3/4 is the root times the root's root. The nodes whose names are
-    returned must stay in float32: squares and their roots have too wide a range for int8.
+    The sum of squares over neighbouring channels is a 1 × 1 convolution with a band of ones; to the power of 3/4 is the
+    root times the root's root. The nodes whose names are returned have too wide a range for int8.
     """
     from onnx import helper, numpy_helper
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.value_info}
@@ -123,9 +122,8 @@ def pad_inside_pooling(graph):
 def add(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
     """Write ``model.int8.onnx`` beside ``model.onnx`` if it predicts as well; ``facts["int8"]`` of the bundle.
 
-    ``calibration`` are training tiles, ``validation`` other tiles and their class ids. The facts hold why the network
-    was ``refused`` (else None), ``calibration_tiles``, and as far as it came ``tiles``, ``same_class``, ``accuracy``,
-    ``accuracy_float32``.
+    ``calibration`` are training tiles, ``validation`` other tiles and their class ids. The facts say why the network
+    was ``refused``, else None.
     """
     tiles, labels = validation
     facts = {"calibration_tiles": len(calibration), "tiles": len(tiles), "refused": None}

@@ -95,17 +95,6 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
             for name, values in zip(("loss", "accuracy", "val_loss", "val_accuracy"), zip(*history))}
 
 
-def assemble(features, head: Head):
-    """The network to save: the frozen ``Pretrained.features`` and the head on them.
-
-    It goes from float32 (3, height, width) RGB 0 to 255 to two outputs, ``probabilities`` and ``logits`` (n_classes,).
-    """
-    cntk = start_cntk()
-    logits = head.logits.clone(cntk.CloneMethod.freeze, {head.logits.arguments[0]: features})
-    logits = cntk.alias(logits, name="logits")
-    return cntk.combine([cntk.alias(cntk.softmax(logits, axis=0), name="probabilities"), logits])
-
-
 def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibration=None, validation=None):
     """Write the bundle: CNTK's own file, the same network as ONNX, and the proof that both predict the same.
 
@@ -118,7 +107,9 @@ def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibra
         raise InputError(f"expected at least {PARITY_TILES} tiles to compare an export on, got {len(tiles)}. Give "
                          "more; they need no label.")
     cntk = start_cntk()
-    network = assemble(pretrained.features(), head)
+    logits = cntk.alias(head.logits.clone(
+        cntk.CloneMethod.freeze, {head.logits.arguments[0]: pretrained.features()}), name="logits")
+    network = cntk.combine([cntk.alias(cntk.softmax(logits, axis=0), name="probabilities"), logits])
     with tempfile.TemporaryDirectory() as draft:
         draft = Path(draft)
         network.save(str(draft / bundles.CNTK))

@@ -17,8 +17,7 @@ BATCH = 32
 def start_tensorflow(threads: int = None) -> list:
     """Import TensorFlow without its start-up messages; the devices it found, ``"CPU"`` and ``"GPU"`` for each.
 
-    ``threads`` is the number of cores that it may use, all by default. Once TensorFlow has computed something it keeps
-    the number that it has.
+    It may use all cores, or so many ``threads``; once it has computed something it keeps the number that it has.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent(2):  # TensorFlow's C++ part writes there before it reads its own log level.
@@ -56,10 +55,7 @@ def augment(tiles: np.ndarray, seed: int) -> np.ndarray:
 
 
 def compute(network, tiles: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """Pass uint8 tiles, or feature maps, through a network in batches.
-
-    Feature maps kept for fine-tuning take half the memory as ``dtype`` float16.
-    """
+    """Outputs of a network on uint8 tiles, or on feature maps, in batches; float16 takes half the memory."""
     import tensorflow as tf
     run = tf.function(lambda x: network(tf.cast(x, tf.float32), training=False), reduce_retracing=True)
     return np.concatenate([run(tiles[i:i + BATCH]).numpy().astype(dtype) for i in range(0, len(tiles), BATCH)])

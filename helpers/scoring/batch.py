@@ -20,7 +20,6 @@ def score_images(images: list, bundle, network, tile_px=None) -> Scored:
     ----------
     images : list of bytes
         Encoded pictures; None for a picture that is missing.
-    bundle : helpers.model.bundle.Bundle
     network : object
         An engine of ``engines.load``.
     tile_px : int, optional
@@ -29,7 +28,7 @@ def score_images(images: list, bundle, network, tile_px=None) -> Scored:
     Returns
     -------
     Scored
-        Lists in the order of the pictures. A picture that can't be read (``unreadable``, ``wrong_size``, ``too_large``,
+        In the order of the pictures. One that can't be read (``unreadable``, ``wrong_size``, ``too_large``,
         ``missing``) or scored (``engine``) has a reason and no class.
     """
     n, pixels, readable = len(images), [], []

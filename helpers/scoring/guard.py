@@ -1,8 +1,9 @@
 """Scoring in a process of its own, so that a picture or network that hangs or crashes takes only itself along.
 
-A Spark worker can't interrupt a decoder or network that never returns, and it dies with one that crashes; its task would
-be tried again, and die again. So each worker keeps a pool of one process that scores (``pebble``), with a time limit for
-each call. Where a call fails, the batch is halved until the picture at fault is alone: it becomes a row with its reason.
+A Spark worker can't interrupt a decoder or network that never returns, and it dies with one that crashes; its task
+would be tried again, and die again. So each worker keeps a pool of one process that scores (``pebble``), with a time
+limit for each call. Where a call fails, the batch is halved until the picture at fault is alone: it becomes a row with
+its reason.
 """
 
 import atexit

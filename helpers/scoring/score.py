@@ -104,12 +104,12 @@ def units(uri: str, parts: list, model: str, engine: str):
                 if not tiles:
                     continue
                 # Others' files have no digest: their name, size and time of change stand for their pictures.
-                reads = file["pictures"] or [file["name"], file["changed"], group]
+                reads = file["pictures"][group] if file["pictures"] else [file["name"], file["changed"], group]
                 name = work.name(folder, reads, model, engine)
                 if name in found:
-                    raise InputError(f"expected one tile of each name in the tile store {shown(uri)}, got the same tiles "
-                                     f"twice in {folder}: in {file['name']} and {found[name]['uri'].rsplit('/', 1)[1]}. "
-                                     "Remove one of these files.")
+                    raise InputError(f"expected one tile of each name in the tile store {shown(uri)}, got the same "
+                                     f"tiles twice in {folder}, in {file['name']} and another file. Remove one of "
+                                     "these files.")
                 mean = max(1, file["bytes"][group] // tiles)
                 found[name] = {"uri": file["uri"], "group": group, "tiles": tiles, "year": part["year"],
                                "batch_tiles": int(max(1, min(BATCH_TILES, BATCH_BYTES // mean)))}
@@ -204,7 +204,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     county, years : optional
         Score only these; rows of others stay in the table.
     partitions : int, optional
-        Spark tasks; by default one for each unit.
+        Spark tasks that share the units; by default as ``work.run`` has it.
     replace : bool
         Delete a table of another model or engine first. Without it, such a table is refused.
 
@@ -230,8 +230,8 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)
     tiles = sum(unit["tiles"] for unit in wanted.values())
-    log.info("job begins table=%s model=%s engine=%s units=%d tiles=%d", shown(predictions_uri), bundle.checksum, engine,
-             len(wanted), tiles)
+    log.info("job begins table=%s model=%s engine=%s units=%d tiles=%d", shown(predictions_uri), bundle.checksum,
+             engine, len(wanted), tiles)
     done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)
     _raise_failed(done.failed, wanted, damaged, tiles_uri)
     kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished others meanwhile.
@@ -267,8 +267,8 @@ def _kept(predictions_uri, tiles_uri, stored, chosen):
     before = table.manifest(predictions_uri) or {"units": []}
     lacking = {name.rpartition("/")[0] for name in before["units"]} - set(map(_folder, stored))
     if lacking:
-        raise InputError(f"expected a table of the tiles in {shown(tiles_uri)} at {shown(predictions_uri)}, got one that "
-                         f"also has {min(lacking)}, which the store lacks. Choose another folder.")
+        raise InputError(f"expected a table of the tiles in {shown(tiles_uri)} at {shown(predictions_uri)}, got one "
+                         f"that also has {min(lacking)}, which the store lacks. Choose another folder.")
     return {name for name in before["units"] if name.rpartition("/")[0] not in set(map(_folder, chosen))}
 
 
@@ -311,6 +311,6 @@ def _counted(uri, wanted, kept, classes):
             raise InputError(f"expected {unit['tiles']} rows in {name}.parquet of the table {shown(uri)}, got "
                              f"{rows[name]}. Delete this file and run the same command.")
     if len(names) > 1:
-        raise InputError(f"expected rows of one engine, got {' and '.join(names)}. Let all workers have a GPU, or none, "
-                         "or choose another folder.")
+        raise InputError(f"expected rows of one engine, got {' and '.join(names)}. Let all workers have a GPU, or "
+                         "none, or choose another folder.")
     return counted

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
-from helpers.files import create, filesystem, read_json, write_json
+from helpers.files import NOT_JSON, create, filesystem, read_json, write_whole
 from helpers.uri import join, shown
 
 SCHEMA = pa.schema([
@@ -35,48 +35,47 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
     InputError
         If the folder holds another table, or other files.
     """
-    about = {"model": model, "engine": engine, "classes": list(classes)}
     found = _table(uri)
-    if found is None:
-        _check_folder(uri)
-    elif (found.get("model"), found.get("engine")) != (model, engine) and replace:
+    if found is not None and (found["model"], found["engine"]) != (model, engine) and replace:
         remove(uri)
         found = None
+    elif found is None:
+        _check_folder(uri)
     if found is None:
+        about = {"model": model, "engine": engine, "classes": list(classes)}
         try:
-            create(join(uri, TABLE), json.dumps(about, indent=1).encode())
-            return
+            return create(join(uri, TABLE), json.dumps(about, indent=1).encode())
         except FileExistsError:  # Another job was quicker.
             found = _table(uri)
         except (NotADirectoryError, PermissionError) as error:
-            raise InputError(f"expected a folder to write a prediction table to at {shown(uri)}, got: {error.strerror}. "
-                             "Choose another.") from error
-    if (found.get("model"), found.get("engine")) != (model, engine):
-        raise InputError(f"expected a prediction table of model {model} in {engine}, or none, at {shown(uri)}, got one of "
-                         f"model {found.get('model')} in {found.get('engine')}. Choose another folder, or replace=True "
-                         "to delete it.")
+            raise InputError(f"expected a folder to write a prediction table to at {shown(uri)}, got: "
+                             f"{error.strerror}. Choose another.") from error
+    if (found["model"], found["engine"]) != (model, engine):
+        raise InputError(f"expected a prediction table of model {model} in {engine}, or none, at {shown(uri)}, got one "
+                         f"of model {found['model']} in {found['engine']}. Choose another folder, or replace=True to "
+                         "delete it.")
 
 
 def _table(uri):
     try:
         found = read_json(join(uri, TABLE))
-    except ValueError:
-        found = {}
-    if found is not None and not (isinstance(found, dict) and found.get("model")):
-        raise InputError(f"expected a prediction table at {shown(uri)}, got a {TABLE} of something else. Choose another "
-                         "folder.")
-    return found
+        if found is None or {"model", "engine"} <= set(found):
+            return found
+    except (*NOT_JSON, TypeError):
+        pass
+    raise InputError(f"expected a prediction table at {shown(uri)}, got a {TABLE} of something else. Choose another "
+                     "folder.")
 
 
 def _check_folder(uri):
-    """Refuse a folder whose Parquet files are others'."""
+    """Refuse a file, and a folder whose Parquet files are others'."""
     system, path = filesystem(uri)
-    if system.isfile(path):
-        raise InputError(f"expected the folder of a prediction table at {shown(uri)}, got a file. Choose another name.")
     system.invalidate_cache()
-    if any(name.endswith(".parquet") for name in system.find(path)):
-        raise InputError(f"expected a prediction table, or none, at {shown(uri)}, got Parquet files that no job of this "
-                         "program has written there. Choose another folder.")
+    came = "a file" if system.isfile(path) else "Parquet files that no job of this program has written there" if any(
+        name.endswith(".parquet") for name in system.find(path)) else None
+    if came:
+        raise InputError(f"expected the folder of a prediction table, or none, at {shown(uri)}, got {came}. Choose "
+                         "another folder.")
 
 
 def remove(uri: str):
@@ -89,28 +88,19 @@ def remove(uri: str):
             system.rm(join(path, name))
 
 
-def facts_of(rows) -> dict:
+def facts_of(rows: pa.Table) -> dict:
     """What a unit's footer says of its rows, for the summary."""
-    kinds = Counter(kind for kind in rows["error_kind"].to_pylist() if kind)
-    errors = {}
-    for kind, tiles in kinds.items():
-        chosen = [row for row in rows.select(["tile_id", "error", "error_kind"]).to_pylist()
-                  if row["error_kind"] == kind][:EXAMPLES]
-        errors[kind] = {"tiles": tiles, "examples": [{"tile_id": row["tile_id"], "error": row["error"]}
-                                                     for row in chosen]}
-    classes = Counter(str(class_id) for class_id in rows["class_id"].to_pylist() if class_id is not None)
-    engines = {engine for engine, kind in zip(rows["engine"].to_pylist(), rows["error_kind"].to_pylist())
-               if kind is None}
-    return {"classes": dict(classes), "errors": errors, "engines": sorted(engines)}
+    rows = rows.drop_columns(["probabilities"]).to_pandas()
+    failed = rows[rows["error_kind"].notna()]
+    return {"classes": {str(int(class_id)): int(tiles) for class_id, tiles in rows["class_id"].value_counts().items()},
+            "errors": {kind: {"tiles": len(part),
+                              "examples": part[["tile_id", "error"]].head(EXAMPLES).to_dict("records")}
+                       for kind, part in failed.groupby("error_kind")},
+            "engines": sorted(set(rows["engine"][rows["error_kind"].isna()]))}
 
 
 def count(uri: str, units, classes) -> dict:
-    """Tiles of some units, by class and by kind of error, from their footers.
-
-    Raises
-    ------
-    DamagedFile
-    """
+    """Tiles of some units, by class and by kind of error, from their footers."""
     found = work.facts(uri, units, DELETE)
     counts, errors, engines = Counter(), {}, set()
     for _, facts in sorted(found.items()):
@@ -127,7 +117,7 @@ def count(uri: str, units, classes) -> dict:
 
 def finish(uri: str, manifest: dict, folders):
     """Declare a table finished, and remove from some of its folders the units that are no longer part of it."""
-    write_json(join(uri, MANIFEST), manifest)
+    write_whole(join(uri, MANIFEST), json.dumps(manifest, indent=1).encode())
     work.keep_only(uri, manifest["units"], folders)
 
 
@@ -135,7 +125,7 @@ def manifest(uri: str) -> dict:
     """What the last finished job wrote, or None."""
     try:
         return read_json(join(uri, MANIFEST))
-    except ValueError:
+    except NOT_JSON:
         return None
 
 

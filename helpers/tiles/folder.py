@@ -9,8 +9,8 @@ import pyarrow as pa
 from helpers import InputError
 from helpers.cluster import work
 from helpers.land.classes import CLASS_NAMES, group_of_class
-from helpers.tiles.pictures import MAX_BYTES, digest
-from helpers.tiles.store import SCHEMA, keep_only, partition_folder, unit_tiles, write_manifest
+from helpers.tiles.pictures import MAX_BYTES
+from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 # All pictures of a file are in memory at once.
@@ -84,9 +84,10 @@ def _write(rows, images, names, uri):
     tiles = rows.assign(
         row=0, col=0, scene_id=rows["tile_id"], acquired="", label=label, class_2017=label, image=images,
         group=group_of_class(rows["label"]) if names == CLASS_NAMES else None, purity=label.notna().astype("float32"))
-    facts = {"pictures": digest(rows["tile_id"], images)}
+    table = pa.Table.from_pandas(tiles[SCHEMA.names], SCHEMA, preserve_index=False)
+    facts = facts_of(table, len(table))
     name = work.name("", facts, rows["label"].tolist(), rows["split"].tolist(), names)
-    work.write(pa.Table.from_pandas(tiles[SCHEMA.names], SCHEMA, preserve_index=False), facts, uri, name)
+    work.write(table, facts, uri, name)
     return name
 
 

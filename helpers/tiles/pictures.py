@@ -69,18 +69,8 @@ def decode_all(tiles, size=None) -> np.ndarray:
 
 
 def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
-    """Pixels (h, w, 3), uint8 RGB, of an encoded picture.
-
-    Parameters
-    ----------
-    size : tuple of int, optional
-        ``(height, width)`` to resize to.
-    tile_px : int, optional
-        Height and width that the picture must have.
-
-    Raises
-    ------
-    BadPicture
+    """Pixels (h, w, 3), uint8 RGB, of a picture, resized to ``size`` (height, width). A tile of a grid must have
+    ``tile_px`` in square. A BadPicture tells why a picture can't be used.
     """
     from PIL import Image
     if image is None:

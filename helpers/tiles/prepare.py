@@ -18,16 +18,16 @@ from helpers.cluster import work
 from helpers.cluster.progress import progress
 from helpers.land import downloads, grid
 from helpers.land.labels import label
-from helpers.land.scenes import cut_tiles, open_scene, open_scenes, scene_order, with_tries
+from helpers.land.scenes import cut_tiles, open_scenes, scene_order, with_tries
 from helpers.land.sources import LEAF_OFF, leaf_off as leaf_off_scenes
 from helpers.tiles import store
 from helpers.tiles.choose import drawn_blocks, in_blocks
-from helpers.tiles.pictures import CODEC, digest, encode
+from helpers.tiles.pictures import CODEC, encode
 
 # Changes whenever the same scenes and labels give other tiles: what is there is then cut again.
 VERSION = [1, CODEC]
 # Most tiles of a unit from a server, half of what a NAIP scene has: two units of a scene share a row of its blocks,
-# which then travels twice.
+# which then travels twice. Its file has as many row groups as scoring needs units.
 REMOTE_TILES = 512
 # Tiles that a worker holds as pixels at a time: 40 MB.
 BATCH_TILES = 256
@@ -42,7 +42,6 @@ def cut(batches, scenes: list, crs: str, seconds: Counter = None):
     ----------
     batches : iterable of pandas.DataFrame
         Labelled tiles.
-    scenes : list of helpers.land.sources.Scene
     seconds : collections.Counter, optional
         Gets the time spent to ``read`` and to ``encode``.
 
@@ -73,7 +72,7 @@ def cut_unit(unit: dict, crs: str, split: str, signing: str = None):
     batches = (tiles.iloc[start:start + BATCH_TILES] for start in range(0, len(tiles), BATCH_TILES))
     table = pa.Table.from_batches([pa.RecordBatch.from_pandas(batch, store.SCHEMA, preserve_index=False)
                                    for batch in cut(batches, unit["scenes"], crs, seconds)], store.SCHEMA)
-    return table, {"pictures": digest(table["tile_id"].to_pylist(), table["image"].to_pylist())}, seconds
+    return table, store.facts_of(table, unit["group_rows"]), seconds
 
 
 def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year) -> Sources:
@@ -181,14 +180,13 @@ def units_of(labelled, scenes: list, crs: str, split: str) -> dict:
     order = order[:, by_scene]
     tiles = labelled[["row", "col", "label", "group", "purity", "class_2017"]].iloc[by_scene].astype(
         {"row": "int32", "col": "int32"})
-    most, units = store.unit_tiles(len(tiles)), {}
-    if any(downloads.is_remote(scene.href) for scene in scenes):
-        most = min(most, REMOTE_TILES)
-    for first, last in _runs(order[0], most):
+    group_rows, units = store.unit_tiles(len(tiles)), {}
+    is_remote = any(downloads.is_remote(scene.href) for scene in scenes)
+    for first, last in _runs(order[0], REMOTE_TILES if is_remote else group_rows):
         own = [scenes[i] for i in np.unique(order[:, first:last]) if i >= 0]
         run = tiles.iloc[first:last].reset_index(drop=True)
         name = work.name("", VERSION, crs, split, list(map(_reads, own)), run.to_json(orient="values"))
-        units[name] = {"tiles": run, "scenes": own}
+        units[name] = {"tiles": run, "scenes": own, "group_rows": group_rows}
     return units
 
 
@@ -201,17 +199,14 @@ def _runs(nearest, most):
 
 
 def _check_scenes(scenes, crs):
-    """Open scenes on the driver: one that can't be used is found before the job. One speaks for all of a server, for to
-    open hundreds, one after another, takes minutes.
+    """Find a scene that can't be used before the job does. One speaks for all of a server: to open hundreds takes
+    minutes.
     """
-    remote = [scene for scene in scenes if downloads.is_remote(scene.href)]
-    with open_scenes(crs) as get:
-        for scene in remote[:1]:
+    remote, local = ([scene for scene in scenes if downloads.is_remote(scene.href) == is_remote]
+                     for is_remote in (True, False))
+    for scene in remote[:1] + local:
+        with open_scenes(crs) as get:
             with_tries(get, scene, lambda dataset: None)
-    for scene in scenes:
-        if not downloads.is_remote(scene.href):
-            with open_scene(scene.href, crs):
-                pass
 
 
 def _check_disk(uri, tiles):

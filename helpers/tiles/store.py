@@ -17,7 +17,7 @@ from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.files import changed, filesystem, write_json
 from helpers.land.classes import CLASS_NAMES
-from helpers.tiles.pictures import CODEC
+from helpers.tiles.pictures import CODEC, digest
 from helpers.uri import join, shown
 
 # A label is trusted for training when this share of the tile's NLCD pixels carries it.
@@ -45,6 +45,13 @@ def partition_folder(uri: str, county: str, year: int) -> str:
 def unit_tiles(tiles: int) -> int:
     """Tiles of a file, which is a job's unit of work: also a small county's units share evenly among many cores."""
     return max(_FEWEST_TILES, min(_MOST_TILES, tiles // _FILES))
+
+
+def facts_of(table: pa.Table, group_rows: int) -> dict:
+    """For the footer of a file of tiles: a digest of each row group's pictures, after which scoring names its units."""
+    groups = [table.slice(start, group_rows) for start in range(0, len(table), group_rows)]
+    return {"group_rows": group_rows, "pictures": [
+        digest(group["tile_id"].to_pylist(), group["image"].to_pylist()) for group in groups]}
 
 
 def manifest(uri: str, county: str, year: int, required=()) -> dict:
@@ -132,76 +139,67 @@ def files(uri: str, part: dict) -> tuple:
     Returns
     -------
     files : list of dict
-        By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, the digest of a file that
-        this package has written, else None; ``changed``, which changes with the file.
+        By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, their digests in a file
+        that this package has written, else None; ``changed``, which changes with the file.
     damaged : list of str
         Folder and name of the files whose footer can't be read.
     """
     folder = partition_folder(uri, part["county"], part["year"])
     listed = _listed(uri, part)
-    # Preparation names no tile twice.
-    is_ours = "files" in part
 
     def look(name):
         try:
-            return _look(join(folder, name), listed[name], is_ours)
+            return _look(join(folder, name), listed[name])
         except DamagedFile:
             return None
 
     with ThreadPoolExecutor(_THREADS) as threads:
         looks = dict(zip(listed, threads.map(look, listed)))
-    found = [one for one in looks.values() if one is not None]
-    damaged = ["county={county}/year={year}/{name}".format(name=name, **part) for name in looks if looks[name] is None]
+    found = [one for one in looks.values() if one]
+    damaged = [f"county={part['county']}/year={part['year']}/{name}" for name in looks if not looks[name]]
     tiles = sum(sum(one["rows"]) for one in found)
     if not damaged and tiles != part["tiles"]:
         raise InputError(f"expected {part['tiles']:,} tiles of county {part['county']}, year {part['year']} in the "
                          f"tile store {shown(uri)}, as its {MANIFEST} says, got {tiles:,}. Write its tiles again.")
-    double = _double([one for one in found if sum(one["rows"])])
+    ranges = [(*ids, one["uri"], group) for one in found for group, ids in enumerate(one.pop("ranges"))
+              if not ("files" in part and one["pictures"])]  # Preparation names no tile twice.
+    double = _double(ranges)
     if double:
         raise InputError(f"expected one tile of each name in the store {shown(uri)}, got {double} twice in county "
                          f"{part['county']}, year {part['year']}. Write its tiles again.")
-    return [{key: one[key] for key in one if key != "ranges"} for one in found], damaged
+    return found, damaged
 
 
-def _look(uri, info, is_ours):
-    """What one file says of itself; ``ranges``, first and last tile id of each row group, only if they matter."""
+def _look(uri, info):
+    """What one file says of itself; ``ranges``: first and last tile id of each row group."""
     footer = work.footer(uri)
     schema = [footer.schema.column(i) for i in range(len(footer.schema))]
-    kinds = {column.path: (column.physical_type, column.logical_type.type) for column in schema}
-    if kinds.get("tile_id") != ("BYTE_ARRAY", "STRING") or kinds.get("image") != ("BYTE_ARRAY", "NONE"):
+    kinds = {column.path: f"{column.physical_type} {column.logical_type.type}" for column in schema}
+    if (kinds.get("tile_id"), kinds.get("image")) != ("BYTE_ARRAY STRING", "BYTE_ARRAY NONE"):
         raise InputError(f"expected columns tile_id (string) and image (binary) in {shown(uri)}, got "
-                         f"{', '.join('{} ({})'.format(name, ' '.join(kind)) for name, kind in kinds.items())}. Write "
-                         "its tiles again with the columns of helpers.tiles.store.SCHEMA.")
+                         f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. Write its tiles again with "
+                         "the columns of helpers.tiles.store.SCHEMA.")
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    digest = (work.facts_in(footer) or {}).get("pictures")
-    number = list(kinds).index("tile_id")
+    pictures = (work.facts_in(footer) or {}).get("pictures") or []
+    statistics = [group.column(list(kinds).index("tile_id")).statistics for group in groups]
     return {"uri": uri, "name": uri.rsplit("/", 1)[-1], "rows": [group.num_rows for group in groups],
-            "bytes": [group.total_byte_size for group in groups], "pictures": digest, "changed": changed(info),
-            "ranges": None if is_ours and digest else [_range(group.column(number).statistics) for group in groups]}
+            "bytes": [group.total_byte_size for group in groups], "changed": changed(info),
+            "pictures": pictures if len(pictures) == len(groups) else None,
+            "ranges": [(one.min_raw, one.max_raw) if one is not None and one.has_min_max else (b"", _LAST)
+                       for one in statistics]}
 
 
-def _range(statistics):
-    known = statistics is not None and statistics.has_min_max
-    return (statistics.min_raw, statistics.max_raw) if known else (b"", _LAST)
+def _double(ranges):
+    """A tile id that is there twice, of ``(first, last, uri, row group)``; None if there is none.
 
-
-def _double(files):
-    """A tile that is there twice, if any. Only row groups whose ranges of ids overlap are read: so a tile twice in one
-    row group is left to who reads that.
+    Only row groups whose ranges overlap are read: so one that names a tile twice itself is left to whoever reads it.
     """
-    of_digest = {}
-    for one in files:
-        other = of_digest.setdefault(one["pictures"] or one["name"], one)
-        if other is not one:
-            return f"the tiles of {other['name']} as those of {one['name']}"
-    ranges = [(*found, one["uri"], group) for one in files for group, found in enumerate(one["ranges"] or ())]
     to_read, last = {}, None
     for first_id, last_id, uri, group in sorted(ranges):
-        if last is not None and first_id <= last[0]:
-            for where, number in (last[1:], (uri, group)):
-                to_read.setdefault(where, set()).add(number)
-        if last is None or last_id > last[0]:
-            last = last_id, uri, group
+        if last and first_id <= last[0]:
+            to_read.setdefault(last[1], set()).add(last[2])
+            to_read.setdefault(uri, set()).add(group)
+        last = max(last or (b"",), (last_id, uri, group))
     with ThreadPoolExecutor(_THREADS) as threads:
         ids = pa.chunked_array([chunk for found in threads.map(_ids, to_read.items()) for chunk in found], pa.string())
     # Sorted, five million ids take 0.3 GB; a hash table would take 1 GB.
@@ -211,15 +209,14 @@ def _double(files):
 
 
 def _ids(uri_and_groups):
-    """Tile ids in some row groups; none of a file that is damaged: its units tell of that."""
+    """Tile ids in some row groups; none of a file that is damaged: whoever scores it tells of that."""
     uri, groups = uri_and_groups
     system, path = filesystem(uri)
     try:
         with work.damage_named(uri), system.open(path, "rb") as file:
-            table = pq.ParquetFile(file).read_row_groups(sorted(groups), columns=["tile_id"])
+            return pq.ParquetFile(file).read_row_groups(sorted(groups), ["tile_id"])["tile_id"].cast(pa.string()).chunks
     except DamagedFile:
         return []
-    return table.column("tile_id").cast(pa.string()).chunks
 
 
 def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -> pd.DataFrame:

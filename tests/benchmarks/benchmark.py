@@ -474,7 +474,6 @@ def draw(results, path):
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    from helpers.figures import maps as figures
     from helpers.figures.style import BLUE, ORANGE, style
     plt.rcParams.update(style())
     rate = dict(rates(results), limit_int8=results["limits"]["int8"])

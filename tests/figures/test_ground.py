@@ -49,7 +49,7 @@ def test_the_nlcd_panel_lists_the_codes_present_with_their_shares(ax):
     assert legend_of(ax) == {"11 Open Water (17 %)": NLCD_LEGEND[11][1],
                              "42 Evergreen Forest (83 %)": NLCD_LEGEND[42][1]}
     shown = np.asarray(ax.images[0].get_array())
-    assert (shown[:5, :, 3] == 0).all() and to_hex(shown[12, 3] / 255) == NLCD_LEGEND[42][1]
+    assert (shown[:5, :, 3] == 0).all() and to_hex(shown[12, 3]) == NLCD_LEGEND[42][1]
 
 
 def test_a_contact_sheet_has_a_named_row_for_each_class(ax):

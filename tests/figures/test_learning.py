@@ -12,14 +12,14 @@ from helpers.land.classes import CLASSES
 
 
 def test_training_curves_run_on_from_phase_to_phase(ax):
-    first = dict(accuracy=[0.5, 0.7, 0.8], val_accuracy=[0.5, 0.6, 0.7], loss=[2, 1, 0.5], val_loss=[2, 1.5, 1])
-    second = dict(accuracy=[0.85, 0.9], val_accuracy=[0.75, 0.77], loss=[0.4, 0.3], val_loss=[0.9, 0.8])
+    first = dict(accuracy=[0.5, 0.7, 0.8], val_accuracy=[0.5, 0.6, 0.7])
+    second = dict(accuracy=[0.85, 0.9], val_accuracy=[0.75, 0.77])
     training_curves(ax, [("frozen", first), ("fine-tuned", second)], "Better")
     assert list(legend_of(ax)) == ["training tiles", "validation tiles"]
     assert [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) > 2] == [[1, 2, 3]] * 2
     assert [4, 5] in [list(line.get_xdata()) for line in ax.lines]
     assert {"frozen", "fine-tuned", "90.0 %", "77.0 %"} <= set(texts_of(ax))
-    training_curves(plt.figure().add_subplot(), [("frozen", first)], "Loss", quantity="loss")
+    training_curves(plt.figure().add_subplot(), [("frozen", first)], "One phase")
 
 
 def test_a_confusion_matrix_writes_counts_and_row_shares(ax):

@@ -36,12 +36,12 @@ def test_a_map_of_classes_names_missing_predictions(ax):
     tiles = county()
     values = pd.Series(RNG.randint(0, 6, len(tiles))).astype("Int8")
     values[3] = pd.NA
-    figures.county_map(ax, tiles, values, "Six classes", by="class", boundary=BOUNDARY)
+    figures.county_map(ax, tiles, values, "Six classes", by="class", boundary=BOUNDARY, crs=CRS)
     legend = legend_of(ax)
     assert list(legend) == list(CLASS_NAMES) + ["no prediction", "county boundary"]
     assert all(legend[c.name] == c.colour for c in CLASSES)
     with pytest.raises(InputError, match="got 'code'"):
-        figures.county_map(ax, tiles, values, "", by="code")
+        figures.county_map(ax, tiles, values, "", by="code", boundary=BOUNDARY, crs=CRS)
 
 
 def test_scale_bars_have_the_length_they_name(ax):

@@ -70,7 +70,7 @@ def test_overviews_of_a_large_map_hold_classes_not_averages(tmp_path):
     values = np.full((900, 700), 1, dtype=np.uint8)
     values[::2] = 3
     path = tmp_path / "large.tif"
-    write_map(path, to_grid([0], [0], [0])._replace(values=values, top_row=21000), scenes.CRS, LEGEND)
+    write_map(path, to_grid([0], [0], [0])._replace(values=values, top_row=21000), scenes.CRS, LEGEND, {}, "classes")
     with rasterio.open(path) as file:
         assert file.overviews(1) == [2]
         assert set(np.unique(file.read(1, out_shape=(450, 350)))) <= {1, 3}
@@ -85,7 +85,7 @@ def test_an_interrupted_map_leaves_the_old_one(class_map, monkeypatch):
         raise OSError("No space left on device")
     monkeypatch.setattr(rasterio.shutil, "copy", breaks_off)
     with pytest.raises(OSError):
-        write_map(class_map, to_grid([0], [0], [0]), scenes.CRS, LEGEND)
+        write_map(class_map, to_grid([0], [0], [0]), scenes.CRS, LEGEND, {}, "classes")
     assert class_map.read_bytes() == before
     assert sorted(p.name for p in class_map.parent.iterdir()) == [class_map.name, class_map.name + ".aux.xml"]
 

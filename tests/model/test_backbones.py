@@ -243,7 +243,7 @@ def test_resnet50_from_a_file_of_weights_equals_keras(tmp_path, some_pictures):
 
 # Real pictures: figures of the embedded weights, measured with a frozen network and a linear head
 
-SHORT = pytest.mark.xfail(strict=True, reason="short by a point or less (helpers/weights/README.md)")
+SHORT = pytest.mark.xfail(strict=True, reason="short by a point or less (helpers/model/weights/README.md)")
 
 
 @pytest.fixture(scope="module")

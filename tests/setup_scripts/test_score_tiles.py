@@ -43,20 +43,20 @@ def command(folder, *options):
 
 def test_two_at_once_one_stopped_by_hand_and_run_again(folder):
     first, second = command(folder, "--log", str(folder / "log")), command(folder)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while not list((folder / "table").glob("county=*/year=*/*.parquet")):
         assert first.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
     first.send_signal(signal.SIGINT)
-    said, error = first.communicate(timeout=120)
+    said, error = first.communicate(timeout=240)
     assert first.returncode == 130, error
     assert error.splitlines()[-1] == "Stopped. Run the same command again, and it goes on where it was."
     assert "Traceback" not in error
-    said, error = second.communicate(timeout=120)
+    said, error = second.communicate(timeout=240)
     assert second.returncode == 0 and f"{TILES} in the table" in said, error
 
     again = command(folder, "--csv", str(folder / "table.csv"))
-    said, error = again.communicate(timeout=120)
+    said, error = again.communicate(timeout=240)
     assert again.returncode == 0 and f"Nothing new: all {TILES} tiles have their row." in said, error
     assert said.splitlines()[-1] == f"For a spreadsheet: {folder / 'table.csv'}"
     rows, written = table.read(str(folder / "table")), pd.read_csv(folder / "table.csv", dtype={"county": str})
