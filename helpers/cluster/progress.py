@@ -15,10 +15,11 @@ def progress(label: str, total: int, unit: str = "tiles"):
     """
     from tqdm import tqdm
     start, last, line = time.monotonic(), (0, None), None
-    if _in_notebook():
+    ipython = sys.modules.get("IPython")
+    if ipython and getattr(ipython.get_ipython(), "kernel", None) is not None:
         # tqdm's widget would be lost when the notebook is saved.
-        from IPython.display import display
-        line = display({"text/plain": f"{label}: {'starting' if total else 'nothing new'}"}, raw=True, display_id=True)
+        first = f"{label}: {'starting' if total else 'nothing new'}"
+        line = ipython.display.display({"text/plain": first}, raw=True, display_id=True)
     in_terminal = line is None and sys.stderr.isatty()
 
     def show(done, errors=None):
@@ -44,10 +45,3 @@ def progress(label: str, total: int, unit: str = "tiles"):
         elif line is None:
             print(f"{label}: {done} of {total} {unit}{rate}, {seconds:.1f} s" if total else f"{label}: nothing new",
                   file=sys.stderr)
-
-
-def _in_notebook() -> bool:
-    with contextlib.suppress(ImportError):
-        from IPython import get_ipython
-        return getattr(get_ipython(), "kernel", None) is not None
-    return False

@@ -21,6 +21,7 @@ import pytest
 import rasterio
 
 import spark4
+import toy
 from azurite import ACCOUNT, Azurite
 from helpers.azure import CREDENTIALS, TOKEN_FILE
 from helpers.files import write_whole
@@ -584,6 +585,12 @@ def test_a_worker_gets_no_kernel(node, tmp_path):
     worker.environment["TUTORIAL_KERNELS"] = str(tmp_path / "kernels")
     steps = worker.set_up()
     assert "kernels: only on head nodes" in steps and not (tmp_path / "kernels").exists()
+
+
+def test_units_of_work_are_done_on_its_spark(node, tmp_path):
+    done = run(node.python, toy.__file__, "local[2]", tmp_path, 0, env=dict(
+        os.environ, PYTHONPATH=f"{KEPT / 'spark'}:{REPOSITORY}"))
+    assert json.loads(done.stdout) == {"rows": 21, "failed": []}, done.stderr
 
 
 def test_the_way_of_an_account_that_is_not_root(node, tmp_path, no_az):
