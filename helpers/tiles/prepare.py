@@ -134,8 +134,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
     -------
     dict
         The manifest: ``tiles`` written, ``wanted`` by the county, of which ``not_drawn``, ``no_scene`` and ``no_label``
-        were dropped, CRS, sources, ``leaf_off`` scenes with their share of the county, ``files``, and ``reused`` if
-        nothing had to be done.
+        were dropped, ``leaf_off`` scenes with their share of the county, and ``reused`` if nothing had to be done.
     """
     found = sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year)
     county, folder = found.county.fips, store.partition_folder(uri, found.county.fips, year)
@@ -185,7 +184,7 @@ def units_of(labelled, scenes: list, crs: str, split: str) -> dict:
     for first, last in _runs(order[0], REMOTE_TILES if is_remote else group_rows):
         own = [scenes[i] for i in np.unique(order[:, first:last]) if i >= 0]
         run = tiles.iloc[first:last].reset_index(drop=True)
-        name = work.name("", VERSION, crs, split, list(map(_reads, own)), run.to_json(orient="values"))
+        name = work.name("", VERSION, crs, split, group_rows, list(map(_reads, own)), run.to_json(orient="values"))
         units[name] = {"tiles": run, "scenes": own, "group_rows": group_rows}
     return units
 

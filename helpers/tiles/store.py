@@ -229,15 +229,17 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
     pandas.DataFrame
         In order of county, year and ``tile_id``; ``county`` and ``year`` are columns too.
     """
-    stored = partitions(uri)
-    wanted = None if columns is None else list(dict.fromkeys(
-        ["tile_id"] + [name for name in columns if name not in ("county", "year")]))
-    condition = None
+    stored, frames, condition = partitions(uri), [], None
+    wanted = None if columns is None else ["tile_id", *(set(columns) - {"tile_id", "county", "year"})]
     for name, value in (("split", split), ("row", row)):
         if value is not None:
             condition = ds.field(name) == value if condition is None else condition & (ds.field(name) == value)
-    frames = [_read_part(uri, part, wanted, condition) for part in stored
-              if county in (None, part["county"]) and (year is None or year == part["year"])]
+    for part in stored:
+        if county in (None, part["county"]) and (year is None or year == part["year"]):
+            system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
+            files = ds.dataset([join(folder, name) for name in _listed(uri, part)], SCHEMA, "parquet", system)
+            frame = files.to_table(columns=wanted, filter=condition).to_pandas()
+            frames.append(frame.assign(county=part["county"], year=part["year"]).sort_values("tile_id"))
     frames = [frame for frame in frames if len(frame)]
     if not frames:
         asked = ", ".join(f"{name} {value}" for name, value in (
@@ -247,15 +249,6 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
                          "02_data_preparation.")
     frame = pd.concat(frames, ignore_index=True)
     return frame if columns is None else frame[list(columns)]
-
-
-def _read_part(uri, part, columns, condition):
-    system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
-    paths = [join(folder, name) for name in _listed(uri, part)]
-    table = ds.dataset(paths, schema=SCHEMA, format="parquet", filesystem=system).to_table(
-        columns=columns, filter=condition)
-    return table.to_pandas(integer_object_nulls=False).assign(
-        county=part["county"], year=part["year"]).sort_values("tile_id")
 
 
 def pure(frame: pd.DataFrame, classes=CLASS_NAMES) -> pd.DataFrame:
