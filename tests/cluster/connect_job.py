@@ -10,10 +10,18 @@ import sys
 import zipfile
 from pathlib import Path
 
-import toy
-from helpers.cluster import adapter, session, work
-from helpers.cluster.preflight import preflight
-from helpers.cluster.progress import progress
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+import faulty  # noqa: E402
+import toy  # noqa: E402
+from helpers.cluster import adapter, session, work  # noqa: E402
+from helpers.cluster.preflight import preflight  # noqa: E402
+from helpers.cluster.progress import progress  # noqa: E402
+from helpers.land.catalog import Catalog  # noqa: E402
+from helpers.model import bundle  # noqa: E402
+from helpers.scoring import score as scoring  # noqa: E402
+from helpers.scoring.table import summary  # noqa: E402
+from helpers.tiles.prepare import prepare  # noqa: E402
 
 
 def about(spark):
@@ -49,7 +57,24 @@ def ship(spark, folder):
     return spark.range(0, 2, 1, 2).mapInPandas(read, "text string").toPandas()["text"].tolist()
 
 
-JOBS = {"about": about, "toy": do_toy_units, "ship": ship}
+def prepare_county(spark, catalogue, uri):
+    facts = prepare(spark, Catalog(catalogue), "99001", 2010, "map", uri)
+    return {"tiles": facts["tiles"], "files": facts["files"]}
+
+
+def score_tiles(spark, tiles, model, table, pause_s=0):
+    """Score a store; with a pause, workers wait before each call of the network."""
+    plain = scoring.score_unit
+    if pause_s:
+        scoring.score_unit = faulty.on_workers(plain, FAULTY={"pause_s": pause_s})
+    try:
+        rows = scoring.score(spark, tiles, bundle.load(model), table)
+    finally:
+        scoring.score_unit = plain
+    return {"rows": rows, "scored_now": summary(table)["scored_now"]}
+
+
+JOBS = {"about": about, "toy": do_toy_units, "ship": ship, "prepare": prepare_county, "score": score_tiles}
 
 
 def serve(port):

@@ -12,9 +12,17 @@ from pathlib import Path
 
 import pytest
 
+import scenes
 import spark4
+import tiny
 import toy
 from helpers.cluster import work
+from helpers.land.catalog import Catalog
+from helpers.scoring.score import score
+from helpers.scoring.table import read
+from helpers.tiles import store
+from helpers.tiles.folder import write_images
+from helpers.tiles.prepare import prepare
 from servers import free_port
 
 ANSWER_S = 180
@@ -145,6 +153,35 @@ def wait_for(folder, count):
     while len(work.names(str(folder / "out"))) < count:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_preparation_gives_the_files_of_a_classic_session(spark, drivers, tmp_path):
+    catalogue = scenes.write_county(tmp_path / "county")
+    there = drivers[0].asked("prepare", catalogue=str(catalogue), uri=str(tmp_path / "there"))
+    here = prepare(spark, Catalog(catalogue), "99001", 2010, "map", str(tmp_path / "here"))
+    assert there == {"tiles": here["tiles"], "files": here["files"]} and there["tiles"] > 0
+    tiles = store.read(str(tmp_path / "there"))
+    assert tiles.equals(store.read(str(tmp_path / "here")))
+
+
+def test_scoring_that_is_killed_and_run_again(spark, environment, server, drivers, tmp_path):
+    """The rows of a classic session; of the driver that died only the units in flight are scored again."""
+    tiny.pictures(tmp_path / "pile", range(320))
+    write_images(tmp_path / "pile", str(tmp_path / "tiles"))
+    model = tiny.model(tmp_path / "model")
+    asked = dict(tiles=str(tmp_path / "tiles"), model=str(tmp_path / "model"), table=str(tmp_path / "table"))
+    with running(environment, server) as driver:
+        driver.ask("score", pause_s=1, **asked)
+        deadline = time.monotonic() + ANSWER_S
+        while not (done := work.names(asked["table"])):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        driver.process.kill()
+    answer = drivers[0].asked("score", **asked)
+    assert done and answer["rows"] == 320 and 0 < answer["scored_now"] < 320
+    score(spark, asked["tiles"], model, str(tmp_path / "classic"))
+    table, classic = read(asked["table"]), read(str(tmp_path / "classic"))
+    assert table.drop(columns="probabilities").equals(classic.drop(columns="probabilities"))
 
 
 def test_a_server_of_the_drivers_own(environment, classic, tmp_path):

@@ -464,7 +464,9 @@ class Node:
         shutil.rmtree(self.prefix / "tutorial")
         shutil.rmtree(self.kernels, ignore_errors=True)
         found = [folder for folder in sorted(self.packages().glob("*.dist-info"))
-                 if folder.name[:3] not in ("pip", "set") and (folder / "RECORD").exists()]
+                 if folder.name[:3] not in ("pip", "set") and (folder / "RECORD").exists()
+                 # pip was stopped while it unpacked this one: its list has the wheel's names.
+                 and ".data/" not in (folder / "RECORD").read_text()]
         files = [[self.packages() / line.split(",")[0] for line in (folder / "RECORD").read_text().splitlines()
                   if line.split(",")[0].endswith(".py")] for folder in found[:3]]
         (found[0] / "RECORD").unlink()
