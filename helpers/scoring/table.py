@@ -109,9 +109,10 @@ def count(uri: str, units, classes) -> dict:
         for kind, one in facts["errors"].items():
             known = errors.setdefault(kind, {"tiles": 0, "examples": []})
             known["tiles"] += one["tiles"]
-            known["examples"] = (known["examples"] + one["examples"])[:EXAMPLES]
-    return {"tiles": sum(facts["rows"] for facts in found.values()), "engines": sorted(engines), "errors": errors,
-            "rows": {name: facts["rows"] for name, facts in found.items()},
+            examples = sorted(known["examples"] + one["examples"], key=lambda example: example["tile_id"])
+            known["examples"] = examples[:EXAMPLES]
+    return {"tiles": sum(facts["rows"] for facts in found.values()), "engines": sorted(engines),
+            "errors": dict(sorted(errors.items())), "rows": {name: facts["rows"] for name, facts in found.items()},
             "classes": {name: counts[str(class_id)] for class_id, name in enumerate(classes)}}
 
 
