@@ -156,6 +156,7 @@ def wait_for(folder, count):
 
 
 def test_preparation_gives_the_files_of_a_classic_session(spark, drivers, tmp_path):
+    (tmp_path / "county").mkdir()
     catalogue = scenes.write_county(tmp_path / "county")
     there = drivers[0].asked("prepare", catalogue=str(catalogue), uri=str(tmp_path / "there"))
     here = prepare(spark, Catalog(catalogue), "99001", 2010, "map", str(tmp_path / "here"))
@@ -165,7 +166,7 @@ def test_preparation_gives_the_files_of_a_classic_session(spark, drivers, tmp_pa
 
 
 def test_scoring_that_is_killed_and_run_again(spark, environment, server, drivers, tmp_path):
-    """The rows of a classic session; of the driver that died only the units in flight are scored again."""
+    """The rows of a classic session. The server may go on with what a dead driver has asked for."""
     tiny.pictures(tmp_path / "pile", range(320))
     write_images(tmp_path / "pile", str(tmp_path / "tiles"))
     model = tiny.model(tmp_path / "model")
@@ -178,7 +179,7 @@ def test_scoring_that_is_killed_and_run_again(spark, environment, server, driver
             time.sleep(0.05)
         driver.process.kill()
     answer = drivers[0].asked("score", **asked)
-    assert done and answer["rows"] == 320 and 0 < answer["scored_now"] < 320
+    assert 0 < len(done) < 10 and answer["rows"] == 320 and answer["scored_now"] < 320
     score(spark, asked["tiles"], model, str(tmp_path / "classic"))
     table, classic = read(asked["table"]), read(str(tmp_path / "classic"))
     assert table.drop(columns="probabilities").equals(classic.drop(columns="probabilities"))
