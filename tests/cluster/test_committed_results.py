@@ -20,3 +20,11 @@ def test_the_readme_says_what_the_committed_counts_say():
     measured = json.loads((REPOSITORY / "tests" / "cluster" / "cluster_results.json").read_text())
     table = dict(re.findall(r"^\| ([^|]+) \| 960 of 960[^|]*\| ([\d,]+)", (REPOSITORY / "README.md").read_text(), re.M))
     assert {name: measured[test] for name, test in ROWS.items()} == {name: table.get(name) for name in ROWS}
+
+
+def test_the_readme_says_what_the_committed_kills_say():
+    kills = json.loads((REPOSITORY / "tests" / "cluster" / "kills.json").read_text())
+    said = " ".join((REPOSITORY / "README.md").read_text().split())
+    assert f"{sum(kills['kills'].values())} random kills" in said and sum(kills["kills"].values()) >= 30
+    assert (f"{kills['tiles_lost']} tiles lost, {kills['tiles_doubled']} doubled, {kills['files_left']} files and "
+            f"{kills['processes_left']} processes left over") in said

@@ -71,7 +71,7 @@ def test_random_kills(tmp_path):
                 alive = False
                 break
         if not alive:
-            driver.process.wait()
+            driver.close()
             before = len(driver.scored())
             drivers.append(Driver(cluster, tmp_path / f"scored-{round_}"))
             drivers[-1].ask(**asked, predictions_uri=str(table))
