@@ -10,12 +10,15 @@ workers' Python, on a disk, HDFS and object stores alike.
 """
 
 import contextlib
+import gc
 import hashlib
 import io
 import json
 import re
+import sys
 import threading
 import time
+import zipimport
 from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
@@ -145,6 +148,7 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
                     [pa.array([value], kind) for value, kind in zip(
                         report, (pa.string(), pa.int64(), pa.string(), pa.string(), pa.string()))],
                     ["unit", "rows", "seconds", "kind", "error"])
+        _make_ready()
 
     with _watching(watch, uri, set(units)):
         reports = spark.range(0, len(todo), 1, tasks or min(len(todo), TASKS_A_SLOT * adapter.slots(spark))).mapInArrow(
@@ -154,6 +158,21 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
         seconds.update(json.loads(report["seconds"]))
     return Done(sum(report["rows"] for report in reports), dict(seconds), {
         report["unit"]: _error(report["kind"], report["error"]) for report in reports if report["error"]})
+
+
+def _make_ready():
+    """Make this Python worker quick to begin its next task.
+
+    Between two tasks PySpark drops Python's caches of where modules are: Python 3.10 and 3.11 then read the directory
+    of pyspark.zip again (github.com/python/cpython/issues/103200). It also collects garbage among all objects of all
+    modules (SPARK-54744). A zip file without such a cache isn't read, and frozen objects aren't looked through.
+    """
+    for path, finder in list(sys.path_importer_cache.items()):
+        if isinstance(finder, zipimport.zipimporter):
+            del sys.path_importer_cache[path]
+    if not gc.get_freeze_count():
+        gc.collect()
+        gc.freeze()
 
 
 def _do(name, unit, work, uri):
