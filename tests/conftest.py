@@ -1,5 +1,6 @@
 import os
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,25 @@ def real_data():
     if not folder.is_dir():
         pytest.skip(f"no real data in {folder}: set REAL_DATA to a folder that holds aerial/, geo/ and weights/")
     return folder
+
+
+@pytest.fixture
+def mount_small_disk(tmp_path):
+    """Mounts a disk of a size, such as ``"1m"``, so that it really is full in the middle of a job; its folder."""
+    mounted = []
+
+    def mount(size):
+        folder = tmp_path / "disk"
+        folder.mkdir()
+        if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)],
+                                          capture_output=True).returncode:
+            pytest.skip("only root may mount a small disk")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 # They read what the notebooks' run has measured.

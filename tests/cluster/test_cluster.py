@@ -324,18 +324,9 @@ def test_a_worker_stands_still_for_twenty_seconds(cluster, driver, undisturbed, 
     assert_same(read(tmp_path / "table"), undisturbed)
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)],
-                                      capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def test_the_disk_is_full(driver, undisturbed, asked, mount_small_disk):
+    small_disk = mount_small_disk("2m")
 
-
-def test_the_disk_is_full(driver, undisturbed, asked, small_disk):
     def fill():
         with open(small_disk / "ballast", "wb", buffering=0) as file:
             with pytest.raises(OSError):

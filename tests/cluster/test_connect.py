@@ -89,16 +89,12 @@ def drivers(environment, server):
         assert one.end() == other.end() == "3\n"
 
 
-def files(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def classic(spark, tmp_path_factory):
     """The files of a classic session, of an older Spark."""
     folder = tmp_path_factory.mktemp("classic")
     work.run(spark, UNITS, toy.work(), str(folder))
-    return files(folder)
+    return toy.files(folder)
 
 
 def test_a_session_passes_the_preflight_that_makes_sense(drivers):
@@ -124,7 +120,7 @@ def test_an_archive_reaches_the_workers_of_each_session(drivers, tmp_path):
 
 def test_units_give_the_files_of_a_classic_session(drivers, classic, tmp_path):
     assert drivers[0].asked("toy", folder=str(tmp_path)) == {"rows": 21, "failed": []}
-    assert toy.log(tmp_path / "log") == Counter(UNITS.values()) and files(tmp_path / "out") == classic
+    assert toy.log(tmp_path / "log") == Counter(UNITS.values()) and toy.files(tmp_path / "out") == classic
     assert drivers[1].asked("toy", folder=str(tmp_path)) == {"rows": 0, "failed": []}
 
 
@@ -133,7 +129,7 @@ def test_two_jobs_at_once_write_the_same_files(drivers, classic, tmp_path):
         driver.ask("toy", folder=str(tmp_path), pause_s=0.3)
     one, other = (driver.answer() for driver in drivers)
     assert one["failed"] == other["failed"] == [] and one["rows"] + other["rows"] >= 21
-    assert files(tmp_path / "out") == classic
+    assert toy.files(tmp_path / "out") == classic
 
 
 def test_a_driver_that_is_killed_costs_the_units_in_flight(environment, server, drivers, classic, tmp_path):
@@ -144,7 +140,7 @@ def test_a_driver_that_is_killed_costs_the_units_in_flight(environment, server, 
         driver.process.kill()
     assert work.names(str(tmp_path / "out")) != set(UNITS)
     again = drivers[0].asked("toy", folder=str(tmp_path))
-    assert again["failed"] == [] and again["rows"] < 21 and files(tmp_path / "out") == classic
+    assert again["failed"] == [] and again["rows"] < 21 and toy.files(tmp_path / "out") == classic
     assert sum(toy.log(tmp_path / "log").values()) <= 6 + 2
 
 
@@ -193,4 +189,4 @@ def test_a_server_of_the_drivers_own(environment, classic, tmp_path):
     quick = "--conf spark.connect.grpc.binding.address=127.0.0.1 --driver-java-options -XX:TieredStopAtLevel=1"
     with running(dict(environment, PYSPARK_SUBMIT_ARGS=f"{quick} pyspark-shell"), "local[2]") as driver:
         assert driver.asked("toy", folder=str(tmp_path)) == {"rows": 21, "failed": []}
-        assert driver.end() == "3\n" and files(tmp_path / "out") == classic
+        assert driver.end() == "3\n" and toy.files(tmp_path / "out") == classic

@@ -24,11 +24,6 @@ UNITS = toy.units(6)
 NAMES = sorted(UNITS, key=UNITS.get)
 
 
-def files(folder):
-    """Everything in a folder and its folders: content by name."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture(scope="module")
 def whole(spark, tmp_path_factory):
     """A folder of all units."""
@@ -42,7 +37,7 @@ def test_each_unit_is_done_once_and_writes_one_file(spark, tmp_path):
     assert done.rows == 1 + 2 + 3 + 4 + 5 + 6 and done.failed == {}
     assert done.seconds["toy"] == 6 * 0.5 and done.seconds["write"] > 0
     assert toy.log(tmp_path / "log") == Counter(UNITS.values())
-    assert set(files(tmp_path / "out")) == {f"{name}.parquet" for name in UNITS}
+    assert set(toy.files(tmp_path / "out")) == {f"{name}.parquet" for name in UNITS}
     assert work.names(str(tmp_path / "out")) == set(UNITS)
 
 
@@ -67,7 +62,7 @@ def test_a_second_run_does_what_is_missing(spark, whole, tmp_path):
         (tmp_path / "out" / f"{name}.parquet").unlink()
     done = work.run(spark, UNITS, toy.work(tmp_path / "log"), str(tmp_path / "out"))
     assert done.rows == 2 + 3 and toy.log(tmp_path / "log") == {2: 1, 3: 1}
-    assert files(tmp_path / "out") == files(whole)
+    assert toy.files(tmp_path / "out") == toy.files(whole)
 
 
 def test_a_run_with_nothing_to_do_does_not_ask_spark(whole):
@@ -144,7 +139,7 @@ def test_two_runs_at_once_write_the_same_files(spark, whole, tmp_path):
         theirs = json.loads(other.communicate(timeout=120)[0])
     assert theirs["failed"] == [] == list(mine.failed)
     assert 0 < mine.rows <= 21 <= mine.rows + theirs["rows"]
-    assert files(tmp_path / "out") == files(whole)
+    assert toy.files(tmp_path / "out") == toy.files(whole)
 
 
 def test_a_driver_that_is_killed_costs_the_units_in_flight(spark, whole, tmp_path):
@@ -153,7 +148,7 @@ def test_a_driver_that_is_killed_costs_the_units_in_flight(spark, whole, tmp_pat
     done = work.run(spark, UNITS, toy.work(tmp_path / "log"), str(tmp_path / "out"))
     assert 0 < done.rows < 21 and sum(toy.log(tmp_path / "log").values()) <= 6 + 2
     work.keep_only(str(tmp_path / "out"), UNITS, toy.FOLDERS)
-    assert files(tmp_path / "out") == files(whole)
+    assert toy.files(tmp_path / "out") == toy.files(whole)
 
 
 def test_only_files_of_units_that_nobody_wants_are_removed(whole, tmp_path):
@@ -171,32 +166,22 @@ def test_only_files_of_units_that_nobody_wants_are_removed(whole, tmp_path):
     for unit in (Path(kept).name, "f" * 20):
         (folder / f".{unit}.parquet.01234567.part").write_text("half")
     work.keep_only(str(tmp_path / "out"), set(UNITS) - {unwanted}, toy.FOLDERS)
-    assert set(files(tmp_path / "out")) == {f"{name}.parquet" for name in UNITS if name != unwanted} | {
+    assert set(toy.files(tmp_path / "out")) == {f"{name}.parquet" for name in UNITS if name != unwanted} | {
         f"{toy.FOLDERS[0]}/{name}" for name in [*others, "notes.txt", f".{'f' * 20}.parquet.01234567.part"]} | {
         f"elsewhere/{'1' * 20}.parquet"}
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)],
-                                      capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_is_one_sentence_and_the_rest_is_done_when_there_is_room(spark, whole, small_disk):
+def test_a_full_disk_is_one_sentence_and_the_rest_is_done_when_there_is_room(spark, whole, mount_small_disk):
+    small_disk = mount_small_disk("1m")
     (small_disk / "ballast").write_bytes(bytes(2 ** 20 - 4 * 4096))
     done = work.run(spark, UNITS, toy.work(), str(small_disk / "out"))
     assert done.failed and {(error.kind, str(error)) for error in done.failed.values()} == {(
         "full", f"expected room on the disk for {small_disk / 'out'}, got a full one (no space left on device). Free "
         "some space and run the same command again.")}
-    assert set(files(small_disk)) - {"ballast"} == {f"out/{name}.parquet" for name in set(UNITS) - set(done.failed)}
+    assert set(toy.files(small_disk)) - {"ballast"} == {f"out/{name}.parquet" for name in set(UNITS) - set(done.failed)}
     (small_disk / "ballast").unlink()
     work.run(spark, UNITS, toy.work(), str(small_disk / "out"))
-    assert files(small_disk / "out") == files(whole)
+    assert toy.files(small_disk / "out") == toy.files(whole)
 
 
 def test_of_many_that_create_a_file_one_succeeds(tmp_path):
@@ -215,7 +200,7 @@ def test_of_many_that_create_a_file_one_succeeds(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(made) == 1 and files(tmp_path) == {"folder/table.json": made[0]}
+    assert len(made) == 1 and toy.files(tmp_path) == {"folder/table.json": made[0]}
 
 
 def test_the_footer_of_somebody_elses_file_has_no_facts(tmp_path):

@@ -20,6 +20,11 @@ def units(count):
     return {name(FOLDERS[number % 2], number): number for number in range(1, count + 1)}
 
 
+def files(folder):
+    """Everything in a folder and its folders: content by name."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def work(log=None, pause_s=0, fails=(), dies=None):
     """What does a unit: it notes so in a folder; some units fail with an error, or kill their worker the first time."""
     fails, log = dict(fails), log and str(log)
