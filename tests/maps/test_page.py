@@ -239,6 +239,7 @@ def test_a_chosen_tile_is_not_cut_by_the_swipe(visit, county, swipe):
     page.keyboard.press("n")
     i = data["listed"][0]["tile"]
     sides = [(data["tiles"]["col"][i] + k) * 224 for k in (0, 1)]
+    page.evaluate("map.renderSync()")  # pixels are those of the last frame drawn
     left, right = (page.evaluate(f"map.getPixelFromCoordinate([{side}, 0])[0]") for side in sides)
     width = page.evaluate("map.getSize()[0]")
     line = width * int(swipe) / 100
