@@ -46,6 +46,10 @@ def filesystem(uri: str):
                          "Lake Gen1 was retired in 2024: bring what was there to Gen2.")
     if is_azure(uri):
         return azure_filesystem(uri)
+    if "://" not in uri or uri.startswith("file://"):
+        # fsspec takes "::" in a name for a chain of URLs.
+        disk = fsspec.filesystem("file")
+        return disk, disk._strip_protocol(uri)
     try:
         return fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
@@ -70,7 +74,7 @@ def write_whole(uri: str, content: bytes):
         system.makedirs(folder, exist_ok=True)
         system.pipe_file(part, content)
         if system.exists(path):
-            system.rm(path)
+            system.rm_file(path)
         system.mv(part, path)
 
 

@@ -7,7 +7,7 @@ def shown(uri: str) -> str:
     """A URI without what may be secret in it: user, password, and what follows a question mark or hash sign."""
     scheme, mark, rest = str(uri).partition("://")
     if not mark:
-        return str(uri).split("?")[0]
+        return str(uri)
     host = re.split("[/?#]", rest)[0]
     # A password may hold a slash or a question mark; what stands before an @ on Azure is a container.
     if "@" not in host and ":" in host and not re.search(r":\d*$", host):

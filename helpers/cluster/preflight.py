@@ -133,7 +133,7 @@ def _storage_round_trip(spark) -> str:
         return "a file there and back" if _ask(spark, read, 1) == ["preflight"] else "another file"
     finally:
         system, path = filesystem(uri)
-        system.rm(path)
+        system.rm_file(path)
 
 
 def _arrow_round_trip(spark) -> str:

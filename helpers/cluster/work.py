@@ -244,9 +244,9 @@ def keep_only(uri: str, wanted, folders=("",)):
         for file in system.find(inside):
             left = _PART.fullmatch(file.rpartition("/")[2])
             if left and system.exists(join(inside, left[1] + ".parquet")):
-                system.rm(file)
+                system.rm_file(file)  # rm would take brackets and stars in a name for a pattern
         for name in names(join(uri, folder) if folder else uri):
             name = join(folder, name) if folder else name
             with contextlib.suppress(DamagedFile):
                 if name not in wanted and facts_in(footer(join(uri, name + ".parquet"))) is not None:
-                    system.rm(join(path, name + ".parquet"))
+                    system.rm_file(join(path, name + ".parquet"))

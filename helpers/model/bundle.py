@@ -6,6 +6,7 @@ is written last; a folder without it is no bundle.
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
-from helpers.files import filesystem, sha256, whole_folder, write_json, write_whole
+from helpers.files import filesystem, sha256, whole_file, whole_folder, write_json, write_whole
 from helpers.model import engines, int8
 from helpers.model.evaluation import softmax
 from helpers.model.int8 import ONNX, OPSET
@@ -203,17 +204,32 @@ def load(uri) -> Bundle:
     """
     if "://" not in str(uri):
         return _refuse_weights_elsewhere(Bundle(uri))
-    folder = home() / "data" / "bundles" / hashlib.sha256(str(uri).encode()).hexdigest()[:12]
     system, path = filesystem(uri)
-    with whole_folder(folder) as part:
-        try:
-            names = system.ls(path, detail=False)
-        except FileNotFoundError:
-            raise InputError(f"expected a model bundle at {shown(uri)}, got nothing there. Upload one: "
-                             "helpers.model.bundle.upload, or setup_scripts/hdinsight/upload.sh.")
-        for name in names:
-            (part / name.rsplit("/", 1)[-1]).write_bytes(system.cat_file(name))
+    try:
+        facts = system.cat_file(join(path, FACTS))
+    except FileNotFoundError:
+        raise InputError(f"expected a model bundle at {shown(uri)}, got no {FACTS} there. Upload one: "
+                         "helpers.model.bundle.upload, or setup_scripts/hdinsight/upload.sh.")
+    # Named after what it holds: two jobs may copy it at once, and neither takes it from the other.
+    folder = home() / "data" / "bundles" / hashlib.sha256(facts).hexdigest()[:20]
+    if not (folder / FACTS).is_file():
+        for name in _listed(facts, shown(uri)):
+            with whole_file(folder / name) as part:
+                part.write_bytes(system.cat_file(join(path, name)))
+        write_whole(folder / FACTS, facts)
     return _refuse_weights_elsewhere(Bundle(folder))
+
+
+def _listed(facts, source):
+    """Names of the files that a ``model.json`` lists."""
+    try:
+        names = list(json.loads(facts)["files"])
+    except (ValueError, KeyError, TypeError):
+        names = [None]
+    if not all(isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) for name in names):
+        raise InputError(f"expected a {FACTS} of a model bundle at {source}, got one that names no files. Bring the "
+                         "bundle again.")
+    return names
 
 
 def upload(bundle: Bundle, uri: str):

@@ -6,8 +6,10 @@ that was stopped goes on with the units whose file is missing, and a changed pic
 """
 
 import atexit
+import contextlib
 import functools
 import logging
+import os
 import shutil
 import tempfile
 import time
@@ -26,7 +28,6 @@ from helpers.land.grid import TILE_PX
 from helpers.model import bundle as bundles
 from helpers.model import engines
 from helpers.scoring import guard, table
-from helpers.scoring.batch import score_images
 from helpers.tiles import store
 from helpers.uri import shown
 
@@ -36,6 +37,8 @@ BATCH_TILES, BATCH_BYTES = 64, 16 << 20
 NAMED = 3
 # Units of so many tiles whose every tile fails say that the engine is broken, and not the tiles.
 BROKEN_TILES = 16
+# Begins the names of temporary folders for archives.
+STAGED = "land-cover-bundle-"
 STAGES = ("start", "read", "decode", "network", "write")
 
 log = logging.getLogger(__name__)
@@ -57,14 +60,15 @@ def score_batches(batches, folder, engine: str = "fastest", threads: int = 1):
         Rows of the prediction table, one for each tile.
     """
     bundle = bundles.load(folder)
-    network = engines.load(bundle, engine, threads)
-    for batch in batches:
-        for (county, year), tiles in batch.groupby(["county", "year"], sort=False):
-            scored = score_images(list(tiles["image"]), bundle, network, _tile_px(year))
-            rows = _rows(tiles["tile_id"], scored, bundle.checksum).to_pandas()
-            rows.insert(0, "county", county)
-            rows.insert(1, "year", year)
-            yield rows.astype({"class_id": "Int8"})
+    engine = engines.fastest(bundle) if engine == "fastest" else engine
+    with contextlib.closing(guard.Guard(str(bundle.folder), engine, threads)) as network:
+        for batch in batches:
+            for (county, year), tiles in batch.groupby(["county", "year"], sort=False):
+                scored = network.score(list(tiles["image"]), _tile_px(year))
+                rows = _rows(tiles["tile_id"], scored, bundle.checksum).to_pandas()
+                rows.insert(0, "county", county)
+                rows.insert(1, "year", year)
+                yield rows.astype({"class_id": "Int8"})
 
 
 def _tile_px(year):
@@ -112,6 +116,7 @@ def units(uri: str, parts: list, model: str, engine: str):
                                      "these files.")
                 mean = max(1, file["bytes"][group] // tiles)
                 found[name] = {"uri": file["uri"], "group": group, "tiles": tiles, "year": part["year"],
+                               "dictionary": file["dictionary"],
                                "batch_tiles": int(max(1, min(BATCH_TILES, BATCH_BYTES // mean)))}
     return found, damaged
 
@@ -145,9 +150,9 @@ def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, 
     system, path = filesystem(unit["uri"])
     parts, seconds, begun = [], dict.fromkeys(STAGES[:-1], 0.0), time.perf_counter()
     with work.damage_named(unit["uri"]), system.open(path, "rb") as file:
-        tiles = pq.ParquetFile(file, buffer_size=BATCH_BYTES)
+        tiles = pq.ParquetFile(file, buffer_size=BATCH_BYTES, read_dictionary=["image"] if unit["dictionary"] else None)
         for batch in tiles.iter_batches(unit["batch_tiles"], [unit["group"]], ["tile_id", "image"]):
-            ids, images = batch.column("tile_id"), batch.column("image").to_pylist()
+            ids, images = batch.column("tile_id"), _images(batch.column("image"))
             seconds["read"] += time.perf_counter() - begun
             scored = network.score(images, _tile_px(unit["year"]))
             parts.append(_rows(ids, scored, model))
@@ -159,9 +164,25 @@ def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, 
     return rows, table.facts_of(rows), seconds
 
 
+def _images(column):
+    """Encoded pictures of a column; a picture that many tiles share is in memory once."""
+    if not isinstance(column, pa.DictionaryArray):
+        return column.to_pylist()
+    pictures = column.dictionary.to_pylist()
+    return [None if number is None else pictures[number] for number in column.indices.to_pylist()]
+
+
 def _check(rows, unit, engine):
     """Refuse rows that no table should hold."""
     ids = rows["tile_id"]
+    try:
+        ids.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"expected tile ids in UTF-8 in {shown(unit['uri'])}, got others. Write this file again."
+                         ) from error
+    if ids.null_count:
+        raise InputError(f"expected a tile_id in every row of {shown(unit['uri'])}, got rows without one. Write this "
+                         "file again.")
     if len(ids.unique()) != unit["tiles"]:
         double = pd.Series(ids.to_pylist())
         raise InputError(f"expected one tile of each name in {shown(unit['uri'])}, got "
@@ -182,14 +203,33 @@ def ship(spark, bundle) -> str:
 @functools.lru_cache(maxsize=None)
 def _archive(folder, files, name):
     """A bundle as an archive, for a folder of this machine can only be sent to itself; weights don't shrink."""
-    # Executors fetch it when their first task starts, so the copy stays until this process ends.
-    staging = tempfile.mkdtemp(prefix="bundle-")
-    atexit.register(shutil.rmtree, staging, ignore_errors=True)
-    path = Path(staging) / f"{name}.zip"
+    path = _staging() / f"{name}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
             archive.write(folder / file, file)
     return str(path)
+
+
+@functools.lru_cache(maxsize=None)
+def _staging() -> Path:
+    """A temporary folder for archives, which executors fetch when their first task starts: it stays until this process
+    ends. Folders of processes that were killed, whose lock nobody holds any more, are removed."""
+    import fcntl
+    for left in Path(tempfile.gettempdir()).glob(f"{STAGED}*"):
+        with contextlib.suppress(OSError), open(left / "lock") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=STAGED))
+    lock = open(folder / "new", "w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    os.rename(folder / "new", folder / "lock")
+
+    def end():
+        lock.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    return folder
 
 
 def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fastest", county=None, years=None,
@@ -230,6 +270,8 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)
     tiles = sum(unit["tiles"] for unit in wanted.values())
+    if not tiles and not damaged:
+        raise InputError(f"expected tiles to score in {shown(tiles_uri)}, got none. Write the tiles again.")
     log.info("job begins table=%s model=%s engine=%s units=%d tiles=%d", shown(predictions_uri), bundle.checksum,
              engine, len(wanted), tiles)
     done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)

@@ -6,6 +6,7 @@ the units of the table, and a reader reads these.
 """
 
 import json
+import re
 from collections import Counter
 
 import pandas as pd
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
-from helpers.files import NOT_JSON, create, filesystem, read_json, write_whole
+from helpers.files import NOT_JSON, create, filesystem, is_full, read_json, write_whole
 from helpers.uri import join, shown
 
 SCHEMA = pa.schema([
@@ -22,6 +23,7 @@ SCHEMA = pa.schema([
 KEYS = ["county", "year", "tile_id"]
 COLUMNS = KEYS + SCHEMA.names[1:]
 TABLE, MANIFEST = "_table.json", "_manifest.json"
+_UNIT = re.compile(r"county=[^/]+/year=\d+/[0-9a-f]{20}")
 # Tiles with an error that the summary shows, of each kind.
 EXAMPLES = 3
 DELETE = "Delete it and run the same command: its tiles are scored again."
@@ -47,7 +49,9 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
             return create(join(uri, TABLE), json.dumps(about, indent=1).encode())
         except FileExistsError:  # Another job was quicker.
             found = _table(uri)
-        except (NotADirectoryError, PermissionError) as error:
+        except OSError as error:
+            if is_full(error):
+                raise
             raise InputError(f"expected a folder to write a prediction table to at {shown(uri)}, got: "
                              f"{error.strerror}. Choose another.") from error
     if (found["model"], found["engine"]) != (model, engine):
@@ -85,7 +89,7 @@ def remove(uri: str):
         if name == TABLE:
             work.keep_only(uri, ())
         if system.exists(join(path, name)):
-            system.rm(join(path, name))
+            system.rm_file(join(path, name))
 
 
 def facts_of(rows: pa.Table) -> dict:
@@ -125,9 +129,14 @@ def finish(uri: str, manifest: dict, folders):
 def manifest(uri: str) -> dict:
     """What the last finished job wrote, or None."""
     try:
-        return read_json(join(uri, MANIFEST))
+        found = read_json(join(uri, MANIFEST))
     except NOT_JSON:
         return None
+    strange = [name for name in (found or {}).get("units", ()) if not _UNIT.fullmatch(str(name))]
+    if strange:
+        raise InputError(f"expected files of the table {shown(uri)} in its {MANIFEST}, got {strange[0]!r}. Delete "
+                         f"{MANIFEST} and run the same command.")
+    return found
 
 
 def summary(uri: str) -> dict:

@@ -24,7 +24,10 @@ MAX_PX = 4096 * 4096
 MAX_BYTES = 16 * 2 ** 20
 # A picture that is blown up from less shows nothing.
 MIN_SIDE_PX = 8
-_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG, _JPEG, _SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xda"
+_PIXELS_AS_TEXT = b"P1", b"P2", b"P3"
+# A progressive JPEG has some ten scans, each of which draws the whole picture again.
+MOST_SCANS = 100
 _SIXTEEN_BITS = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
@@ -81,6 +84,12 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
                                       "into tiles.")
     if image[:8] == _PNG:
         _check_png(image)
+    elif image[:2] in _PIXELS_AS_TEXT:
+        raise BadPicture("unreadable", "expected a PPM picture of binary values, got one of text, which takes minutes to "
+                                       "read. Save it as PNG.")
+    elif image[:2] == _JPEG and image.count(_SCAN) > MOST_SCANS:
+        raise BadPicture("too_large", f"expected a JPEG of at most {MOST_SCANS} scans, got {image.count(_SCAN)}, which "
+                                      "take minutes to read. Save it again.")
     try:
         with warnings.catch_warnings():
             # Pillow warns of palettes and sizes that are dealt with here.

@@ -92,7 +92,7 @@ def remove_manifest(uri: str, county: str, year: int):
     """Declare a county and year unfinished, before its tiles are written again."""
     system, path = filesystem(join(partition_folder(uri, county, year), MANIFEST))
     if system.exists(path):
-        system.rm(path)
+        system.rm_file(path)
 
 
 def keep_only(uri: str, wanted):
@@ -106,7 +106,18 @@ def keep_only(uri: str, wanted):
 def _manifests(uri):
     """Those of all finished counties and years, in order."""
     system, path = filesystem(str(uri))
-    return [_read(system, name) for name in sorted(system.glob(join(path, "county=*", "year=*", MANIFEST)))]
+    names = (join(year, MANIFEST) for county in _folders(system, path, "county=")
+             for year in _folders(system, county, "year="))
+    return [_read(system, name) for name in names if system.exists(name)]
+
+
+def _folders(system, path, key):
+    """Folders in a folder whose names begin with a key, in order. A glob would take brackets in ``path`` for its own."""
+    try:
+        found = [info["name"].rstrip("/") for info in system.ls(path, detail=True) if info["type"] == "directory"]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return sorted(name for name in found if name.rpartition("/")[2].startswith(key))
 
 
 def partitions(uri: str) -> list:
@@ -140,7 +151,8 @@ def files(uri: str, part: dict) -> tuple:
     -------
     files : list of dict
         By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, their digests in a file
-        that this package has written, else None; ``changed``, which changes with the file.
+        that this package has written, else None; ``changed``, which changes with the file; ``dictionary``, whether
+        it may hold a picture once for many tiles, so that ``bytes`` says little.
     damaged : list of str
         Folder and name of the files whose footer can't be read.
     """
@@ -182,9 +194,14 @@ def _look(uri, info):
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
     pictures = (work.facts_in(footer) or {}).get("pictures") or []
     statistics = [group.column(list(kinds).index("tile_id")).statistics for group in groups]
+    if any(one is not None and one.null_count for one in statistics):
+        raise InputError(f"expected a tile_id in every row of {shown(uri)}, got rows without one. Write its tiles "
+                         "again.")
+    encodings = {encoding for group in groups for encoding in group.column(list(kinds).index("image")).encodings}
     return {"uri": uri, "name": uri.rsplit("/", 1)[-1], "rows": [group.num_rows for group in groups],
             "bytes": [group.total_byte_size for group in groups], "changed": changed(info),
             "pictures": pictures if len(pictures) == len(groups) else None,
+            "dictionary": any("DICTIONARY" in encoding for encoding in encodings),
             "ranges": [(one.min_raw, one.max_raw) if one is not None and one.has_min_max else (b"", _LAST)
                        for one in statistics]}
 

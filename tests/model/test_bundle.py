@@ -155,5 +155,5 @@ def test_a_bundle_is_uploaded_and_opened_from_any_file_system(tmp_path, monkeypa
     saved = tiny.model(tmp_path / "bundle")
     bundle.upload(saved, "memory://models/one")
     assert bundle.load("memory://models/one").checksum == saved.checksum
-    with pytest.raises(InputError, match="expected a model bundle at memory://models/two, got nothing there"):
+    with pytest.raises(InputError, match="expected a model bundle at memory://models/two, got no model.json there"):
         bundle.load("memory://models/two")

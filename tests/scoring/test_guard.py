@@ -46,7 +46,7 @@ def guarded(model, monkeypatch):
 def scorers():
     """Processes of this one that score."""
     return [child for child in psutil.Process().children(recursive=True)
-            if "spawn_main" in " ".join(child.cmdline())]
+            if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())]
 
 
 def test_a_row_for_each_picture_as_without_the_process(model, guarded):

@@ -23,6 +23,7 @@ from helpers.cluster import work
 from helpers.model import engines
 from helpers.scoring import score as scoring
 from helpers.scoring import table as tables
+from helpers.scoring.batch import score_images
 from helpers.scoring.table import COLUMNS, as_text, read, summary
 from helpers.tiles import pictures
 from helpers.tiles import store as tilestore
@@ -285,7 +286,7 @@ def test_where_the_time_went(spark, model, pile, monkeypatch, phase):
         """Scores in this process, so that its parts can be made slow."""
 
         def score(self, images, tile_px):
-            found = scoring.score_images(images, model, network, tile_px)
+            found = score_images(images, model, network, tile_px)
             return found._replace(seconds=dict(found.seconds, start=0.0))
 
     network = engines.load(model, "onnxruntime")
