@@ -112,7 +112,9 @@ def contents(value):
         return None
     files = [value] if os.path.isfile(value) else sorted(
         os.path.join(folder, name) for folder, _, names in os.walk(value) for name in names)
-    return digest(json.dumps([(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files]).encode())
+    # A link may lead nowhere.
+    states = [(f, os.stat(f).st_size, os.stat(f).st_mtime_ns) for f in files if os.path.exists(f)]
+    return digest(json.dumps(states).encode())
 
 
 def library_files():
@@ -269,7 +271,11 @@ def main(arguments):
     if unused:
         raise InputError(f"expected parameters that a notebook has, got {', '.join(sorted(unused))}. Add them to the "
                          "parameters cell of the notebooks that need them.")
-    run.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"expected a folder for the run at {shorten(run.folder)}, got: {error.strerror}. Set TUTORIAL_HOME "
+                         "to a folder that can be written.")
     with open(run.folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

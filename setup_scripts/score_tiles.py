@@ -35,7 +35,11 @@ def main(arguments):
     # Py4J tells the root of all loggers, by pages, of a job that was stopped by hand; what it meets is raised too.
     logging.basicConfig(handlers=[logging.NullHandler()])
     if chosen.log:
-        handler = logging.FileHandler(chosen.log)
+        try:
+            handler = logging.FileHandler(chosen.log)
+        except OSError as error:
+            raise InputError(f"expected a file that can be written for --log, got {chosen.log} ({error.strerror}). Name "
+                             "another.")
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
         logging.getLogger("helpers").addHandler(handler)
         logging.getLogger("helpers").setLevel(logging.INFO)

@@ -48,7 +48,7 @@ def parse(arguments: list) -> dict:
     add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
     add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of counties")
     add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
-    add("--seed", type=int, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
+    add("--seed", type=seed, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
     chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     if "held_out_images" in chosen and "images" not in chosen:
         raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
@@ -72,6 +72,13 @@ def step(text):
         if text == name or text.split("_")[0] in (number, number.lstrip("0")):
             return number
     raise argparse.ArgumentTypeError(f"expected one of {', '.join(s[0] for s in STEPS.values())}, got {text!r}")
+
+
+def seed(text):
+    """A seed that NumPy takes."""
+    if not re.fullmatch(r"\d{1,10}", text) or int(text) >= 2 ** 32:
+        raise argparse.ArgumentTypeError(f"expected a whole number of 0 to {2 ** 32 - 1}, got {text!r}")
+    return int(text)
 
 
 def checked(check, text):

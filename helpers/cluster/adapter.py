@@ -5,6 +5,7 @@ SparkContext and RDDs. Everything else in this package uses DataFrames, which bo
 """
 
 import os
+from pathlib import Path
 
 # Archives that this process has sent: application and name.
 _shipped = set()
@@ -58,7 +59,8 @@ def ship(spark, archive, name: str):
     if is_connect(spark):
         spark.addArtifacts(f"{archive}#{name}", archive=True)
     else:
-        spark.sparkContext.addArchive(f"{archive}#{name}")
+        # A URI, in which blanks and the like are encoded: Java takes no plain path for it that has them.
+        spark.sparkContext.addArchive(f"{Path(archive).resolve().as_uri()}#{name}")
     _shipped.add(key)
 
 
