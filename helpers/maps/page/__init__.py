@@ -59,12 +59,13 @@ def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd
         _data(tiles, scores.set_index("tile_id"), boundary), centres=_centres(tiles, crs),
         **write_pictures(path, store, county, years, tiles), county=county, years=list(years),
         label_year=int(label_year), crs=str(crs)[:40], least=LISTED, candidate=CANDIDATE, calibrated=bool(calibrated),
-        meaning=CHANCE if calibrated else RANKED, tile_m=int(TILE_M), run=f"{run_name} {county}",
-        about=f"{len(tiles):,} tiles of 224 m · {candidates:,} candidates{'' if calibrated else ' ' + RANKED} · "
-              f"pictures of {years[0]} and {years[1]}")
+        meaning=CHANCE if calibrated else RANKED, tile_m=int(TILE_M), run=f"{run_name} {county}")
+    about = (f"{len(tiles):,} tiles of 224 m · {candidates:,} candidates{'' if calibrated else ' ' + RANKED} · "
+             f"pictures of {years[0]} and {years[1]}")
     page, style, library, script = ((FOLDER / name).read_text(encoding="utf-8")
                                     for name in ("page.html", "page.css", "ol.js", "page.js"))
-    fields = {"title": html.escape(title), "source": html.escape(source), "style": style, "library": library,
+    texts = {"title": title, "source": source, "about": about, "before": str(years[0]), "after": str(years[1])}
+    fields = {**{name: html.escape(text) for name, text in texts.items()}, "style": style, "library": library,
               "script": script, "style_hash": _hash(style), "script_hashes": f"{_hash(library)} {_hash(script)}",
               # The data hold no "<": </script would end the script element, and <!--<script would hide its end.
               "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")}

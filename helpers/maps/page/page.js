@@ -60,9 +60,7 @@ function pattern(kind) {
   const canvas = element("canvas", {width: SIZE, height: SIZE}), context = canvas.getContext("2d"), s = SIZE;
   context.strokeStyle = context.fillStyle = "rgba(20, 26, 32, 0.8)";
   context.lineWidth = 1.6;
-  const line = (x, y, to_x, to_y) => {
-    context.beginPath(); context.moveTo(x, y); context.lineTo(to_x, to_y); context.stroke();
-  };
+  const line = (...ends) => context.stroke(new Path2D("M" + ends.slice(0, 2) + "L" + ends.slice(2)));
   for (const by of [-s, 0, s]) {   // beyond the corners too, so that a line goes on in the next square
     if (kind === "lines" || kind === "cross") line(by - s, s * 2, by + s * 2, -s);
     if (kind === "cross") line(by - s, -s, by + s * 2, s * 2);
@@ -122,15 +120,14 @@ function ramp(stops, value) {
   return "rgb(" + mix(stops[k], stops[k + 1], at - k).join(",") + ")";
 }
 // In fiftieths: no eye tells more apart, and each is filled at once.
-const rampLook = (values, stops) => i =>
-  ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
+const rampLook = (values, stops) => i => ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
 
 // ---- layers
 
 const [first, second] = D.years;
 const years = [imagery(first), imagery(second)];
 const stroke = (color, width, lineDash) => new ol.style.Style({stroke: new ol.style.Stroke({color, width, lineDash})});
-const vector = (features, style) => new ol.layer.Vector({source: new ol.source.Vector({features: features}), style: style});
+const vector = (features, style) => new ol.layer.Vector({source: new ol.source.Vector({features}), style});
 const corner = i => [D.tiles.col[i] * TILE, D.tiles.row[i] * TILE];
 function square(i) {
   const [x, y] = corner(i);
@@ -206,32 +203,27 @@ years[1].on("prerender", event => {
   context.clip();
 });
 years[1].on("postrender", event => event.context.restore());
-line.addEventListener("pointerdown", event => line.setPointerCapture(event.pointerId));
-line.addEventListener("pointermove", event => {
-  if (!line.hasPointerCapture(event.pointerId)) return;
-  const box = $("map").getBoundingClientRect();
-  $("swipe").value = 100 * (event.clientX - box.left) / box.width;
-  swiped();
-});
-function swiped() {
+function swipedTo(share) {
+  $("swipe").value = share;
   line.style.left = $("swipe").value + "%";
   $("swipe").setAttribute("aria-valuetext", $("swipe").value + " % of the map shows " + first + ", the rest " + second);
   map.render();
 }
-$("swipe").addEventListener("input", swiped);
-$("year-left").textContent = first;
-$("year-right").textContent = second;
-swiped();
+line.addEventListener("pointerdown", event => line.setPointerCapture(event.pointerId));
+line.addEventListener("pointermove", event => {
+  const box = $("map").getBoundingClientRect();
+  if (line.hasPointerCapture(event.pointerId)) swipedTo(100 * (event.clientX - box.left) / box.width);
+});
+$("swipe").addEventListener("input", () => swipedTo($("swipe").value));
+swipedTo(50);
 
 layers.forEach(({name, layer}, k) => {
-  const shown = element("input", {type: "checkbox", id: "layer-" + k});
-  shown.checked = layer.getVisible();
-  shown.addEventListener("change", () => layer.setVisible(shown.checked));
-  const opacity = element("input", {type: "range", min: 0, max: 100, value: 100 * layer.getOpacity(), id: "opacity-" + k,
-    "aria-label": "Opacity of " + name});
-  opacity.addEventListener("input", () => layer.setOpacity(opacity.value / 100));
-  $("layers").tBodies[0].append(element("tr", {}, element("td", {}, shown, " ", element("label", {for: "layer-" + k}, name)),
-    element("td", {}, opacity)));
+  const onchange = event => layer.setVisible(event.target.checked);
+  const oninput = event => layer.setOpacity(event.target.value / 100);
+  $("layers").tBodies[0].append(element("tr", {}, element("td", {},
+    element("input", {type: "checkbox", id: "layer-" + k, checked: layer.getVisible() && "", onchange}), " ",
+    element("label", {for: "layer-" + k}, name)), element("td", {},
+    element("input", {type: "range", value: 100 * layer.getOpacity(), "aria-label": "Opacity of " + name, oninput}))));
 });
 
 // ---- legend
@@ -242,18 +234,16 @@ function keyed(draw, text) {
   return element("div", {class: "key"}, canvas, text);
 }
 const key = (look, text) => keyed(context => {
-  for (const style of [look.colour, look.mark && patternOf(look.mark)]) {
-    context.fillStyle = style || "transparent";
+  for (const style of [look.colour, look.mark ? patternOf(look.mark) : "transparent"]) {
+    context.fillStyle = style;
     context.fillRect(0, 0, 34, 22);
   }
 }, text);
 const frame = (strokes, text) => keyed(context => {
   context.fillStyle = "#9aa78f";
   context.fillRect(0, 0, 34, 22);
-  for (const [colour, width, dash] of strokes) {
-    context.strokeStyle = colour;
-    context.lineWidth = width;
-    context.setLineDash(dash || []);
+  for (const [strokeStyle, lineWidth, dash] of strokes) {
+    Object.assign(context, {strokeStyle, lineWidth}).setLineDash(dash || []);
     context.strokeRect(6, 5, 22, 12);
   }
 }, text);
@@ -319,7 +309,8 @@ function choose(i, move) {
               element("p", {}, corner(i).map((m, at) => m + TILE / 2 + " m " + "EN"[at]).join(", ") + " (" + D.crs + ")"));
   $("said").textContent = nameOf(i) + ". " + body.querySelector("p").textContent;
   marked();
-  const shown = (p, at) => D.tiles[p ? "class_after" : "class_before"][i] < 0 ? "–" : percent(probabilities[p][i * n + at] / 255);
+  const shown = (p, at) => D.tiles[p ? "class_after" : "class_before"][i] < 0 ? "–"
+    : percent(probabilities[p][i * n + at] / 255);
   const row = (tag, scope, name, ...values) => element("tr", {}, element("th", {scope}, name),
     ...values.map(value => element(tag, {scope: tag === "th" && "col"}, String(value))));
   body.append(element("table", {}, element("thead", {}, row("th", "col", "Probability of", first, second)),
@@ -351,11 +342,11 @@ async function copy(from, button) {
   $("said").textContent = button.textContent;
 }
 
-map.on("singleclick", event => clicked(event.coordinate));
 function clicked([x, y]) {
   const i = tileAt(Math.floor(y / TILE), Math.floor(x / TILE));
   if (i !== undefined) choose(i, false);
 }
+map.on("singleclick", event => clicked(event.coordinate));
 
 // ---- candidates and marks
 
@@ -410,9 +401,8 @@ function toggle(mark) {   // A second press undoes the first.
   if (!undone && rank.has(tile) && place + 1 < D.listed.length) step(1);
 }
 // A spreadsheet takes a cell that begins with one of these for a formula; an apostrophe before it makes it a text.
-const guarded = text => /^[\s'=+\-@＝＋－＠]/.test(text) ? "'" + text : text;
 function cell(value) {
-  const text = guarded(String(value));
+  const text = String(value).replace(/^(?=[\s'=+\-@＝＋－＠])/, "'");
   return /^'|[\s",;]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 }
 function csv() {   // the list, and then the other tiles that are marked
@@ -422,20 +412,11 @@ function csv() {   // the list, and then the other tiles that are marked
   return ["tile_id,row,col,score,mark", ...rows.map(row => row.map(cell).join(","))].join("\n") + "\n";
 }
 function parsed(text, parting) {   // CSV: a quoted cell may hold anything, and a quote in it is doubled
-  const rows = [[]];
-  let cell = "", quoted = false;
-  for (let at = 0; at < text.length; at++) {
-    const c = text[at];
-    if (quoted && c === '"' && text[at + 1] === '"') cell += text[at++];
-    else if (c === '"' && (quoted || cell === "")) quoted = !quoted;
-    else if (quoted || ![parting, "\n", "\r"].includes(c)) cell += c;
-    else {
-      rows.at(-1).push(cell);
-      cell = "";
-      if (c !== parting) rows.push([]);
-    }
+  const rows = [[]], one = `(?:"([^"]*(?:""[^"]*)*)"|([^${parting}\\r\\n]*))(${parting}|[\\r\\n]|$)`;
+  for (const [, quoted, plain, end] of text.matchAll(new RegExp(one, "g"))) {
+    rows.at(-1).push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
+    if (end === "\r" || end === "\n") rows.push([]);
   }
-  rows.at(-1).push(cell);
   return rows;
 }
 // Closing the page loses nothing. A browser may refuse to keep anything for a file: Save marks remains.
@@ -457,16 +438,16 @@ function read(text) {
   for (const row of rows) {
     const given = (row[mark] || "").trim().toLowerCase(), named = row[id] || "";
     if (!given) continue;
-    const i = [named.replace(/^'/, ""), named, named.trim()].map(name => byName.get(name)).find(i => i !== undefined);
+    const i = byName.get([named.replace(/^'/, ""), named, named.trim()].find(name => byName.has(name)));
     if (i !== undefined && MARKS.some(m => m[1] === given)) { setMark(i, given); read++; } else left++;
   }
   kept(KEPT, csv());
   return read + " marks read" + (left ? ", " + left + " lines of other tiles or marks left out." : ".");
 }
 $("save").addEventListener("click", () => {
-  const link = element("a", {href: URL.createObjectURL(new Blob([csv()], {type: "text/csv"})), download: "marks_" + D.county + ".csv"});
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  const href = URL.createObjectURL(new Blob([csv()], {type: "text/csv"}));
+  element("a", {href, download: "marks_" + D.county + ".csv"}).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000);
 });
 $("load").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", async () => {
@@ -477,8 +458,7 @@ $("file").addEventListener("change", async () => {
 });
 function step(by) {
   if (!D.listed.length) return;
-  const to = place === null ? 0 : (place + by + D.listed.length) % D.listed.length;
-  choose(D.listed[to].tile, true);
+  choose(D.listed[place === null ? 0 : (place + by + D.listed.length) % D.listed.length].tile, true);
 }
 $("next").addEventListener("click", () => step(1));
 $("previous").addEventListener("click", () => step(-1));
@@ -499,11 +479,11 @@ document.addEventListener("keydown", event => {
   if (pressed === "n") step(1);
   else if (pressed === "p") step(-1);
   else if (mark && tile !== null && !event.repeat) toggle(mark[1]);
-  else if (pressed === "[" || pressed === "]") { $("swipe").value = +$("swipe").value + (pressed === "]" ? 5 : -5); swiped(); }
+  else if (pressed === "[") swipedTo(+$("swipe").value - 5);
+  else if (pressed === "]") swipedTo(+$("swipe").value + 5);
   else if (pressed === "home" && event.target.type !== "range") whole();
   else if (pressed === "enter" && event.target === $("map")) clicked(map.getView().getCenter());
   else return;
   event.preventDefault();
 });
-$("about").textContent = D.about;
 map.once("rendercomplete", () => document.body.dataset.ready = "true");
