@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from urllib.parse import unquote
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 from PIL import Image
+from pyproj import CRS, Transformer
 
 from helpers import InputError
 from helpers.files import sha256
@@ -124,8 +126,8 @@ def test_each_layer_is_drawn_and_its_opacity_holds(visit, county):
     page.get_by_text("Layers", exact=True).click()
     names = page.locator("#layers label").all_inner_texts()
     assert names == ["Pictures 2010", "Pictures 2016", "Labels 2011", "Predicted 2010", "Predicted 2016",
-                     "Change score", "Uncertainty 2016", "Candidates", "County boundary"]
-    for k, name in enumerate(names):
+                     "Change score", "Uncertainty 2016", "Candidates", "County boundary", "Your marks"]
+    for name in names[:-1]:  # nothing is marked yet
         box, opacity = layer(page, name), page.get_by_label("Opacity of " + name)
         was = box.is_checked()
         before = shown(page)
@@ -171,7 +173,7 @@ def test_a_click_shows_the_tile_that_lies_there(visit, county):
     page.mouse.click(clicked["x"], clicked["y"])
     page.wait_for_selector("#tile-name[data-tile]")
     i = clicked["i"]
-    name = f"{data['prefix']}{data['tiles']['row'][i]:05d}-{data['tiles']['col'][i]:05d}"
+    name = data["tiles"]["id"][i]
     assert page.locator("#tile-name").get_attribute("data-tile") == name
     run = Run("sample")
     for year, img in zip((2010, 2016), page.locator(".pictures img").all()):
@@ -184,7 +186,9 @@ def test_a_click_shows_the_tile_that_lies_there(visit, county):
     predicted = predicted[(predicted["tile_id"] == name) & (predicted["county"] == "99007")].set_index("year")
     told = page.locator("#tile tbody tr").all_inner_texts()
     best = CLASS_NAMES[int(predicted.loc[2016, "class_id"])]
-    shares = {line.split("\t")[0]: float(line.split("\t")[2].rstrip(" %")) for line in told}
+    number = {"<1 %": 0, ">99 %": 100}
+    shares = {name: number.get(share, share.rstrip(" %")) for name, _, share in (line.split("\t") for line in told)}
+    shares = {name: float(share) for name, share in shares.items()}
     assert max(shares, key=shares.get) == best and abs(sum(shares.values()) - 100) <= 3
     around = page.locator(".neighbours > *")
     assert around.count() == 9 and around.nth(4).inner_text() == best
@@ -259,15 +263,80 @@ def test_all_that_is_needed_to_review_is_seen_in_a_small_window(visit, county):
     assert page.locator("#save").bounding_box()["y"] == page.locator("#load").bounding_box()["y"]
 
 
-def test_twice_as_large_nothing_overlaps(visit, county):
-    """At 200 % a window of 1366 x 650 has half as many pixels each way."""
+# A window of 1366 x 650 has half as many pixels each way at 200 %.
+@pytest.mark.parametrize("width, height", [(700, 900), (683, 325), (390, 844)])
+def test_a_small_window_is_one_column_and_only_the_window_scrolls(visit, county, width, height):
     page = visit(county)
-    page.set_viewport_size({"width": 683, "height": 325})
-    page.wait_for_timeout(200)
-    swipe, side = page.locator("#swipe-bar").bounding_box(), page.locator("aside").bounding_box()
-    assert swipe["y"] + swipe["height"] <= side["y"] + 1
+    page.set_viewport_size({"width": width, "height": height})
     page.locator("#next").click()
-    assert page.locator("#marks button").first.is_enabled()
+    for panel in page.locator("details").all():
+        panel.evaluate("e => e.open = true")
+    page.wait_for_timeout(200)
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    inner = page.evaluate("""[...document.querySelectorAll('body *')].filter(e => e.scrollHeight > e.clientHeight + 1
+        && ['auto', 'scroll'].includes(getComputedStyle(e).overflowY)).map(e => e.id || e.tagName)""")
+    assert not inner
+    end = page.locator("#list").evaluate("e => e.getBoundingClientRect().bottom + scrollY")
+    assert page.evaluate("document.scrollingElement.scrollHeight") - end < 40, "a blank strip"
+    parts = [page.locator(part).bounding_box() for part in ("#map", "#swipe-bar", "#over", "#tile-side", "#list-side")]
+    for above, below in zip(parts, parts[1:]):
+        assert above["y"] + above["height"] <= below["y"] + 1 and below["width"] > 0.95 * width
+    for button in page.locator("button:visible, summary:visible").all()[:40]:
+        box = button.bounding_box()
+        assert min(box["width"], box["height"]) >= 44, button.inner_text()
+    page.locator("#list button").nth(30).click()  # far below the map
+    assert page.locator("#map").bounding_box()["y"] >= 0
+
+
+@pytest.mark.parametrize("width, height", [(1366, 650), (1000, 700)])
+def test_the_legend_hides_no_layer(visit, county, width, height):
+    page = visit(county)
+    page.set_viewport_size({"width": width, "height": height})
+    for panel in page.locator("#over details").all():
+        panel.evaluate("e => e.open = true")
+    hidden = page.evaluate("""[...document.querySelectorAll('#layers input')].filter(input => {
+        const box = input.getBoundingClientRect();
+        return document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2) !== input; }).length""")
+    assert hidden == 0
+    side = page.locator("#map-side").bounding_box()
+    for panel in page.locator("#over, #over details").all() if width > 1200 else [page.locator("#over")]:
+        box = panel.bounding_box()
+        assert box["x"] >= 0 and box["y"] + box["height"] <= side["y"] + side["height"] - 44
+
+
+def test_the_list_uses_the_space_it_has(visit, county):
+    page = visit(county)
+    page.keyboard.press("n")
+    box = page.locator("#list").bounding_box()
+    assert box["height"] > 650 and 900 - 20 < box["y"] + box["height"] <= 900
+    assert page.locator("#list").evaluate("e => e.clientWidth >= e.scrollWidth")
+    # A list of thousands grows as it is scrolled.
+    assert page.locator("#list li").count() == min(200, page.evaluate("D.listed.length"))
+
+
+def test_the_swipe_line_itself_is_dragged(visit, county):
+    page = visit(county, has_touch=True)
+    box = page.locator("#map").bounding_box()
+    centre = page.evaluate("map.getView().getCenter()")
+
+    def at(share):
+        return {"x": box["x"] + share * box["width"], "y": box["y"] + 200}
+    page.mouse.move(**at(0.5))
+    page.mouse.down()
+    page.mouse.move(**at(0.4), steps=3)
+    page.mouse.move(**at(0.25), steps=3)
+    page.mouse.up()
+    assert page.locator("#swipe").input_value() == "25"
+    page.mouse.move(**at(0.8))
+    assert page.locator("#swipe").input_value() == "25"
+    finger = page.context.new_cdp_session(page)
+    for kind, points in (("touchStart", [at(0.25)]), ("touchMove", [at(0.5)]), ("touchMove", [at(0.7)]),
+                         ("touchEnd", [])):
+        finger.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    assert page.locator("#swipe").input_value() == "70"
+    line = page.locator("#line").bounding_box()
+    assert line["x"] + line["width"] / 2 == pytest.approx(at(0.7)["x"], abs=2)
+    assert page.evaluate("map.getView().getCenter()") == centre, "the map stays where it is"
 
 
 def test_keys_of_a_letter_can_be_switched_off(visit, county):
@@ -287,38 +356,136 @@ def test_keys_of_a_letter_can_be_switched_off(visit, county):
     assert page.locator("#list [aria-current=true]").count() == 1
 
 
+def saved(page, folder):
+    """The file that Save marks writes, and its rows."""
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path, list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline="")))
+
+
 def test_marks_are_saved_and_loaded_again(visit, county, tmp_path):
     page = visit(county)
-    for mark in ("t", "f", "u"):
-        page.keyboard.press("n")
-        page.keyboard.press(mark)
     page.keyboard.press("n")
+    for mark in ("t", "f", "u"):
+        page.keyboard.press(mark)
+    # Each mark went on to the next tile of the list.
+    assert page.locator("#list [aria-current=true]").inner_text().startswith("#4")
     page.locator("#marks").get_by_role("button", name="unsure").click()
+    page.locator("#previous").click()
     page.locator("#marks").get_by_role("button", name="true").click()
     assert "4 marked" in page.locator("#progress").inner_text()
-    # A second click undoes the first.
+    # A second click undoes the first, and stays.
+    page.locator("#previous").click()
     page.locator("#marks").get_by_role("button", name="true").click()
     assert "3 marked" in page.locator("#progress").inner_text()
     assert page.locator("#marks [aria-pressed=true]").count() == 0
+    assert page.locator("#list [aria-current=true]").inner_text().startswith("#4")
     page.locator("#marks").get_by_role("button", name="true").click()
-    with page.expect_download() as download:
-        page.locator("#save").click()
-    saved = tmp_path / download.value.suggested_filename
-    download.value.save_as(saved)
-    rows = list(csv.DictReader(io.StringIO(saved.read_text())))
-    assert saved.name == "marks_99007.csv" and [r["mark"] for r in rows[:5]] == ["true", "false", "unsure", "true", ""]
+    path, rows = saved(page, tmp_path)
+    assert path.name == "marks_99007.csv" and [r["mark"] for r in rows[:5]] == ["true", "false", "unsure", "true", ""]
     assert rows[0]["tile_id"] == page.evaluate("nameOf(D.listed[0].tile)")
 
     other = visit(county)  # another reviewer's browser: nothing is marked there
     assert " 0 marked" in other.locator("#progress").inner_text()
     with other.expect_file_chooser() as chooser:
         other.locator("#load").click()
-    chooser.value.set_files(saved)
+    chooser.value.set_files(path)
     told(other, "4 marked")
     assert other.locator("#list .mark").all_inner_texts()[:5] == ["true", "false", "unsure", "true", ""]
     other.reload()
     other.wait_for_selector("body[data-ready=true]")
     assert "4 marked" in other.locator("#progress").inner_text()
+
+
+def test_a_key_held_down_marks_one_tile(visit, county):
+    page = visit(county)
+    page.keyboard.press("n")
+    for _ in range(4):  # the browser repeats a key that is held
+        page.keyboard.down("t")
+    page.keyboard.up("t")
+    assert " 1 marked" in page.locator("#progress").inner_text()
+
+
+def test_the_last_of_the_list_goes_nowhere_when_marked(visit, county):
+    page = visit(county)
+    page.keyboard.press("n")
+    page.keyboard.press("p")
+    page.keyboard.press("f")
+    assert page.locator("#list [aria-current=true]").inner_text().startswith(f"#{page.locator('#list li').count()}")
+
+
+def test_a_tile_that_the_list_misses_is_marked_too(visit, county, tmp_path):
+    page, data = visit(county), data_of(county)
+    missed = page.evaluate("Array.from({length: N}, (_, i) => i).filter(i => !rank.has(i))[40]")
+    page.evaluate(f"centre({missed})")
+    page.evaluate("map.renderSync()")
+    box = page.locator("#map").bounding_box()
+    x, y = page.evaluate(f"map.getPixelFromCoordinate(corner({missed}).map(m => m + TILE / 2))")
+    page.mouse.click(box["x"] + x, box["y"] + y)
+    page.wait_for_selector("#tile-name[data-tile]")
+    name = data["tiles"]["id"][missed]
+    assert page.locator("#tile-name").inner_text() == name and "Not on the list" in page.locator("#tile").inner_text()
+    page.keyboard.press("t")
+    assert page.locator("#tile-name").inner_text() == name
+    assert " 1 marked" in page.locator("#progress").inner_text()
+    path, rows = saved(page, tmp_path)
+    assert len(rows) == len(data["listed"]) + 1 and not any(row["mark"] for row in rows[:-1])
+    assert (rows[-1]["tile_id"], rows[-1]["mark"]) == (name, "true")
+    assert float(rows[-1]["score"]) == data["tiles"]["score"][missed] / 1000 < 0.1
+    other = visit(county)
+    other.locator("#file").set_input_files(path)
+    told(other, "1 marks read.")
+    assert other.evaluate(f"marks.get({missed})") == "true"
+
+
+def test_marks_show_on_the_map(visit, county):
+    page = visit(county)
+    page.keyboard.press("n")
+    page.wait_for_timeout(300)
+    before = shown(page)
+    page.evaluate("setMark(tile, 'true')")
+    x, y = (int(v) for v in page.evaluate(
+        "map.getPixelFromCoordinate(corner(tile).map((m, at) => m + TILE * [0.15, 0.85][at]))"))
+    around = np.s_[y - 12:y + 12, x - 12:x + 12]
+    marked = shown(page)
+    assert mean_change(before[around], marked[around]) > 30
+    assert mean_change(before, marked) < 1
+    page.evaluate("setMark(tile, 'false')")
+    assert mean_change(shown(page)[around], marked[around]) > 30
+    layer(page, "Your marks").click()
+    assert mean_change(shown(page)[around], before[around]) < 3
+
+
+# What a spreadsheet takes for a formula, what a CSV file parts cells and rows by, and what looks like our own escape.
+ODD = ["=1+1", '=HYPERLINK("http://localhost/?"&A1,"x")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "a,b",
+       'a"b', '"a"', "a\nb", "a\r\nb", "'=1+1", "''", "'", "b;c", " b", "b ", "ü\u2028", "__proto__", "constructor",
+       "＝1", "<!--<script>", "</script><script>document.title='ran'</script>"]
+
+
+def test_marks_of_odd_names_are_no_formulas_and_load_again(visit, tmp_path):
+    tiles, scores, boundary = tables(5, 6)
+    tiles["tile_id"] = scores["tile_id"] = ODD + [f"usual-{k}" for k in range(len(tiles) - len(ODD))]
+    tiles[["row", "col"]] = tiles[["row", "col"]].iloc[::-1].to_numpy()
+    path = review_page.write(tmp_path / "odd.html", store_of(tmp_path / "store", 5, 6), "99007", (2010, 2016), tiles,
+                             scores, "EPSG:26911", boundary, 2011, "Odd", "made up")
+    page = visit(path)
+    given = {name: ("true", "false", "unsure")[k % 3] for k, name in enumerate(ODD)}
+    for name, mark in given.items():
+        page.evaluate("([name, mark]) => { choose(D.tiles.id.indexOf(name), false); toggle(mark); }", [name, mark])
+    file, rows = saved(page, tmp_path)
+    cells = [cell for row in rows for cell in row.values()]
+    assert len(rows) >= len(ODD) and not any(re.match(r"[\s=+\-@＝]", cell) for cell in cells)
+    assert {re.sub("^'", "", row["tile_id"]): row["mark"] for row in rows if row["mark"]} == given
+    marks = "Object.fromEntries([...marks].map(([i, mark]) => ['id ' + nameOf(i), mark]))"
+    other = visit(path)
+    other.locator("#file").set_input_files(file)
+    told(other, f"{len(ODD)} marks read.")
+    other.reload()
+    other.wait_for_selector("body[data-ready=true]")
+    assert other.evaluate(marks) == {"id " + name: mark for name, mark in given.items()}
+    assert other.title() == "Odd"
 
 
 def test_a_file_of_something_else_is_refused_in_words(visit, county, tmp_path):
@@ -372,13 +539,19 @@ def test_the_keyboard_moves_and_chooses(visit, county):
     page.get_by_title("Zoom out").click()
     page.wait_for_timeout(500)
     assert zoomed < page.evaluate("map.getView().getResolution()")
-    assert page.locator(".ol-scale-line").is_visible() and page.locator(".north").is_visible()
+    number, unit = page.locator("#scale").inner_text().split()
+    length = float(number) * {"m": 1, "km": 1000}[unit] / page.evaluate("map.getView().getResolution()")
+    assert page.locator("#scale div").bounding_box()["width"] == pytest.approx(length, abs=1) and 40 < length <= 110
+    assert page.locator("#north").is_visible()
 
 
-@pytest.mark.parametrize("width", [1400, 600])
-def test_axe_finds_nothing_serious(visit, county, width):
+@pytest.mark.parametrize("width", [1400, 1000, 600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(visit, county, width, scheme):
     from axe_playwright_python.sync_playwright import Axe
-    page = visit(county)
+    page = visit(county, color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+    assert (max(ground) < 60) if scheme == "dark" else (min(ground) > 240)
     page.set_viewport_size({"width": width, "height": 900})
     page.keyboard.press("n")
     page.keyboard.press("t")
@@ -456,8 +629,8 @@ def test_the_legend_names_what_is_drawn(visit, county):
     page = visit(county)
     page.get_by_text("Legend", exact=True).click()
     words = page.locator("#legend").inner_text()
-    for name in ("Candidate: 50 % or more", "Chosen tile", "County boundary", "No prediction", "the chance that",
-                 *CLASS_NAMES):
+    for name in ("Candidate: 50 % or more", "Chosen tile", "County boundary", "Your marks", "unsure",
+                 "No prediction", "the chance that", *CLASS_NAMES):
         assert name in words, name
 
 
@@ -474,6 +647,66 @@ def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
         assert "%" not in page.locator(part).inner_text(), part
     assert "chance" not in page.locator("body").inner_text().lower()
     assert "Change score" not in page.locator("body").inner_text()
+
+
+# ---- texts that a store, a table or a run brings
+
+HARM = "<img src=x onerror=document.body.dataset.ran=1>"
+
+
+def harmful(folder, **texts):
+    """A page all of whose texts try to be HTML."""
+    tiles, scores, boundary = tables(4, 4)
+    tiles["tile_id"] = scores["tile_id"] = [f"{HARM}{k}" for k in range(len(tiles))]
+    crs = CRS("EPSG:26911").to_wkt().replace("NAD83 / UTM zone 11N", HARM)
+    given = dict({"crs": crs, "title": HARM, "source": HARM, "reason": HARM}, **texts)
+    return review_page.write(folder / "harm.html", store_of(folder / "store", 4, 4), "99007", (2010, 2016), tiles,
+                             scores.assign(reason=given["reason"]), given["crs"], boundary, 2011, given["title"],
+                             given["source"], run_name=HARM)
+
+
+def test_no_text_becomes_html(visit, tmp_path):
+    page = visit(harmful(tmp_path))
+    page.keyboard.press("n")
+    page.keyboard.press("t")
+    for panel in page.locator("details").all():
+        panel.evaluate("e => e.open = true")
+    page.mouse.move(300, 300)
+    page.wait_for_timeout(300)
+    assert page.locator("img:not(.pictures img)").count() == 0 and page.locator("h1").inner_text() == HARM
+    assert page.evaluate("document.body.dataset.ran") is None
+
+
+@pytest.mark.parametrize("reason", ["<!--<script", "<!-- <SCRIPT >", "</script>", "]]>", "\u2028{{script}}"])
+def test_no_text_ends_the_script_that_holds_it(visit, tmp_path, reason):
+    page = visit(harmful(tmp_path, reason=reason))
+    page.keyboard.press("n")
+    assert reason in page.locator("#tile").inner_text()
+
+
+def test_only_the_page_s_own_scripts_run(chromium, county):
+    """Other scripts, styles, handlers and addresses are refused, and so is a text where HTML is expected."""
+    page = chromium.new_page()
+    page.goto(county.as_uri())
+    page.wait_for_selector("body[data-ready=true]", timeout=30_000)
+    refused = page.evaluate("""async () => {
+        const refused = new Set();
+        document.addEventListener('securitypolicyviolation', event => refused.add(event.effectiveDirective));
+        const made = (tag, text) => { const e = document.createElement(tag); e.append(text); document.body.append(e); };
+        for (const act of [() => made('script', 'document.body.dataset.ran = 1'),
+                           () => made('style', 'h1 { letter-spacing: 99px }'),
+                           () => document.querySelector('h1').setAttribute('style', 'letter-spacing: 99px'),
+                           () => { document.querySelector('h1').innerHTML = '<b>x</b>'; },
+                           () => { new Image().src = 'http://localhost:9/x.png'; },
+                           () => fetch('http://localhost:9/').catch(() => 0)])
+            try { act(); } catch (e) { /* said by the event too */ }
+        await new Promise(done => setTimeout(done, 500));
+        return [...refused];
+    }""")
+    assert set(refused) >= {"style-src-elem", "style-src-attr", "img-src", "connect-src", "require-trusted-types-for"}
+    assert page.evaluate("document.body.dataset.ran") is None and page.locator("h1 b").count() == 0
+    assert page.locator("h1").evaluate("e => getComputedStyle(e).letterSpacing") == "normal"
+    page.close()
 
 
 # ---- counties made up, to try the layout of the file
@@ -516,6 +749,48 @@ def tables(rows, cols):
     return tiles, scores, boundary
 
 
+def test_a_tile_s_place_is_given_in_degrees_and_copied(visit, tmp_path):
+    path = write(tmp_path / "page.html", store_of(tmp_path / "store", 4, 4), 4, 4)
+    page = visit(path, permissions=["clipboard-read", "clipboard-write"])
+    page.keyboard.press("n")
+    i = data_of(path)["listed"][0]["tile"]
+    tiles = data_of(path)["tiles"]
+    x, y = (TILE_M * (tiles[name][i] + 0.5) for name in ("col", "row"))
+    lat, lon = Transformer.from_crs("EPSG:26911", "EPSG:4326").transform(x, y)
+    expected = f"{lat:.5f}, {lon:.5f}"
+    words = page.locator("#tile").inner_text()
+    assert expected in words and f"{x:.0f} m E, {y:.0f} m N (EPSG:26911)" in words
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == expected
+    # Where a browser lends no clipboard, the place is selected.
+    page.keyboard.press("p")
+    page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Selected: press Ctrl+C").wait_for()
+    assert page.evaluate("getSelection().toString()") in page.locator("#tile p").nth(1).inner_text()
+    assert page.evaluate("getSelection().toString()").count(".") == 2
+
+
+@pytest.mark.parametrize("crs", ["somewhere", 'LOCAL_CS["a plan",UNIT["metre",1]]', ""])
+def test_a_system_that_leads_to_no_degrees_is_refused(tmp_path, crs):
+    tiles, scores, boundary = tables(2, 2)
+    with pytest.raises(InputError, match="longitude and latitude, got"):
+        review_page.write(tmp_path / "x.html", "nowhere", "99007", (2010, 2016), tiles, scores, crs, boundary, 2011,
+                          "t", "s")
+
+
+def test_no_probability_reads_as_certain(visit, tmp_path):
+    page = visit(write(tmp_path / "page.html", store_of(tmp_path / "store", 4, 4), 4, 4))
+    values = [1, 0.999, 0.996, 0.995, 0.9949, 0.5, 0.0051, 0.0049, 0]
+    assert page.evaluate("values => values.map(percent)", values) == [
+        ">99 %", ">99 %", ">99 %", ">99 %", "99 %", "50 %", "1 %", "<1 %", "<1 %"]
+    page.keyboard.press("n")
+    assert ">99 %" in page.locator("#list button").first.inner_text()
+    assert ">99 %" in page.locator("#tile strong").inner_text()
+    assert not re.search(r"\b(100|0) %", page.locator("aside").inner_text())
+
+
 def write(path, store, rows, cols):
     tiles, scores, boundary = tables(rows, cols)
     return review_page.write(path, store, "99007", (2010, 2016), tiles, scores, "EPSG:26911", boundary, 2011,
@@ -524,8 +799,9 @@ def write(path, store, rows, cols):
 
 def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, monkeypatch):
     monkeypatch.setattr(page_pictures, "TILES_INSIDE", 10)
-    page_path = write(tmp_path / "large.html", store_of(tmp_path / "store", 9, 13), 9, 13)
-    pictures = list((tmp_path / "large_pictures" / "2016" / "4").glob("*.webp"))
+    page_path = write(tmp_path / "large #1 of 50%.html", store_of(tmp_path / "store", 9, 13), 9, 13)
+    folder = "large #1 of 50%_pictures"
+    pictures = list((tmp_path / folder / "2016" / "4").glob("*.webp"))
     n = len(positions(9, 13)[0])
     assert len(pictures) == n < 9 * 13 and page_path.stat().st_size < 1.5e6
     page = visit(page_path)
@@ -541,12 +817,12 @@ def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, mon
     page.wait_for_timeout(400)
     # The first tile of the list is the northernmost on the left: five columns are missing before it.
     src = page.locator(".pictures img").nth(1).get_attribute("src")
-    picture = np.asarray(Image.open(tmp_path / src).convert("RGB")).reshape(-1, 3).mean(axis=0)
+    picture = np.asarray(Image.open(tmp_path / unquote(src)).convert("RGB")).reshape(-1, 3).mean(axis=0)
     assert picture == pytest.approx([70, 20, 180], abs=4)
     # A coarser level shows four tiles where they lie: south is down, east is right.
-    coarse = np.asarray(Image.open(tmp_path / "large_pictures/2016/3/1-2.webp").convert("RGB")).astype(int)
+    coarse = np.asarray(Image.open(tmp_path / f"{folder}/2016/3/1-2.webp").convert("RGB")).astype(int)
     # Beyond the county a picture is empty, not pale.
-    edge = np.asarray(Image.open(tmp_path / "large_pictures/2016/2/0-0.webp").convert("RGBA")).astype(int)
+    edge = np.asarray(Image.open(tmp_path / f"{folder}/2016/2/0-0.webp").convert("RGBA")).astype(int)
     assert edge[:100, :, 3].max() == 0 and edge[200, 200, 3] == 255
     assert (coarse[30, 30, :2] == pytest.approx([40, 60], abs=6)
             and coarse[200, 200, :2] == pytest.approx([50, 70], abs=6))
@@ -621,3 +897,17 @@ def test_the_folder_of_pictures_is_weighed(tmp_path, monkeypatch):
     assert folder == tmp_path / "large_pictures" and size == sum(f.stat().st_size for f in folder.rglob("*.webp")) > 0
     monkeypatch.setattr(page_pictures, "TILES_INSIDE", 1000)
     assert review_page.pictures_of(write(page, str(tmp_path / "store"), 4, 4)) == (None, 0)
+
+
+def test_a_folder_of_pictures_keeps_other_people_s_files(tmp_path, monkeypatch):
+    page, folder = tmp_path / "large.html", tmp_path / "large_pictures"
+    others = [folder / "notes.txt", folder / "2016" / "3" / "mine.webp", folder / "trip" / "1" / "0-0.webp"]
+    for file in others:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("mine")
+    old = folder / "2016" / "9" / "7-7.webp"  # of a larger county, before
+    old.parent.mkdir()
+    old.write_text("old")
+    monkeypatch.setattr(page_pictures, "TILES_INSIDE", 1)
+    write(page, store_of(tmp_path / "store", 4, 4), 4, 4)
+    assert not old.parent.exists() and all(file.read_text() == "mine" for file in others)

@@ -7,6 +7,7 @@ the page loads what is looked at.
 """
 
 import base64
+import hashlib
 import html
 import json
 import re
@@ -14,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from helpers import InputError
 from helpers.files import whole_file
 from helpers.land.classes import CLASSES, GROUPS, NO_CLASS, SCORE_RAMP, UNCERTAINTY_RAMP
-from helpers.land.grid import TILE_M
+from helpers.land.grid import TILE_M, project
 from helpers.maps.new_development import CANDIDATE, CHANCE, RANKED
 from helpers.maps.page.pictures import picture_folder, write_pictures
 from helpers.model import evaluation
@@ -54,21 +56,40 @@ def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd
     tiles = tiles.sort_values(["row", "col"], ascending=[False, True]).reset_index(drop=True)
     candidates = int((scores["score"] >= CANDIDATE).sum())
     data = dict(
-        write_pictures(path, store, county, years, tiles), **_data(tiles, scores.set_index("tile_id"), boundary),
-        county=county, years=list(years), label_year=int(label_year), crs=crs, least=LISTED, candidate=CANDIDATE,
-        calibrated=bool(calibrated), meaning=CHANCE if calibrated else RANKED, tile_m=int(TILE_M),
-        run=f"{run_name} {county}",
-        about=f"{len(tiles):,} tiles of 224 m · {candidates:,} candidates{'' if calibrated else ' ' + RANKED} · "
-              f"pictures of {years[0]} and {years[1]}")
+        _data(tiles, scores.set_index("tile_id"), boundary), centres=_centres(tiles, crs),
+        **write_pictures(path, store, county, years, tiles), county=county, years=list(years),
+        label_year=int(label_year), crs=str(crs)[:40], least=LISTED, candidate=CANDIDATE, calibrated=bool(calibrated),
+        meaning=CHANCE if calibrated else RANKED, tile_m=int(TILE_M), run=f"{run_name} {county}")
+    about = (f"{len(tiles):,} tiles of 224 m · {candidates:,} candidates{'' if calibrated else ' ' + RANKED} · "
+             f"pictures of {years[0]} and {years[1]}")
     page, style, library, script = ((FOLDER / name).read_text(encoding="utf-8")
                                     for name in ("page.html", "page.css", "ol.js", "page.js"))
-    fields = {"title": html.escape(title), "source": html.escape(source), "style": style, "library": library,
-              "script": script,
-              # A script's text ends at the first </, wherever that stands.
-              "data": json.dumps(data, separators=(",", ":")).replace("</", "<\\/")}
+    texts = {"title": title, "source": source, "about": about, "before": str(years[0]), "after": str(years[1])}
+    fields = {**{name: html.escape(text) for name, text in texts.items()}, "style": style, "library": library,
+              "script": script, "style_hash": _hash(style), "script_hashes": f"{_hash(library)} {_hash(script)}",
+              # The data hold no "<": </script would end the script element, and <!--<script would hide its end.
+              "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")}
     with whole_file(path) as part:
         part.write_text(re.sub(r"{{(\w+)}}", lambda field: fields[field[1]], page), encoding="utf-8")
     return path
+
+
+def _hash(text):
+    """The name of an inline script or style in a content security policy: a browser runs no other text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _centres(tiles, crs):
+    """Latitudes and longitudes of the tiles' centres, in degrees to about a metre."""
+    points = shapely.MultiPoint(TILE_M * (tiles[["col", "row"]].to_numpy() + 0.5))
+    try:
+        centres = shapely.get_coordinates(project(points, "EPSG:4326", source=crs))
+    except (RuntimeError, ValueError):  # pyproj and geopandas
+        centres = np.array([np.nan])
+    if not np.isfinite(centres).all():
+        raise InputError("expected a coordinate system that leads to longitude and latitude, got "
+                         f"{str(crs)[:60]!r}. Give the page the crs of the tile store's manifest.")
+    return centres[:, ::-1].T.round(5).tolist()
 
 
 def _data(tiles, scores, boundary):
@@ -87,13 +108,13 @@ def _data(tiles, scores, boundary):
     reasons, areas = scores["reason"].tolist(), scores["new_m2"].tolist()
     rings = getattr(boundary, "geoms", [boundary])
     return {
-        "prefix": tiles["tile_id"][0].rsplit("-", 2)[0] + "-",
         "boundary": [np.round(ring.exterior.coords, 1).tolist() for ring in rings],
         "classes": [{"name": c.name, "colour": c.colour, "mark": _CLASS_MARKS[c.name]} for c in CLASSES],
         "groups": [{"name": g.name, "colour": g.colour, "mark": _GROUP_MARKS[g.group_id]} for g in GROUPS],
         "ramps": {name: [list(bytes.fromhex(colour[1:])) for colour in ramp]
                   for name, ramp in (("score", SCORE_RAMP), ("uncertainty", UNCERTAINTY_RAMP))},
-        "tiles": {"row": tiles["row"].tolist(), "col": tiles["col"].tolist(), "group_label": whole(tiles["group"]),
+        "tiles": {"id": tiles["tile_id"].tolist(), "row": tiles["row"].tolist(), "col": tiles["col"].tolist(),
+                  "group_label": whole(tiles["group"]),
                   "class_before": whole(tiles["class_before"]), "class_after": whole(tiles["class_after"]),
                   "score": whole(score, 1000), "uncertainty": whole(evaluation.uncertainty(after), 1000),
                   "probabilities": [packed(before), packed(after)]},

@@ -7,8 +7,9 @@ const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
 const probabilities = D.tiles.probabilities.map(bytes);   // of the two years: N x classes, in 255ths
 const index = new Map(Array.from({length: N}, (_, i) => [D.tiles.row[i] + " " + D.tiles.col[i], i]));
 const tileAt = (row, col) => index.get(row + " " + col);
-const nameOf = i => D.prefix + String(D.tiles.row[i]).padStart(5, "0") + "-" + String(D.tiles.col[i]).padStart(5, "0");
-const percent = p => (100 * p).toFixed(0) + " %";
+const nameOf = i => D.tiles.id[i];
+// No probability is quite 0 or 1, and none reads as if it were.
+const percent = p => p >= 0.995 ? ">99 %" : p < 0.005 ? "<1 %" : (100 * p).toFixed(0) + " %";
 
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
@@ -24,7 +25,7 @@ function element(tag, attributes, ...children) {
 
 const top_m = (D.grid.top_row + 1) * TILE, left_m = D.grid.left_col * TILE;
 const extent = [left_m, top_m - D.grid.height * TILE, left_m + D.grid.width * TILE, top_m];
-const projection = new ol.proj.Projection({code: D.crs, units: "m", extent: extent});
+const projection = new ol.proj.Projection({code: "county", units: "m", extent: extent});
 const finest = D.pictures.levels - 1;
 const tileGrid = new ol.tilegrid.TileGrid({
   extent: extent, origin: [left_m, top_m], tileSize: D.pictures.px,
@@ -41,7 +42,7 @@ for (let i = 0; i < N; i++) {
 function picture(year, z, x, y) {
   const known = D.pictures.names[year], key = z + "-" + x + "-" + y;
   if (D.pictures.inside) return key in known ? "data:image/webp;base64," + known[key] : undefined;
-  return D.pictures.folder + "/" + year + "/" + z + "/" + x + "-" + y + ".webp";
+  return encodeURIComponent(D.pictures.folder) + "/" + year + "/" + z + "/" + x + "-" + y + ".webp";
 }
 
 function imagery(year) {
@@ -59,9 +60,7 @@ function pattern(kind) {
   const canvas = element("canvas", {width: SIZE, height: SIZE}), context = canvas.getContext("2d"), s = SIZE;
   context.strokeStyle = context.fillStyle = "rgba(20, 26, 32, 0.8)";
   context.lineWidth = 1.6;
-  const line = (x, y, to_x, to_y) => {
-    context.beginPath(); context.moveTo(x, y); context.lineTo(to_x, to_y); context.stroke();
-  };
+  const line = (...ends) => context.stroke(new Path2D("M" + ends.slice(0, 2) + "L" + ends.slice(2)));
   for (const by of [-s, 0, s]) {   // beyond the corners too, so that a line goes on in the next square
     if (kind === "lines" || kind === "cross") line(by - s, s * 2, by + s * 2, -s);
     if (kind === "cross") line(by - s, -s, by + s * 2, s * 2);
@@ -121,35 +120,43 @@ function ramp(stops, value) {
   return "rgb(" + mix(stops[k], stops[k + 1], at - k).join(",") + ")";
 }
 // In fiftieths: no eye tells more apart, and each is filled at once.
-const rampLook = (values, stops) => i =>
-  ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
+const rampLook = (values, stops) => i => ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
 
 // ---- layers
 
 const [first, second] = D.years;
 const years = [imagery(first), imagery(second)];
-const outline = new ol.style.Style({stroke: new ol.style.Stroke({color: "#1f2a33", width: 2})});
-const vector = (features, style) => new ol.layer.Vector({source: new ol.source.Vector({features: features}), style: style});
+const stroke = (color, width, lineDash) => new ol.style.Style({stroke: new ol.style.Stroke({color, width, lineDash})});
+const vector = (features, style) => new ol.layer.Vector({source: new ol.source.Vector({features}), style});
 const corner = i => [D.tiles.col[i] * TILE, D.tiles.row[i] * TILE];
 function square(i) {
   const [x, y] = corner(i);
   return ol.geom.Polygon.fromExtent([x, y, x + TILE, y + TILE]);
 }
-const boundary = vector(D.boundary.map(ring => new ol.Feature(new ol.geom.LineString(ring))), [
-  new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffffffcc", width: 4})}), outline]);
+const boundary = vector(D.boundary.map(ring => new ol.Feature(new ol.geom.LineString(ring))),
+                        [stroke("#ffffffcc", 4), stroke("#1f2a33", 2)]);
 // Outlines as wide as a tile bears: at the whole of a large county they would hide it.
 const CANDIDATE_COLOUR = "#ffd23f";
 function outlined(feature, resolution) {
-  const size = TILE / resolution;
-  const stroke = (color, width) => new ol.style.Stroke({color: color, width: width});
-  if (size < 10)
-    return new ol.style.Style({fill: new ol.style.Fill({color: CANDIDATE_COLOUR}), stroke: stroke("#1f2a33", 0.5)});
-  return [new ol.style.Style({stroke: stroke("#1f2a33", Math.min(4, size / 8))}),
-          new ol.style.Style({stroke: stroke(CANDIDATE_COLOUR, Math.min(2, size / 14))})];
+  const size = TILE / resolution, fill = new ol.style.Fill({color: CANDIDATE_COLOUR});
+  return size < 10 ? [new ol.style.Style({fill}), stroke("#1f2a33", 0.5)]
+    : [stroke("#1f2a33", Math.min(4, size / 8)), stroke(CANDIDATE_COLOUR, Math.min(2, size / 14))];
 }
 const candidateLayer = vector(D.listed.slice(0, D.candidates).map(c => new ol.Feature(square(c.tile))), outlined);
-const chosen = vector([], [new ol.style.Style({stroke: new ol.style.Stroke({color: "#ffffff", width: 7})}),
-                           new ol.style.Style({stroke: new ol.style.Stroke({color: "#1f4e72", width: 4, lineDash: [10, 6]})})]);
+const chosen = vector([], [stroke("#ffffff", 7), stroke("#1f4e72", 4, [10, 6])]);
+// A mark is a letter on a disc, in the upper left corner of its tile.
+const MARKS = [["T", "true", "#0b5fa5", "#ffffff"], ["F", "false", "#ffffff", "#1f2a33"],
+               ["U", "unsure", "#ffd23f", "#1f2a33"]];
+const signs = Object.fromEntries(MARKS.map(([letter, mark, ground, ink]) => {
+  const canvas = element("canvas", {width: 48, height: 48}), context = canvas.getContext("2d");
+  Object.assign(context, {fillStyle: ground, lineWidth: 4, font: "bold 32px sans-serif", textAlign: "center"});
+  context.arc(24, 24, 21, 0, 7); context.fill(); context.stroke();
+  context.fillStyle = ink;
+  context.fillText(letter, 24, 35);
+  return [mark, canvas];
+}));
+const marksLayer = vector([], (feature, resolution) => new ol.style.Style({image: new ol.style.Icon(
+  {img: signs[feature.get("mark")], scale: Math.min(0.5, Math.max(0.15, TILE / resolution / 96))})}));
 const SCORE = D.calibrated ? "Change score" : "Rank by the rule of 2017";
 const layers = [
   {name: "Pictures " + first, layer: years[0]},
@@ -161,20 +168,28 @@ const layers = [
   {name: "Uncertainty " + second, layer: areas(rampLook(D.tiles.uncertainty, D.ramps.uncertainty))},
   {name: "Candidates", layer: candidateLayer},
   {name: "County boundary", layer: boundary},
+  {name: "Your marks", layer: marksLayer},
 ];
 
 const map = new ol.Map({
   target: "map",
   layers: [...layers.map(l => l.layer), chosen],
-  controls: [
-    new ol.control.Zoom(), new ol.control.ScaleLine(),
-    new ol.control.MousePosition({placeholder: D.crs,
-      coordinateFormat: ([x, y]) => x.toFixed(0) + " m E, " + y.toFixed(0) + " m N"}),
-  ],
+  controls: [new ol.control.Zoom()],
   view: new ol.View({projection: projection, minResolution: TILE / D.pictures.px / 8,
     maxResolution: Math.max(D.grid.width, D.grid.height) * TILE / 200, center: ol.extent.getCenter(extent)}),
 });
-$("map").append(element("div", {class: "north", "aria-hidden": "true"}, "↑ N"));
+const bar = element("div"), position = element("div", {id: "position", class: "note"}, D.crs);
+const line = element("div", {id: "line", "aria-hidden": "true"});
+$("map").append(element("div", {id: "north", class: "note", "aria-hidden": "true"}, "↑ N"),
+                element("div", {id: "scale", class: "note"}, bar), position, line);
+map.on("pointermove", ({coordinate: [x, y]}) => position.textContent = x.toFixed(0) + " m E, " + y.toFixed(0) + " m N");
+function measured() {   // A length of 1, 2 or 5 times a power of ten, at most 110 pixels long.
+  const pixel = map.getView().getResolution(), ten = 10 ** Math.floor(Math.log10(110 * pixel));
+  const length = ten * [5, 2, 1].find(times => times * ten <= 110 * pixel);
+  bar.style.width = length / pixel + "px";
+  bar.textContent = length < 1000 ? length + " m" : length / 1000 + " km";
+}
+map.getView().on("change:resolution", measured);
 const whole = () => map.getView().fit(extent, {padding: [20, 20, 20, 20]});
 whole();
 
@@ -182,36 +197,33 @@ whole();
 years[1].on("prerender", event => {
   const context = event.context, [width, height] = map.getSize(), share = $("swipe").value / 100;
   const at = (x, y) => ol.render.getRenderPixel(event, [x, y]);
-  const [a, b, c, d] = [at(width * share, 0), at(width, 0), at(width, height), at(width * share, height)];
   context.save();
   context.beginPath();
-  context.moveTo(...a); context.lineTo(...b); context.lineTo(...c); context.lineTo(...d);
-  context.closePath();
+  for (const [x, y] of [[share, 0], [1, 0], [1, 1], [share, 1]]) context.lineTo(...at(x * width, y * height));
   context.clip();
 });
 years[1].on("postrender", event => event.context.restore());
-const line = element("div", {"aria-hidden": "true",
-  style: "position:absolute;top:0;bottom:0;width:3px;margin-left:-1px;background:#fff;box-shadow:0 0 0 1px #1f2a33;pointer-events:none"});
-$("map").append(line);
-function swiped() {
+function swipedTo(share) {
+  $("swipe").value = share;
   line.style.left = $("swipe").value + "%";
   $("swipe").setAttribute("aria-valuetext", $("swipe").value + " % of the map shows " + first + ", the rest " + second);
   map.render();
 }
-$("swipe").addEventListener("input", swiped);
-$("year-left").textContent = first;
-$("year-right").textContent = second;
-swiped();
+line.addEventListener("pointerdown", event => line.setPointerCapture(event.pointerId));
+line.addEventListener("pointermove", event => {
+  const box = $("map").getBoundingClientRect();
+  if (line.hasPointerCapture(event.pointerId)) swipedTo(100 * (event.clientX - box.left) / box.width);
+});
+$("swipe").addEventListener("input", () => swipedTo($("swipe").value));
+swipedTo(50);
 
 layers.forEach(({name, layer}, k) => {
-  const shown = element("input", {type: "checkbox", id: "layer-" + k});
-  shown.checked = layer.getVisible();
-  shown.addEventListener("change", () => layer.setVisible(shown.checked));
-  const opacity = element("input", {type: "range", min: 0, max: 100, value: 100 * layer.getOpacity(), id: "opacity-" + k,
-    "aria-label": "Opacity of " + name});
-  opacity.addEventListener("input", () => layer.setOpacity(opacity.value / 100));
-  $("layers").tBodies[0].append(element("tr", {}, element("td", {}, shown, " ", element("label", {for: "layer-" + k}, name)),
-    element("td", {}, opacity)));
+  const onchange = event => layer.setVisible(event.target.checked);
+  const oninput = event => layer.setOpacity(event.target.value / 100);
+  $("layers").tBodies[0].append(element("tr", {}, element("td", {},
+    element("input", {type: "checkbox", id: "layer-" + k, checked: layer.getVisible() && "", onchange}), " ",
+    element("label", {for: "layer-" + k}, name)), element("td", {},
+    element("input", {type: "range", value: 100 * layer.getOpacity(), "aria-label": "Opacity of " + name, oninput}))));
 });
 
 // ---- legend
@@ -222,31 +234,30 @@ function keyed(draw, text) {
   return element("div", {class: "key"}, canvas, text);
 }
 const key = (look, text) => keyed(context => {
-  for (const style of [look.colour, look.mark && patternOf(look.mark)]) {
-    context.fillStyle = style || "transparent";
+  for (const style of [look.colour, look.mark ? patternOf(look.mark) : "transparent"]) {
+    context.fillStyle = style;
     context.fillRect(0, 0, 34, 22);
   }
 }, text);
 const frame = (strokes, text) => keyed(context => {
   context.fillStyle = "#9aa78f";
   context.fillRect(0, 0, 34, 22);
-  for (const [colour, width, dash] of strokes) {
-    context.strokeStyle = colour;
-    context.lineWidth = width;
-    context.setLineDash(dash || []);
+  for (const [strokeStyle, lineWidth, dash] of strokes) {
+    Object.assign(context, {strokeStyle, lineWidth}).setLineDash(dash || []);
     context.strokeRect(6, 5, 22, 12);
   }
 }, text);
 function scale(stops, low, high, title) {
-  const colours = stops.map(stop => "rgb(" + stop.join(",") + ")").join(",");
-  return [element("p", {}, title), element("div", {class: "ramp", style: "background:linear-gradient(90deg," + colours + ")"}),
-          element("div", {class: "ends"}, element("span", {}, low), element("span", {}, high))];
+  const ramp = element("div", {class: "ramp"});
+  ramp.style.background = "linear-gradient(90deg," + stops.map(stop => "rgb(" + stop.join(",") + ")").join(",") + ")";
+  return [element("p", {}, title), ramp, element("div", {class: "ends"}, element("span", {}, low), element("span", {}, high))];
 }
 $("legend").append(
   element("p", {}, "Outlines"), frame([["#1f2a33", 4], [CANDIDATE_COLOUR, 2]],
     D.calibrated ? "Candidate: " + percent(D.candidate) + " or more" : "Candidate of the rule of 2017"),
   frame([["#ffffff", 7], ["#1f4e72", 4, [10, 6]]], "Chosen tile"),
   frame([["#ffffff", 4], ["#1f2a33", 2]], "County boundary"),
+  element("p", {}, "Your marks"), ...MARKS.map(m => keyed(context => context.drawImage(signs[m[1]], 6, 0, 22, 22), m[1])),
   element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
   element("p", {}, "Predictions"), ...D.classes.map(c => key(c, c.name)), key(NOTHING, "No prediction"),
   element("p", {}, "Patterns can be told apart where tiles of a kind lie together, and close up in each."),
@@ -255,7 +266,7 @@ $("legend").append(
 
 // ---- a tile
 
-let current = null;   // position in the list
+let tile = null, place = null;   // the chosen tile, and the position in the list that was last chosen
 const rank = new Map(D.listed.map((c, k) => [c.tile, k]));
 
 function figure(year, i) {
@@ -277,10 +288,11 @@ const chance = k => D.calibrated ? percent(D.listed[k].score) : "";
 function choose(i, move) {
   chosen.getSource().clear();
   chosen.getSource().addFeature(new ol.Feature(square(i)));
-  const [x, y] = corner(i);
   if (move) centre(i);
-  current = rank.has(i) ? rank.get(i) : null;
-  const k = current, n = D.classes.length, body = $("tile"), focused = body.contains(document.activeElement);
+  tile = i;
+  if (rank.has(i)) place = rank.get(i);
+  const k = rank.has(i) ? place : null, n = D.classes.length, body = $("tile");
+  const focused = body.contains(document.activeElement);
   $("tile-name").textContent = nameOf(i);
   $("tile-name").dataset.tile = nameOf(i);
   body.replaceChildren(element("div", {class: "pictures"}, figure(first, i), figure(second, i)));
@@ -288,18 +300,22 @@ function choose(i, move) {
   if (focused) $("tile-name").focus();
   const said = k === null ? "Not on the list."
     : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
+  const degrees = element("span", {}, D.centres.map(values => values[i].toFixed(5)).join(", "));
   const scored = D.calibrated && D.tiles.score[i] >= 0
     ? ["Change score ", element("strong", {}, percent(D.tiles.score[i] / 1000)), ". "] : [];
   body.append(element("p", {}, ...scored, said + " " + (k === null ? "" : D.listed[k].reason)),
-              element("p", {}, x + " m E, " + y + " m N"));
+              element("p", {}, "Latitude and longitude of its centre:", element("br"), degrees, " ",
+                      element("button", {type: "button", onclick: event => copy(degrees, event.target)}, "Copy")),
+              element("p", {}, corner(i).map((m, at) => m + TILE / 2 + " m " + "EN"[at]).join(", ") + " (" + D.crs + ")"));
   $("said").textContent = nameOf(i) + ". " + body.querySelector("p").textContent;
   marked();
-  const table = element("table", {}, element("thead", {}, element("tr", {}, element("th", {scope: "col"}, "Probability of"),
-    element("th", {scope: "col"}, String(first)), element("th", {scope: "col"}, String(second)))), element("tbody"));
-  const shown = (p, c) => D.tiles[p ? "class_after" : "class_before"][i] < 0 ? "–" : percent(probabilities[p][i * n + c] / 255);
-  D.classes.forEach((c, at) => table.tBodies[0].append(element("tr", {}, element("th", {scope: "row"}, c.name),
-    element("td", {class: "number"}, shown(0, at)), element("td", {class: "number"}, shown(1, at)))));
-  body.append(table, element("p", {}, "Neighbours, as predicted in " + second + ":"));
+  const shown = (p, at) => D.tiles[p ? "class_after" : "class_before"][i] < 0 ? "–"
+    : percent(probabilities[p][i * n + at] / 255);
+  const row = (tag, scope, name, ...values) => element("tr", {}, element("th", {scope}, name),
+    ...values.map(value => element(tag, {scope: tag === "th" && "col"}, String(value))));
+  body.append(element("table", {}, element("thead", {}, row("th", "col", "Probability of", first, second)),
+    element("tbody", {}, ...D.classes.map((c, at) => row("td", "row", c.name, shown(0, at), shown(1, at))))),
+    element("p", {}, "Neighbours, as predicted in " + second + ":"));
   const around = element("div", {class: "neighbours"});
   for (const dr of [1, 0, -1]) for (const dc of [-1, 0, 1]) {
     const other = tileAt(D.tiles.row[i] + dr, D.tiles.col[i] + dc);
@@ -311,39 +327,47 @@ function choose(i, move) {
   for (const button of $("list").querySelectorAll("[aria-current]")) button.removeAttribute("aria-current");
   if (k !== null) {
     while (shownUpTo <= k) more();
-    const button = $("list").children[k].firstChild;
-    button.setAttribute("aria-current", "true");
-    const list = $("list"), row = button.parentElement;
+    const list = $("list"), row = list.children[k];
+    row.firstChild.setAttribute("aria-current", "true");
     list.scrollTop = row.offsetTop - list.offsetTop - list.clientHeight / 2;
   }
 }
 
-map.on("singleclick", event => clicked(event.coordinate));
+async function copy(from, button) {
+  getSelection().selectAllChildren(from);
+  try {
+    await navigator.clipboard.writeText(from.textContent);
+    button.textContent = "Copied";
+  } catch (refused) { button.textContent = "Selected: press Ctrl+C"; }
+  $("said").textContent = button.textContent;
+}
+
 function clicked([x, y]) {
   const i = tileAt(Math.floor(y / TILE), Math.floor(x / TILE));
   if (i !== undefined) choose(i, false);
 }
+map.on("singleclick", event => clicked(event.coordinate));
 
 // ---- candidates and marks
 
-const MARKS = [["T", "true"], ["F", "false"], ["U", "unsure"]];
 $("marks").append(...MARKS.map(([letter, mark]) => element("button",
   {type: "button", "data-mark": mark, onclick: () => toggle(mark)}, mark + " ", element("kbd", {}, letter))));
 const KEPT = "marks of " + D.run;
-const marks = new Map();   // position in the list -> mark
+const marks = new Map();   // tile -> mark
 let shownUpTo = 0;
+const lastRow = new IntersectionObserver(rows => { if (rows.some(row => row.isIntersecting)) more(); });
 function more() {   // A list of thousands is made in pieces, as it is needed.
   const until = Math.min(D.listed.length, shownUpTo + 200);
   for (; shownUpTo < until; shownUpTo++) {
     const k = shownUpTo, c = D.listed[k];
-    $("list").append(element("li", {}, element("button", {type: "button", onclick: () => choose(c.tile, true)},
+    const onclick = () => { choose(c.tile, true); $("map").scrollIntoView({block: "nearest"}); };
+    $("list").append(element("li", {}, element("button", {type: "button", onclick},
       element("span", {}, "#" + (k + 1)), element("span", {}, chance(k)), element("span", {}, c.kind),
-      element("strong", {class: "mark"}, marks.get(k) || ""))));
+      element("strong", {class: "mark"}, marks.get(c.tile) || ""))));
   }
+  lastRow.disconnect();
+  if (shownUpTo < D.listed.length) lastRow.observe($("list").lastChild);
 }
-$("list").addEventListener("scroll", () => {
-  if ($("list").scrollTop + $("list").clientHeight > $("list").scrollHeight - 100) more();
-});
 function told(message = "") {
   const less = D.listed.length - D.candidates;
   let words = D.candidates + " candidates, " + (D.calibrated ? "of " + percent(D.candidate) + " or more" : D.meaning);
@@ -352,52 +376,78 @@ function told(message = "") {
 }
 function marked() {
   for (const button of $("marks").children) {
-    button.disabled = current === null;
-    button.setAttribute("aria-pressed", String(current !== null && marks.get(current) === button.dataset.mark));
+    button.disabled = tile === null;
+    button.setAttribute("aria-pressed", String(tile !== null && marks.get(tile) === button.dataset.mark));
   }
 }
-function setMark(k, mark) {
-  if (mark === undefined) marks.delete(k); else marks.set(k, mark);
-  if (k < shownUpTo) $("list").children[k].querySelector(".mark").textContent = mark || "";
+function setMark(i, mark) {
+  const source = marksLayer.getSource(), old = source.getFeatureById(i), [x, y] = corner(i);
+  if (old) source.removeFeature(old);
+  if (mark === undefined) marks.delete(i);
+  else {
+    const feature = new ol.Feature({geometry: new ol.geom.Point([x + 0.15 * TILE, y + 0.85 * TILE]), mark: mark});
+    feature.setId(i);
+    source.addFeature(feature);
+    marks.set(i, mark);
+  }
+  if (rank.get(i) < shownUpTo) $("list").children[rank.get(i)].querySelector(".mark").textContent = mark || "";
   marked();
 }
 function toggle(mark) {   // A second press undoes the first.
-  setMark(current, marks.get(current) === mark ? undefined : mark);
-  remember(KEPT, csv());
+  const undone = marks.get(tile) === mark;
+  setMark(tile, undone ? undefined : mark);
+  kept(KEPT, csv());
   told();
+  if (!undone && rank.has(tile) && place + 1 < D.listed.length) step(1);
 }
-function csv() {
-  const rows = D.listed.map((c, k) =>
-    [nameOf(c.tile), D.tiles.row[c.tile], D.tiles.col[c.tile], c.score, marks.get(k) || ""]);
-  return ["tile_id,row,col,score,mark", ...rows.map(r => r.join(","))].join("\n") + "\n";
+// A spreadsheet takes a cell that begins with one of these for a formula; an apostrophe before it makes it a text.
+function cell(value) {
+  const text = String(value).replace(/^(?=[\s'=+\-@＝＋－＠])/, "'");
+  return /^'|[\s",;]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
+}
+function csv() {   // the list, and then the other tiles that are marked
+  const tiles = [...D.listed.map(c => c.tile), ...[...marks.keys()].filter(i => !rank.has(i))];
+  const rows = tiles.map(i => [nameOf(i), D.tiles.row[i], D.tiles.col[i],
+    rank.has(i) ? D.listed[rank.get(i)].score : D.tiles.score[i] < 0 ? "" : D.tiles.score[i] / 1000, marks.get(i) || ""]);
+  return ["tile_id,row,col,score,mark", ...rows.map(row => row.map(cell).join(","))].join("\n") + "\n";
+}
+function parsed(text, parting) {   // CSV: a quoted cell may hold anything, and a quote in it is doubled
+  const rows = [[]], one = `(?:"([^"]*(?:""[^"]*)*)"|([^${parting}\\r\\n]*))(${parting}|[\\r\\n]|$)`;
+  for (const [, quoted, plain, end] of text.matchAll(new RegExp(one, "g"))) {
+    rows.at(-1).push(quoted === undefined ? plain : quoted.replaceAll('""', '"'));
+    if (end === "\r" || end === "\n") rows.push([]);
+  }
+  return rows;
 }
 // Closing the page loses nothing. A browser may refuse to keep anything for a file: Save marks remains.
-function remember(name, text) {
-  try { localStorage.setItem(name, text); } catch (refused) { /* as above */ }
-}
-function remembered(name) {
-  try { return localStorage.getItem(name); } catch (refused) { return null; }
+function kept(name, text) {
+  try {
+    if (text !== undefined) localStorage.setItem(name, text);
+    return localStorage.getItem(name);
+  } catch (refused) { return null; }
 }
 // Spreadsheets write a byte order mark, semicolons in many countries, quotes, and TRUE for true.
 function read(text) {
-  const lines = text.replace(/^\ufeff/, "").trim().split(/\r?\n/), parting = lines[0].includes(";") ? ";" : ",";
-  const [head, ...rows] = lines.map(l => l.split(parting).map(cell => cell.trim().replace(/^"(.*)"$/, "$1")));
-  const [id, mark] = [head.indexOf("tile_id"), head.indexOf("mark")];
-  if (id < 0 || mark < 0) return "Expected a CSV file with the columns tile_id and mark, as Save marks writes it; got: " + head.join(", ").slice(0, 60);
-  const listed = new Map(D.listed.map((c, k) => [nameOf(c.tile), k])), known = MARKS.map(m => m[1]);
+  const plain = text.replace(/^\ufeff/, ""), parting = plain.split(/[\r\n]/, 1)[0].includes(";") ? ";" : ",";
+  const [head, ...rows] = parsed(plain, parting);
+  const [id, mark] = ["tile_id", "mark"].map(name => head.findIndex(title => title.trim() === name));
+  if (id < 0 || mark < 0) return "Expected a CSV file with the columns tile_id and mark, but the first line is: "
+    + head.join(", ").slice(0, 60) + ". Choose a file that Save marks wrote.";
+  const byName = new Map(Array.from({length: N}, (_, i) => [nameOf(i), i]));
   let read = 0, left = 0;
   for (const row of rows) {
-    const given = (row[mark] || "").toLowerCase();
+    const given = (row[mark] || "").trim().toLowerCase(), named = row[id] || "";
     if (!given) continue;
-    if (listed.has(row[id]) && known.includes(given)) { setMark(listed.get(row[id]), given); read++; } else left++;
+    const i = byName.get([named.replace(/^'/, ""), named, named.trim()].find(name => byName.has(name)));
+    if (i !== undefined && MARKS.some(m => m[1] === given)) { setMark(i, given); read++; } else left++;
   }
-  remember(KEPT, csv());
+  kept(KEPT, csv());
   return read + " marks read" + (left ? ", " + left + " lines of other tiles or marks left out." : ".");
 }
 $("save").addEventListener("click", () => {
-  const link = element("a", {href: URL.createObjectURL(new Blob([csv()], {type: "text/csv"})), download: "marks_" + D.county + ".csv"});
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  const href = URL.createObjectURL(new Blob([csv()], {type: "text/csv"}));
+  element("a", {href, download: "marks_" + D.county + ".csv"}).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000);
 });
 $("load").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", async () => {
@@ -408,33 +458,32 @@ $("file").addEventListener("change", async () => {
 });
 function step(by) {
   if (!D.listed.length) return;
-  const to = current === null ? 0 : (current + by + D.listed.length) % D.listed.length;
-  choose(D.listed[to].tile, true);
+  choose(D.listed[place === null ? 0 : (place + by + D.listed.length) % D.listed.length].tile, true);
 }
 $("next").addEventListener("click", () => step(1));
 $("previous").addEventListener("click", () => step(-1));
 more();
 marked();
-if (remembered(KEPT)) read(remembered(KEPT));
+if (kept(KEPT)) read(kept(KEPT));
 told();
 
 // ---- keys
 
 const LETTERS = "keys of a letter";   // People who dictate or tremble can switch them off.
-$("letters").checked = remembered(LETTERS) !== "off";
-$("letters").addEventListener("change", () => remember(LETTERS, $("letters").checked ? "on" : "off"));
+$("letters").checked = kept(LETTERS) !== "off";
+$("letters").addEventListener("change", () => kept(LETTERS, $("letters").checked ? "on" : "off"));
 document.addEventListener("keydown", event => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   if (event.key.length === 1 && !$("letters").checked) return;
   const pressed = event.key.toLowerCase(), mark = MARKS.find(m => m[0].toLowerCase() === pressed);
   if (pressed === "n") step(1);
   else if (pressed === "p") step(-1);
-  else if (mark && current !== null) toggle(mark[1]);
-  else if (pressed === "[" || pressed === "]") { $("swipe").value = +$("swipe").value + (pressed === "]" ? 5 : -5); swiped(); }
+  else if (mark && tile !== null && !event.repeat) toggle(mark[1]);
+  else if (pressed === "[") swipedTo(+$("swipe").value - 5);
+  else if (pressed === "]") swipedTo(+$("swipe").value + 5);
   else if (pressed === "home" && event.target.type !== "range") whole();
   else if (pressed === "enter" && event.target === $("map")) clicked(map.getView().getCenter());
   else return;
   event.preventDefault();
 });
-$("about").textContent = D.about;
 map.once("rendercomplete", () => document.body.dataset.ready = "true");

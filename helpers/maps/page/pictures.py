@@ -2,7 +2,7 @@
 
 import base64
 import io
-import shutil
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ def write_pictures(page: Path, store: str, county: str, years: tuple[int, int], 
     levels = 1 + int(np.ceil(np.log2(max(height, width))))
     inside, folder = len(tiles) <= TILES_INSIDE, picture_folder(page)
     px = INSIDE_PX if inside else BESIDE_PX
-    shutil.rmtree(folder, ignore_errors=True)
+    _clear(folder)
     names = {str(year): {} for year in years} if inside else {}
     for year in years:
         for z, x, y, image in _pyramid(store, county, year, set(tiles["row"]), grid, levels, px):
@@ -43,6 +43,16 @@ def write_pictures(page: Path, store: str, county: str, years: tuple[int, int], 
                 file.write_bytes(image)
     return {"grid": grid, "pictures": {"inside": inside, "levels": levels, "px": px, "folder": folder.name,
                                        "names": names}}
+
+
+def _clear(folder):
+    """Remove the pictures of an earlier page, and no other file."""
+    for file in list(folder.glob("*/*/*.webp")):
+        if re.fullmatch(r"\d+/\d+/\d+-\d+\.webp", file.relative_to(folder).as_posix()):
+            file.unlink()
+    for emptied in [*folder.glob("*/*"), *folder.glob("*"), folder]:
+        if emptied.is_dir() and not any(emptied.iterdir()):
+            emptied.rmdir()
 
 
 def _pyramid(store, county, year, rows, grid, levels, px):
