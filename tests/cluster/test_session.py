@@ -139,3 +139,25 @@ def test_a_machine_without_java_and_a_clean_folder(tmp_path):
     done = run(program, PATH=str(commands), HERE=str(here), TMPDIR=str(here))
     assert (done.returncode, done.stdout, done.stderr) == (0, "9\n", "")
     assert [p.name for p in here.iterdir() if not p.name.startswith("hsperfdata")] == []
+
+
+def test_what_a_shell_inherits_changes_nothing(tmp_path):
+    """Another Spark, a Hadoop client's settings, no locale, and a temporary folder with an odd name, all at once."""
+    here = tmp_path / "First Last #1 %20 [x] Größe"
+    (here / "conf").mkdir(parents=True)
+    (here / "conf" / "core-site.xml").write_text(
+        "<configuration><property><name>fs.defaultFS</name><value>hdfs://127.0.0.1:9</value></property></configuration>")
+    program = ("import os, zipfile; from helpers.cluster import adapter, session\n"
+               "here = os.environ['TMPDIR']\n"
+               "with zipfile.ZipFile(here + '/sent.zip', 'w') as archive: archive.writestr('a.txt', 'there')\n"
+               "spark = session.start('local[1]')\n"
+               "adapter.ship(spark, here + '/sent.zip', 'sent')\n"
+               "def look(batches):\n"
+               "    import pandas as pd; from pyspark import SparkFiles\n"
+               "    for _ in batches: yield pd.DataFrame({'text': [open(SparkFiles.get('sent') + '/a.txt').read()]})\n"
+               "print(spark.range(1).mapInPandas(look, 'text string').first().text)\n"
+               "session.stop(spark)")
+    done = run(program, TMPDIR=str(here), LC_ALL="C", SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7",
+               PYSPARK_SUBMIT_ARGS="--master local[2]", SPARK_LOCAL_DIRS="/proc/nowhere", SPARK_CONF_DIR="/proc/nowhere",
+               HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere")
+    assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr[-2000:]

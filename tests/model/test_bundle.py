@@ -1,6 +1,8 @@
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import numpy as np
 import onnx
 import pytest
@@ -157,3 +159,32 @@ def test_a_bundle_is_uploaded_and_opened_from_any_file_system(tmp_path, monkeypa
     assert bundle.load("memory://models/one").checksum == saved.checksum
     with pytest.raises(InputError, match="expected a model bundle at memory://models/two, got no model.json there"):
         bundle.load("memory://models/two")
+
+
+def test_of_a_remote_bundle_only_the_files_that_it_lists_are_copied(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    saved = tiny.model(tmp_path / "bundle")
+    bundle.upload(saved, "memory://listed/one")
+    fsspec.filesystem("memory").pipe_file("/listed/one/other.bin", b"x" * 100)
+    with ThreadPoolExecutor(4) as threads:  # jobs that load it at the same time
+        found = list(threads.map(lambda _: bundle.load("memory://listed/one"), range(8)))
+    assert {one.checksum for one in found} == {saved.checksum}
+    assert sorted(path.name for path in found[0].folder.iterdir()) == ["model.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", ".hidden", ""])
+def test_a_remote_bundle_cannot_name_files_elsewhere(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    facts = {"classes": ["a"], "input_px": [32, 32], "files": {name: "0" * 64}}
+    fsspec.filesystem("memory").pipe_file("/named/one/model.json", json.dumps(facts).encode())
+    with pytest.raises(InputError, match="got one that names no files"):
+        bundle.load("memory://named/one")
+
+
+def test_a_network_with_other_classes_than_its_facts_is_refused(tmp_path):
+    saved = tiny.model(tmp_path / "bundle")
+    (saved.folder / "model.json").unlink()
+    bundle.finish(saved.folder, dict({key: value for key, value in saved.facts.items() if key != "files"},
+                                     classes=list("abcdefgh")))
+    with pytest.raises(InputError, match="expected 8 probabilities from model.onnx of the bundle .*, got 6"):
+        engines.load(bundle.load(saved.folder), "onnxruntime")

@@ -1,6 +1,12 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from helpers import InputError
@@ -105,3 +111,40 @@ def test_tiles_that_are_not_in_the_store(spark, model, store, tmp_path):
 def test_no_partition(spark, model, store, tmp_path):
     with pytest.raises(InputError, match="expected 1 partition or more, got 0"):
         scoring.score(spark, store, model[0], str(tmp_path / "table"), partitions=0)
+
+
+def test_a_picture_that_many_tiles_share_is_in_memory_once(tmp_path):
+    """A file of two megabytes may hold as many gigabytes of pictures."""
+    pq.write_table(pa.table({"image": [b"x" * 1_000_000] * 500 + [None]}), tmp_path / "shared.parquet")
+    column = pq.ParquetFile(tmp_path / "shared.parquet", read_dictionary=["image"]).read()["image"].chunk(0)
+    images = scoring._images(column)
+    assert len({id(image) for image in images[:-1]}) == 1 and images[-1] is None and len(images) == 501
+
+
+def test_tile_ids_that_are_no_text_are_refused(model, store, tmp_path):
+    ids = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(np.array([0, 1, 2], "i4")), pa.py_buffer(b"\xff\xfe")])
+    rows = pa.table({"tile_id": ids})
+    with pytest.raises(InputError, match="expected tile ids in UTF-8 in a.parquet, got others"):
+        scoring._check(rows, {"uri": "a.parquet", "tiles": 2}, "onnxruntime")
+
+
+def test_archives_of_killed_processes_are_removed_and_those_of_others_stay(tmp_path):
+    """The next start finds the temporary folder of a process that was killed with -9, and of one that still runs."""
+    program = ("import sys, time; from helpers.scoring import score\n"
+               "print(score._staging(), flush=True); time.sleep(60)")
+    environment = dict(os.environ, TMPDIR=str(tmp_path))
+
+    def start():
+        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        return process, Path(process.stdout.readline().strip())
+
+    (killed, left), (running, kept) = start(), start()
+    killed.kill()
+    killed.communicate()
+    try:
+        last, mine = start()
+        assert not left.exists() and kept.exists() and mine.exists()
+    finally:
+        for process in (running, last):
+            process.kill()
+            process.communicate()

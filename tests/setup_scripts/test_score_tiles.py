@@ -15,7 +15,7 @@ import pytest
 
 import score_tiles
 import tiny
-from helpers import DamagedFile
+from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.scoring import table
 from helpers.tiles.folder import write_images
@@ -126,3 +126,8 @@ def test_a_csv_file_is_written_whole_or_not_at_all(finished, tmp_path):
 def test_a_csv_file_is_a_file_on_this_machine(name):
     with pytest.raises(argparse.ArgumentTypeError, match="expected a file on this machine, got"):
         score_tiles.csv_path(name)
+
+
+def test_a_log_in_a_missing_folder_ends_in_one_sentence(tmp_path):
+    with pytest.raises(InputError, match="expected a file that can be written for --log, got .*/no/such.log"):
+        score_tiles.main(["tiles", "model", "table", "--log", str(tmp_path / "no" / "such.log")])

@@ -1,8 +1,12 @@
 """Bad pictures: which are converted, and which are refused with a reason."""
 
+import io
+import time
+
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 
 from helpers import InputError
 from helpers.tiles import pictures
@@ -72,3 +76,18 @@ def test_a_picture_that_cannot_be_read_is_named(folder, tmp_path):
     assert decode_all(frame.drop(frame.index[frame["tile_id"] == "sea/3.jpg"])).shape == (19, 30, 40, 3)
     with pytest.raises(InputError, match="expected tiles to decode, got none"):
         decode_all(frame.head(0))
+
+
+def test_a_picture_that_takes_minutes_to_read_is_refused_at_once():
+    """A progressive JPEG may draw its picture thousands of times, and a PPM of text be mostly comment."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4096, 4096)).save(buffer, "JPEG", progressive=True, quality=1)
+    whole = buffer.getvalue()
+    scan = whole[whole.rindex(b"\xff\xda"):-2]
+    started = time.monotonic()
+    for image, kind in ((whole[:-2] + scan * 2000 + b"\xff\xd9", "too_large"),
+                        (b"P1 4096 4096\n" + b"#\n" * 50_000, "unreadable")):
+        with pytest.raises(pictures.BadPicture) as bad:
+            pictures.decode(image)
+        assert bad.value.kind == kind
+    assert time.monotonic() - started < 5

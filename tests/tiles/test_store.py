@@ -10,6 +10,7 @@ import pytest
 import tiny
 from helpers import InputError
 from helpers.cluster import work
+from helpers.scoring import score, table
 from helpers.tiles import store
 from helpers.tiles.folder import write_images
 
@@ -183,3 +184,38 @@ def test_training_draws_the_same_number_of_pure_tiles_of_each_class(folder, tmp_
         0: [1, 1, 1, 2, 2], 1: [1] * 7}
     with pytest.raises(InputError, match="got none of forest"):
         store.pure(frame, ("city", "sea", "forest"))
+
+
+ODD_NAMES = ["a b", "my%20tiles", "tiles [2020]", "{a,b}", "a*", "a?b", "a#b", "back\\slash", "chained::name", "Größe 東京"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_name_is_neither_a_pattern_nor_an_escape(folder, tmp_path, name):
+    """A store and a table in a folder of any name; a neighbour that a pattern would match is left alone."""
+    model, here, neighbour = tiny.model(tmp_path / "model"), tmp_path / name, tmp_path / "tiles 2"
+    for uri in (neighbour, here):
+        write_images(folder, str(uri / "store"))
+    assert len(store.partitions(str(here / "store"))) == 1 and len(store.read(str(here / "store"))) == 20
+    units, damaged = score.units(str(here / "store"), store.partitions(str(here / "store")), model.checksum, "onnxruntime")
+    uri = str(here / "table")
+    table.begin(uri, model.checksum, "onnxruntime", model.classes)
+    for unit in units:
+        work.write(pa.table({"tile_id": ["a"]}), {}, uri, unit)
+    assert work.names(uri) == set(units) and not damaged
+    table.finish(uri, {"units": []}, {unit.rpartition("/")[0] for unit in units})
+    assert not work.names(uri)
+    table.remove(uri)
+    store.keep_only(str(here / "store"), [])
+    assert not list(here.rglob("_*.json")) and len(store.partitions(str(neighbour / "store"))) == 1
+
+
+def test_rows_without_a_tile_id_are_refused(own):
+    own.write("part-1.parquet", range(30, 60), tile_id=[None] + [f"{i:03d}" for i in range(31, 60)])
+    with pytest.raises(InputError, match="expected a tile_id in every row of .*part-1.parquet, got rows without one"):
+        own.files()
+
+
+def test_a_file_that_may_hold_a_picture_once_for_many_tiles_says_so(own):
+    own.write("part-1.parquet", range(30, 60), image=[b"the same"] * 30)
+    pq.write_table(pq.read_table(own.folder / "part-2.parquet"), own.folder / "part-2.parquet", use_dictionary=False)
+    assert [file["dictionary"] for file in own.files()[0]] == [True, True, False]
