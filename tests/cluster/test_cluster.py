@@ -4,6 +4,7 @@ The tests follow each other: one cluster, and one driver that lives until a test
 """
 
 import contextlib
+import http.client
 import json
 import os
 import select
@@ -13,12 +14,14 @@ import subprocess
 import sys
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 
+import local_cluster
 import tiny
 from helpers import InputError
 from helpers.files import write_json
@@ -75,8 +78,9 @@ class Cluster:
                     if "secret" in line)
 
     def process(self, name):
-        known = json.loads((self.folder / "processes.json").read_text())["processes"][name]
-        return psutil.Process(known["process"])
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TUTORIAL_HOME", str(self.home))
+            return local_cluster.Cluster().process(name)
 
     def executors(self):
         return [child for name in ("worker-1", "worker-2")
@@ -242,6 +246,25 @@ def results():
     yield
     if os.environ.get("CLUSTER_RESULTS") == "write":
         write_json(REPOSITORY / "tests" / "cluster" / "cluster_results.json", COUNTS)
+
+
+def test_no_page_of_a_browser_can_end_an_application(cluster, driver):
+    """The kill button of the master's web page would ask for no password."""
+    web_port = json.loads((cluster.folder / "cluster.json").read_text())["web_port"]
+
+    def ask(method, path, body=None):
+        page = http.client.HTTPConnection("127.0.0.1", web_port)
+        page.request(method, path, body, {"Content-Type": "application/x-www-form-urlencoded"})
+        return page.getresponse().read()
+
+    def applications():
+        return [one["id"] for one in json.loads(ask("GET", "/json/"))["activeapps"]]
+
+    running = applications()
+    assert len(running) == 1
+    ask("POST", "/app/kill/", f"id={running[0]}&terminate=true")
+    time.sleep(1)
+    assert applications() == running
 
 
 def test_the_undisturbed_job(driver, undisturbed, asked, home):
@@ -430,3 +453,14 @@ def test_starting_what_runs_starts_nothing(cluster):
     other = cluster.command("start", "--port", "1")
     assert other.returncode == 2
     assert other.stderr.startswith("expected no cluster here, or one on port 1, got one on port")
+
+
+def test_two_starts_at_once_and_lost_notes_lose_no_process(tmp_path):
+    there = Cluster(tmp_path)
+    with ThreadPoolExecutor(2) as threads:
+        done = list(threads.map(lambda _: there.command("start", "--workers", "1", "--port", there.port), range(2)))
+    assert [one.returncode for one in done] == [0, 0], [one.stderr for one in done]
+    family = [there.process(name) for name in ("master", "worker-1")]
+    (there.folder / "cluster.json").unlink()
+    assert there.command("stop").stdout == "Stopped.\n"
+    assert not any(one.is_running() for one in family)
