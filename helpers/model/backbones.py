@@ -19,8 +19,17 @@ EMBEDDED = {"resnet_small": "resnet_small.npz", "alexnet_small": "alexnet_small.
 RESNET50_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RESNET50_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/" + RESNET50_FILE
 RESNET50_MD5 = "4d473c1dd8becc155b73f8504c6f6626"
-# Subtracted by keras.applications.resnet50.preprocess_input: the means of ImageNet's blue, green and red.
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+# What a network expects of its pixels: order of the channels, mean and deviation of each in that order. The names are
+# those of keras.applications.imagenet_utils.preprocess_input.
+PREPROCESSING = {
+    "none": ("RGB", (0, 0, 0), (1, 1, 1)),
+    "tf": ("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "caffe": ("BGR", (103.939, 116.779, 123.68), (1, 1, 1)),
+    # torchvision.transforms.Normalize, for pixels of 0 to 255.
+    "torch": ("RGB", tuple(255 * v for v in (0.485, 0.456, 0.406)), tuple(255 * v for v in (0.229, 0.224, 0.225))),
+}
+# Only until helpers/model/cntk_network.py takes the table.
+IMAGENET_MEAN_BGR = PREPROCESSING["caffe"][1]
 SHA256 = "[0-9a-fA-F]{64}"
 _WANTED = "a backbone (resnet_small, alexnet_small, resnet50) or the path of a .keras or .weights.h5 file"
 
