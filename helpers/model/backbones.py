@@ -91,7 +91,8 @@ class Backbone:
         import keras
         network = self._network()
         pictures = keras.Input((*_picture_px(network, self.name), 3), name="pictures")
-        outputs = cut.flattened(network, _preprocessed(pictures, self._preprocessing_of(network)))
+        prepared = _preprocessed(pictures, self._preprocessing_of(network))
+        outputs = self._trying(lambda: cut.flattened(network, prepared))
         whole = keras.Model(pictures, outputs, name=re.sub(r"\W+", "_", self.name.split(".")[0]))
         start, layers = cut.ends(whole, self._options.get("layer"))
         self._start = start and start.name
@@ -185,7 +186,7 @@ def _picture_px(network, name):
     if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][2] != 3 or px[0] != px[1] or len(network.outputs) != 1:
         raise InputError(
             f"expected a network from square pictures (height, width, 3) to one output, got {name} with inputs "
-            f"{' and '.join(map(str, shapes)) or 'that nobody has written down'}. Save a functional or sequential "
+            f"{' and '.join(map(str, shapes)) or 'unknown to Keras'}. Save a functional or sequential "
             "Keras model with one such input and one output, or take the embedded default mobilenet.")
     return px
 

@@ -73,7 +73,7 @@ def batches(tiles, labels: np.ndarray = None, seed: int = None, shuffle: bool = 
         order = np.random.default_rng([seed or 0, time]).permutation(len(tiles)) if shuffle else np.arange(len(tiles))
         for start in range(0, len(tiles), BATCH):
             rows = order[start:start + BATCH]
-            some = tiles[rows] if seed is None else augment(tiles[rows], [seed, time], rows)
+            some = tiles[rows] if seed is None else augment(tiles[rows], [seed, time] if shuffle else seed, rows)
             yield some if labels is None else (some, labels[rows])
 
     of_tiles = tf.TensorSpec((None,) + tuple(tiles.shape[1:]), tf.uint8)
@@ -114,7 +114,7 @@ def train(network, data, validation, seed: int, epochs: int, learning_rate: floa
     steps = epochs * (-(-len(data[1]) // BATCH) if in_memory else len(data))
     network.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
                     loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    inputs, options = (data[:1], {"y": data[1], "batch_size": BATCH}) if in_memory else ((data,), {})
+    inputs, options = (data[:1], {"y": data[1], "batch_size": BATCH}) if in_memory else ((data,), {"shuffle": False})
     history = network.fit(*inputs, epochs=epochs, validation_data=validation, verbose=0, **options)
     return {key: [float(v) for v in values] for key, values in history.history.items()}
 

@@ -1,6 +1,7 @@
 """Decoded tiles in a file, for more of them than memory holds."""
 
 import tempfile
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ class Pixels:
         folder.mkdir(parents=True, exist_ok=True)
         self.shape, self.ndim, self.dtype = (n,) + tuple(size) + (3,), 4, np.dtype(np.uint8)
         self._file = tempfile.TemporaryFile(dir=str(folder))
+        weakref.finalize(self, self._file.close)
 
     def __len__(self):
         return self.shape[0]
