@@ -110,9 +110,9 @@ def test_the_same_seed_trains_the_same_head(tiles, backbone):
 
 def test_retraining_in_one_call_learns_two_textures(tiles, backbone):
     pictures, labels = tiles
-    model, histories = retraining.retrain(backbone, pictures, labels, tiles, seed=0, copies=2, head_epochs=40,
+    model, histories = retraining.retrain(backbone, pictures, labels, tiles, seed=0, copies=2, head_epochs=400,
                                           tuning_epochs=1)
-    assert [len(history["val_accuracy"]) for history in histories] == [40, 1]
+    assert [len(history["val_accuracy"]) for history in histories] == [400, 1]
     assert (retraining.compute(model, pictures).argmax(axis=1) == labels).mean() > 0.9
 
 
