@@ -37,7 +37,8 @@ def parse(arguments: list) -> dict:
     add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
     add("--backbone", type=backbone, metavar="NAME",
-        help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
+        help="mobilenet (embedded), resnet50 (downloaded), or the path of a .keras file, with #layer=<name> or "
+        "#preprocessing=<none|tf|caffe|torch> behind it")
     add("--cntk-backbone", metavar="NAME",
         help="alexnet_small (embedded), alexnet (ImageNet), or the path of an ONNX file with #layer=<name> behind it")
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
@@ -100,7 +101,7 @@ def backbone(text):
         return text
     checked(backbones.get, text)
     path, mark, rest = text.partition("#")
-    return text if text in backbones.EMBEDDED else str(Path(path).expanduser().resolve()) + mark + rest
+    return text if text == "mobilenet" else str(Path(path).expanduser().resolve()) + mark + rest
 
 
 def location(text):
