@@ -16,12 +16,13 @@ from helpers.model.int8 import ONNX
 from helpers.model.retrain_tensorflow import augment
 
 
-def layers(name):
-    """The layers of a network, and what its features and its last map are for two pictures."""
+def layers(name, pictures=None):
+    """The layers of a network, and its features of pictures in a file, or of two of noise."""
     # Two threads: some of CNTK's operations are right on one only.
     retraining.start_cntk(2)
     pretrained = get(name)
-    pictures = np.random.RandomState(0).randint(0, 256, (2,) + pretrained.input_px + (3,)).astype(np.uint8)
+    pictures = np.load(pictures) if pictures else np.random.RandomState(0).randint(
+        0, 256, (2,) + pretrained.input_px + (3,)).astype(np.uint8)
     features = retraining.compute(pretrained.features(), pictures)
     return {"names": [row.name for row in pretrained.layers],
             "sees": [row.receptive_field_px for row in pretrained.layers],
@@ -68,7 +69,7 @@ def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None):
         whole = retraining.export
 
         def export(pretrained, head):
-            pretrained.weights["conv1/kernel"] = pretrained.weights["conv1/kernel"] * np.float32(1.05)
+            pretrained.weights["conv1_w"] = pretrained.weights["conv1_w"] * np.float32(1.05)
             return whole(pretrained, head)
         retraining.export = export
     if out:

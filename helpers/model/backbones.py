@@ -14,7 +14,7 @@ from helpers.files import sha256 as sha256_of
 from helpers.model.small_networks import INPUT_PX, alexnet_small, resnet_small
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-EMBEDDED = {"resnet_small": "resnet_small.npz", "alexnet_small": "alexnet_small.onnx"}
+EMBEDDED = {"resnet_small": "resnet_small.npz", "squeezenet": "squeezenet.onnx"}
 # Of Keras's ImageNet weights: keras.applications.resnet, BASE_WEIGHTS_PATH and WEIGHTS_HASHES (MD5), keras 3.15.
 RESNET50_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RESNET50_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/" + RESNET50_FILE

@@ -3,7 +3,7 @@ import pytest
 from onnx import helper
 
 from helpers.model import bundle
-from helpers.model.backbones import IMAGENET_MEAN_BGR
+from helpers.model.backbones import PREPROCESSING
 from networks import coloured_tiles, python36, save_coloured, solve_head, write_network
 
 
@@ -31,7 +31,7 @@ def saved(network, tmp_path_factory):
 @pytest.fixture(scope="session")
 def textures(tmp_path_factory):
     """240 tiles of three textures, in colours that tell nothing; every fourth held out."""
-    px, rng = 224, np.random.default_rng(0)
+    px, rng = 227, np.random.default_rng(0)
     y, x = np.mgrid[:px, :px]
     tiles, labels = [], np.arange(240) % 3
     for label in labels:
@@ -49,8 +49,8 @@ def textures(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(textures):
-    """The embedded AlexNet retrained on the textures in CNTK, its bundle, and the tiles."""
-    result = python36("train", folder=str(textures), name="alexnet_small", tiles=str(textures / "tiles.npz"),
+    """The embedded SqueezeNet retrained on the textures in CNTK, its bundle, and the tiles."""
+    result = python36("train", folder=str(textures), name="squeezenet", tiles=str(textures / "tiles.npz"),
                       out=str(textures / "bundle"), copies=2)
     return result, bundle.load(textures / "bundle"), np.load(textures / "tiles.npz")["tiles"]
 
@@ -65,7 +65,7 @@ def aerial(real_data):
 @pytest.fixture(scope="session")
 def caffe():
     """What Caffe's networks expect of their pixels."""
-    return lambda x: x[..., ::-1] - np.float32(IMAGENET_MEAN_BGR)
+    return lambda x: x[..., ::-1] - np.float32(PREPROCESSING["caffe"][1])
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,7 @@ def test_a_batch_of_one_and_other_parts_of_caffes_alexnet_are_exported(caffe_ale
 
 
 def test_an_export_that_predicts_otherwise_is_refused_and_nothing_written(textures, tmp_path):
-    refusal = python36("train", True, folder=str(tmp_path), name="alexnet_small", tiles=str(textures / "tiles.npz"),
+    refusal = python36("train", True, folder=str(tmp_path), name="squeezenet", tiles=str(textures / "tiles.npz"),
                        out=str(tmp_path / "bundle"), epochs=2, damage="weights")
     one_sentence(refusal, "model.onnx", " that differ by up to", "Nothing was written")
     assert list(tmp_path.iterdir()) == []
