@@ -17,12 +17,23 @@ from helpers.model.cntk_export import export
 from helpers.model.cntk_process import BATCH, compute, load_network, start_cntk
 from helpers.model.evaluation import softmax
 from helpers.model.int8 import ONNX
+from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
 
 # Of 0 to 1 the best on the sample's training counties, trained on one of them and judged on the other.
 WEIGHT_DECAY = 0.03
 # Fewer tiles can't show that an export predicts the same.
 PARITY_TILES = 200
+
+
+def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
+    """Outputs of a CNTK function on all tiles, and then on so many less one changed copies of each, (copies × N, …)."""
+    outputs = [[] for _ in range(copies)]
+    for start in range(0, len(tiles), BATCH):
+        batch = tiles[start:start + BATCH]
+        for copy, of_copy in enumerate(outputs):
+            of_copy.append(compute(function, augment(batch, (seed + copy, start)) if copy else batch))
+    return np.concatenate([batch for of_copy in outputs for batch in of_copy])
 
 
 def new_head(features: np.ndarray, n_classes: int, seed: int) -> "Head":

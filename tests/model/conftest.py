@@ -1,10 +1,9 @@
 import numpy as np
 import pytest
-from onnx import helper
 
 from helpers.model import bundle
 from helpers.model.backbones import PREPROCESSING
-from networks import coloured_tiles, python36, save_coloured, solve_head, write_network
+from networks import coloured_tiles, python36, save_coloured, solve_head
 
 
 @pytest.fixture(scope="session")
@@ -66,29 +65,3 @@ def aerial(real_data):
 def caffe():
     """What Caffe's networks expect of their pixels."""
     return lambda x: x[..., ::-1] - np.float32(PREPROCESSING["caffe"][1])
-
-
-@pytest.fixture(scope="session")
-def caffe_alexnet(tmp_path_factory):
-    """What is particular to Caffe's AlexNet in the model zoo, on a small scale.
-
-    Groups, local response normalisation, padding at one end, a batch of 1 written into the shapes, nodes without
-    names, weights that are inputs too.
-    """
-    node = helper.make_node
-    nodes = [
-        node("Conv", ["data", "w1", "b1"], ["conv1_1"], kernel_shape=[7, 7], strides=[4, 4]),
-        node("Relu", ["conv1_1"], ["conv1_2"]),
-        node("LRN", ["conv1_2"], ["norm1_1"], size=5, alpha=0.01, beta=0.75, bias=1.0),
-        node("MaxPool", ["norm1_1"], ["pool1_1"], kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
-        node("Conv", ["pool1_1", "w2", "b2"], ["conv2_1"], kernel_shape=[5, 5], pads=[2, 2, 2, 2], group=2),
-        node("Relu", ["conv2_1"], ["conv2_2"]),
-        node("Reshape", ["conv2_2", "flat_shape"], ["flat"]),
-        node("Gemm", ["flat", "w6", "b6"], ["fc6_1"], transB=1),
-        node("Relu", ["fc6_1"], ["fc6_2"]),
-        node("Dropout", ["fc6_2"], ["fc6_3", "mask"]),
-        node("Gemm", ["fc6_3", "w8", "b8"], ["fc8_1"], transB=1),
-        node("Softmax", ["fc8_1"], ["prob_1"], axis=1)]
-    return write_network(tmp_path_factory.mktemp("caffe") / "alexnet.onnx", nodes, {
-        "w1": (16, 3, 7, 7), "b1": (16,), "w2": (24, 8, 5, 5), "b2": (24,), "flat_shape": (1, 24 * 7 * 7),
-        "w6": (32, 24 * 7 * 7), "b6": (32,), "w8": (10, 32), "b8": (10,)}, inputs_too=True)

@@ -9,9 +9,10 @@ from onnx.helper import make_node as node
 from PIL import Image
 
 from helpers import InputError
-from helpers.model import backbones
+from helpers.model import backbones, cntk_network
 from helpers.model.cntk_network import get
 from networks import features_of_onnx_runtime, needs_cntk, one_sentence, python36, session, write_network
+from servers import Files
 
 
 @needs_cntk
@@ -99,6 +100,18 @@ def test_one_damaged_byte_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError) as error:
         get("squeezenet")
     one_sentence(error, "SHA-256", "git checkout")
+
+
+def test_a_download_of_something_else_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    (tmp_path / "zoo.onnx").write_bytes(b"a page that asks to log in")
+    with Files(tmp_path) as server:
+        for name, says in (("zoo.onnx", "a file with SHA-256"), ("gone.onnx", "404")):
+            monkeypatch.setattr(cntk_network, "ALEXNET_URL", f"{server.url}/{name}")
+            with pytest.raises(InputError) as error:
+                get("alexnet")
+            one_sentence(error, says, "bvlcalexnet-9.onnx", "squeezenet")
+    assert not [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
 
 
 @needs_cntk

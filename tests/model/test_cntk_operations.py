@@ -17,8 +17,25 @@ def same_features(path, values, preprocess=lambda x: x, suffix="#preprocessing=n
     return came
 
 
-def test_a_network_like_caffes_alexnet(caffe_alexnet, caffe):
-    came = same_features(caffe_alexnet, ["fc6_2"], caffe, suffix="")
+def test_a_network_like_caffes_alexnet(caffe, tmp_path):
+    """Groups on two threads, local response normalisation, padding at one end, nodes without names."""
+    nodes = [
+        node("Conv", ["data", "w1", "b1"], ["conv1_1"], kernel_shape=[7, 7], strides=[4, 4]),
+        node("Relu", ["conv1_1"], ["conv1_2"]),
+        node("LRN", ["conv1_2"], ["norm1_1"], size=5, alpha=0.01, beta=0.75, bias=1.0),
+        node("MaxPool", ["norm1_1"], ["pool1_1"], kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1]),
+        node("Conv", ["pool1_1", "w2", "b2"], ["conv2_1"], kernel_shape=[5, 5], pads=[2, 2, 2, 2], group=2),
+        node("Relu", ["conv2_1"], ["conv2_2"]),
+        node("Reshape", ["conv2_2", "flat_shape"], ["flat"]),
+        node("Gemm", ["flat", "w6", "b6"], ["fc6_1"], transB=1),
+        node("Relu", ["fc6_1"], ["fc6_2"]),
+        node("Dropout", ["fc6_2"], ["fc6_3", "mask"]),
+        node("Gemm", ["fc6_3", "w8", "b8"], ["fc8_1"], transB=1),
+        node("Softmax", ["fc8_1"], ["prob_1"], axis=1)]
+    path = write_network(tmp_path / "alexnet.onnx", nodes, {
+        "w1": (16, 3, 7, 7), "b1": (16,), "w2": (24, 8, 5, 5), "b2": (24,), "flat_shape": (1, 24 * 7 * 7),
+        "w6": (32, 24 * 7 * 7), "b6": (32,), "w8": (10, 32), "b8": (10,)}, inputs_too=True)
+    came = same_features(path, ["fc6_2"], caffe, suffix="")
     assert came["cut_at"] == ["fc6_2"]  # what the last dense layer reads, before it drops out
 
 
