@@ -84,6 +84,7 @@ def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None, alexn
                                 {"classes": names, "backbone": {"name": pretrained.name}})
         result["parity"] = saved.facts["parity"][ONNX]
         np.save(str(Path(folder) / "logits.npy"), head.predict(features))
+        np.save(str(Path(folder) / "features.npy"), features)
     return result
 
 

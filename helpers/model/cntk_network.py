@@ -52,8 +52,8 @@ def get(name) -> "Pretrained":
     if path.suffix != ".onnx" or options is None:
         raise InputError(
             "expected squeezenet, alexnet, or the path of an .onnx file, with #layer=<name>, "
-            f"preprocessing=<{'|'.join(sorted(backbones.PREPROCESSING))}> or sha256=<64 digits> behind it joined by &, got "
-            f"{name!r}. Correct it, or {_DEFAULT}")
+            f"preprocessing=<{'|'.join(sorted(backbones.PREPROCESSING))}> or sha256=<64 digits> behind it joined by &, "
+            f"got {name!r}. Correct it, or {_DEFAULT}")
     return Pretrained(path.name, path, **options)
 
 

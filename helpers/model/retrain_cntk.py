@@ -21,7 +21,9 @@ from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
 
 # Of 0 to 1 the best on the sample's training counties, trained on one of them and judged on the other.
-WEIGHT_DECAY = 0.03
+WEIGHT_DECAY = 0.1
+# Rows of features that a learner sees at once.
+MINIBATCH = 32
 # Fewer tiles can't show that an export predicts the same.
 PARITY_TILES = 200
 
@@ -92,8 +94,8 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
     for _ in range(epochs):
         order = rng.permutation(len(labels))
         sums = np.zeros(2)
-        for start in range(0, len(order), BATCH):
-            rows = order[start:start + BATCH]
+        for start in range(0, len(order), MINIBATCH):
+            rows = order[start:start + MINIBATCH]
             trainer.train_minibatch({inputs: np.ascontiguousarray(features[rows], dtype=np.float32),
                                      target: one_hot[labels[rows]]})
             sums += len(rows) * np.array([trainer.previous_minibatch_loss_average,
