@@ -216,9 +216,9 @@ class Pretrained:
         node = next(node for node in self._nodes if node.output[0] == self.output_of(layer))
         return next(self.weights[name] for name in node.input if name in self.weights)
 
-    def maps(self, layer: str):
-        """A layer as a frozen ``cntk.Function`` of float32 (3, height, width) RGB 0 to 255."""
-        return self._frozen([layer], lambda cntk, outputs: outputs[0])
+    def maps(self, *layers):
+        """Layers as the outputs of a frozen ``cntk.Function`` of float32 (3, height, width) RGB 0 to 255."""
+        return self._frozen(layers, lambda cntk, outputs: cntk.combine(outputs))
 
     def features(self):
         """The network up to the layers it is cut at, as a frozen ``cntk.Function`` to features (n_features,).

@@ -38,6 +38,13 @@ def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
     return np.concatenate([batch for of_copy in outputs for batch in of_copy])
 
 
+def compute_maps(function, tiles: np.ndarray) -> list:
+    """Each output, float32 (N, …), of a CNTK function that has several, on uint8 tiles; of few tiles at a time."""
+    batch = np.ascontiguousarray(tiles.transpose(0, 3, 1, 2), dtype=np.float32)
+    answers = function.eval({function.arguments[0]: batch})
+    return [answers[output] for output in function.outputs] if len(function.outputs) > 1 else [answers]
+
+
 def new_head(features: np.ndarray, n_classes: int, seed: int) -> "Head":
     """A head for features (N, n_features) like these: brought to mean 0 and deviation 1, then one dense layer."""
     cntk = start_cntk()
