@@ -40,7 +40,7 @@ def parse(arguments: list) -> dict:
         help="mobilenet (embedded), resnet50 (downloaded), or the path of a .keras file, with #layer=<name> or "
         "#preprocessing=<none|tf|caffe|torch> behind it")
     add("--cntk-backbone", metavar="NAME",
-        help="alexnet_small (embedded), alexnet (ImageNet), or the path of an ONNX file with #layer=<name> behind it")
+        help="squeezenet (embedded), alexnet (the article's), or the path of a classifier's ONNX file")
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
     add("--run-name", metavar="NAME", help="folder under runs/ for everything that is made (default: sample)")
     add("--from", dest="first", type=step, metavar="STEP",

@@ -15,7 +15,7 @@ from helpers.model import cut
 
 INPUT_PX = 224
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-EMBEDDED = {"mobilenet": "mobilenet.npz", "alexnet_small": "alexnet_small.onnx"}
+EMBEDDED = {"mobilenet": "mobilenet.npz", "squeezenet": "squeezenet.onnx"}
 # Of Keras's ImageNet weights: keras.applications.resnet, BASE_WEIGHTS_PATH and WEIGHTS_HASHES (MD5), keras 3.15.
 RESNET50_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RESNET50_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/" + RESNET50_FILE
@@ -29,8 +29,6 @@ PREPROCESSING = {
     # torchvision.transforms.Normalize, for pixels of 0 to 255.
     "torch": ("RGB", tuple(255 * v for v in (0.485, 0.456, 0.406)), tuple(255 * v for v in (0.229, 0.224, 0.225))),
 }
-# Only until helpers/model/cntk_network.py takes the table.
-IMAGENET_MEAN_BGR = PREPROCESSING["caffe"][1]
 SHA256 = "[0-9a-fA-F]{64}"
 _WANTED = "a backbone (mobilenet, resnet50) or the path of a .keras or .weights.h5 file"
 

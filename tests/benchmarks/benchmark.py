@@ -194,7 +194,7 @@ class Benchmark:
             np.save(self.folder / "tiles.npy", self.sample())
             subprocess.run([environment / "bin" / "python", HERE / "cntk_alexnet.py", self.folder], check=True,
                            env=dict(os.environ, LD_LIBRARY_PATH=str(environment / "lib" / "mpi"),
-                                    PYTHONPATH=str(REPOSITORY), TUTORIAL_PYTHON=sys.executable))
+                                    PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'tests'}", TUTORIAL_PYTHON=sys.executable))
         if not (folder / INT8).is_file():
             add_int8_unjudged(folder, self.sample())
         return bundle.load(folder)
