@@ -2,6 +2,8 @@
 own.
 """
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,12 +13,16 @@ from rasterio.enums import Resampling
 from rasterio.vrt import WarpedVRT
 from rasterio.warp import reproject, transform, transform_bounds
 
+from helpers import InputError
 from helpers.land import catalog, classes as landcover, grid, scenes as rasters
 from helpers.land.labels import label_counts
-from helpers.land.rasters import footprint
-from helpers.land.sources import Scene
+from helpers.land.online import label_files
+from helpers.land.rasters import footprint, split_crs
+from helpers.land.sources import County, Scene
 
-NLCD = ("augusta_nlcd_2011.tif", "rhode_island_nlcd.tif")
+# Albers and UTM, on NAD83, WGS 84 and an unnamed datum, in pixels of 30 and 31.5 m; the first one's CRS is stated.
+NLCD = ("nlcd_2016_frederick_md.tif#crs=EPSG:5070", "augusta_nlcd_2011.tif", "rhode_island_nlcd.tif",
+        "nlcd_2011_zion_ut.tif", "nlcd_durham_nc.tif", "nlcd_2024_cheyenne_wy.tif", "nlcd_connecticut_valley.tif")
 NAIP = ("m_3211605_ne_11_060_20200415.tif", "m_4208701_ne_16_060_20200902.tif", "m_4709963_se_14_1_20150926.tif",
         "naip_berkeley_3857_1.19m.tif")
 
@@ -42,13 +48,18 @@ def tiles_inside(path, margin_m=0.0, most=400):
 
 
 @pytest.mark.parametrize("name", NLCD)
-def test_labels_are_what_an_independent_count_says(real_data, name):
+def test_labels_are_what_an_independent_count_says(real_data, tmp_path, name):
     """Pixel by pixel: a pixel belongs to the tile in which its centre lies."""
-    path = real_data / "geo" / "nlcd" / name
-    tiles, crs = tiles_inside(path, most=300)
+    path, stated = split_crs(real_data / "geo" / "nlcd" / name)
+    if stated:
+        shutil.copy(path, tmp_path / "stated.tif")
+        with rasterio.open(tmp_path / "stated.tif", "r+") as raster:
+            raster.crs = stated
+    true = tmp_path / "stated.tif" if stated else path
+    tiles, crs = tiles_inside(true, most=300)
     assert len(tiles) >= 200
-    counts, _ = label_counts(str(path), tiles, crs)
-    with rasterio.open(path) as raster:
+    counts, _ = label_counts(str(real_data / "geo" / "nlcd" / name), tiles, crs)
+    with rasterio.open(true) as raster:
         codes = raster.read(1)
         rows, cols = np.indices(codes.shape)
         mx, my = raster.transform * np.stack([cols.ravel() + 0.5, rows.ravel() + 0.5])
@@ -60,7 +71,60 @@ def test_labels_are_what_an_independent_count_says(real_data, name):
     ours = {(tile, code): counts[tile, code] for tile, code in zip(*np.nonzero(counts))}
     assert ours == expected.to_dict()
     class_id, group, purity = landcover.label_tiles(counts)
-    assert len(set(class_id)) >= 4 and len(set(group)) == 3 and purity.min() < purity.max() <= 1
+    # Zion is rock, woods and shrubs, with nothing built or sown.
+    assert len(set(class_id)) >= 3 and (group >= 0).all() and purity.min() < purity.max() <= 1
+
+
+def test_a_raster_whose_coordinates_contradict_its_crs(real_data, tmp_path, monkeypatch):
+    """The file says Albers with origin 0, 0, which puts Maryland into Africa; its coordinates are EPSG:5070's."""
+    path = real_data / "geo" / "nlcd" / "nlcd_2016_frederick_md.tif"
+    county = County("24021", "Frederick", shapely.box(-77.52, 39.35, -77.32, 39.5))
+    with pytest.raises(InputError, match="Choose the raster of this county. If this is it, the CRS in the file may be "
+                       "wrong: state the right one behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070."):
+        label_files(str(path), county)
+    found, = label_files(f"{path}#crs=EPSG:5070", county)
+    assert found == (f"{path}#crs=EPSG:5070", 2016, "")
+    tiles, crs = grid.county_tiles(county.boundary)
+    with pytest.raises(InputError, match="over the county, got .*the CRS in the file may be wrong"):
+        label_counts(str(path), tiles, crs)
+    counts, nine = label_counts(found.href, tiles, crs)
+    # 224 m square hold 55.8 pixels; Frederick is a town among fields.
+    assert 48 <= counts.sum(axis=1).min() and counts.sum(axis=1).max() <= 64 and (nine > 0).all()
+    built, fields = counts[:, 21:25].sum() / counts.sum(), counts[:, 81:83].sum() / counts.sum()
+    assert built > 0.2 and fields > 0.2
+    with pytest.raises(InputError, match="expected a CRS such as EPSG:5070 behind #crs= of .*, got 'EPSG:0'"):
+        label_files(f"{path}#crs=EPSG:0", county)
+
+
+def test_grouped_classes_are_not_taken_for_codes(real_data):
+    """Of 1 to 8 none but 11 and 12 could be an NLCD code."""
+    path = real_data / "geo" / "nlcd" / "geocompy_nlcd.tif"
+    tiles, crs = tiles_inside(path, most=300)
+    with pytest.raises(InputError, match="expected NLCD codes .*got 1, 2, 3"):
+        label_counts(str(path), tiles, crs)
+
+
+def test_clips_on_both_sides_of_a_zones_border_make_one_county(real_data):
+    """78° W divides UTM zones 17 and 18: a tile lies in the county's zone whichever scene it is cut from."""
+    folder = real_data / "naip" / "va"
+    paths = {zone: folder / name for zone, name in (
+        (17, "m_3607824_se_17_1_20160620_subset.tif"), (18, "m_3607717_sw_18_1_20160620_subset.tif"))}
+    outlines = {zone: footprint(str(path)) for zone, path in paths.items()}
+    scenes = [Scene(str(zone), str(path), "2016-06-20", 2016, outlines[zone]) for zone, path in paths.items()]
+    middle = shapely.union_all(list(outlines.values())).centroid
+    for zone in (17, 18):
+        crs = f"EPSG:269{zone}"
+        ground = grid.project(outlines[35 - zone], crs).buffer(-2)
+        x, y = ground.centroid.coords[0]
+        # A clip of 300 m holds a tile of 224 m, but seldom one of the grid: this one lies as the clip does.
+        with rasters.open_scene(str(paths[35 - zone]), crs) as scene:
+            window = rasterio.windows.Window(col_off=round(x - 100 - scene.bounds.left),
+                                             row_off=round(scene.bounds.top - y - 100), width=200, height=200)
+            pixels, valid = rasters._read_strip(scene, window)
+        with rasterio.open(paths[35 - zone]) as raster, WarpedVRT(raster, crs=crs) as warped:
+            expected = warped.read((1, 2, 3), window=warped.window(x - 100, y - 100, x + 100, y + 100))
+        assert valid.all() and np.abs(pixels.mean(axis=(0, 1)) - expected.mean(axis=(1, 2))).max() < 1
+    assert grid.utm_crs(middle.x, middle.y) in ("EPSG:26917", "EPSG:26918") and len(scenes) == 2
 
 
 @pytest.mark.parametrize("name", NAIP)
