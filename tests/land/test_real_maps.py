@@ -25,6 +25,8 @@ NLCD = ("nlcd_2016_frederick_md.tif#crs=EPSG:5070", "augusta_nlcd_2011.tif", "rh
         "nlcd_2011_zion_ut.tif", "nlcd_durham_nc.tif", "nlcd_2024_cheyenne_wy.tif", "nlcd_connecticut_valley.tif")
 NAIP = ("m_3211605_ne_11_060_20200415.tif", "m_4208701_ne_16_060_20200902.tif", "m_4709963_se_14_1_20150926.tif",
         "naip_berkeley_3857_1.19m.tif")
+# On the border of UTM zones 17 and 18: a county in one zone takes its pictures from scenes of the other too.
+BORDER = {"m_3607824_se_17_1_20160620_subset.tif": "EPSG:26918", "m_3607717_sw_18_1_20160620_subset.tif": "EPSG:26917"}
 
 
 def tiles_inside(path, margin_m=0.0, most=400):
@@ -72,13 +74,13 @@ def test_labels_are_what_an_independent_count_says(real_data, tmp_path, name):
     assert ours == expected.to_dict()
     class_id, group, purity = landcover.label_tiles(counts)
     # Zion is rock, woods and shrubs, with nothing built or sown.
-    assert len(set(class_id)) >= 3 and (group >= 0).all() and purity.min() < purity.max() <= 1
+    assert len(set(class_id[class_id >= 0])) >= 3 and purity.min() < purity.max() <= 1
 
 
 def test_a_raster_whose_coordinates_contradict_its_crs(real_data, tmp_path, monkeypatch):
     """The file says Albers with origin 0, 0, which puts Maryland into Africa; its coordinates are EPSG:5070's."""
     path = real_data / "geo" / "nlcd" / "nlcd_2016_frederick_md.tif"
-    county = County("24021", "Frederick", shapely.box(-77.52, 39.35, -77.32, 39.5))
+    county = County("24021", "Frederick", shapely.box(-77.47, 39.36, -77.36, 39.47))
     with pytest.raises(InputError, match="Choose the raster of this county. If this is it, the CRS in the file may be "
                        "wrong: state the right one behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070."):
         label_files(str(path), county)
@@ -100,43 +102,21 @@ def test_grouped_classes_are_not_taken_for_codes(real_data):
     """Of 1 to 8 none but 11 and 12 could be an NLCD code."""
     path = real_data / "geo" / "nlcd" / "geocompy_nlcd.tif"
     tiles, crs = tiles_inside(path, most=300)
-    with pytest.raises(InputError, match="expected NLCD codes .*got 1, 2, 3"):
+    with pytest.raises(InputError, match="expected NLCD land cover codes .*, got 2, 3, 4, 5, 6"):
         label_counts(str(path), tiles, crs)
 
 
-def test_clips_on_both_sides_of_a_zones_border_make_one_county(real_data):
-    """78° W divides UTM zones 17 and 18: a tile lies in the county's zone whichever scene it is cut from."""
-    folder = real_data / "naip" / "va"
-    paths = {zone: folder / name for zone, name in (
-        (17, "m_3607824_se_17_1_20160620_subset.tif"), (18, "m_3607717_sw_18_1_20160620_subset.tif"))}
-    outlines = {zone: footprint(str(path)) for zone, path in paths.items()}
-    scenes = [Scene(str(zone), str(path), "2016-06-20", 2016, outlines[zone]) for zone, path in paths.items()]
-    middle = shapely.union_all(list(outlines.values())).centroid
-    for zone in (17, 18):
-        crs = f"EPSG:269{zone}"
-        ground = grid.project(outlines[35 - zone], crs).buffer(-2)
-        x, y = ground.centroid.coords[0]
-        # A clip of 300 m holds a tile of 224 m, but seldom one of the grid: this one lies as the clip does.
-        with rasters.open_scene(str(paths[35 - zone]), crs) as scene:
-            window = rasterio.windows.Window(col_off=round(x - 100 - scene.bounds.left),
-                                             row_off=round(scene.bounds.top - y - 100), width=200, height=200)
-            pixels, valid = rasters._read_strip(scene, window)
-        with rasterio.open(paths[35 - zone]) as raster, WarpedVRT(raster, crs=crs) as warped:
-            expected = warped.read((1, 2, 3), window=warped.window(x - 100, y - 100, x + 100, y + 100))
-        assert valid.all() and np.abs(pixels.mean(axis=(0, 1)) - expected.mean(axis=(1, 2))).max() < 1
-    assert grid.utm_crs(middle.x, middle.y) in ("EPSG:26917", "EPSG:26918") and len(scenes) == 2
-
-
-@pytest.mark.parametrize("name", NAIP)
+@pytest.mark.parametrize("name", [*NAIP, *BORDER])
 def test_tiles_are_what_gdals_warp_makes(real_data, name):
     """Two of the clips are smaller than a tile, so windows lie on whole metres, wherever the clip does."""
-    path = str(real_data / "geo" / "naip" / name)
+    path = str(real_data / ("naip/va" if name in BORDER else "geo/naip") / name)
     outline = footprint(path)
-    crs = grid.utm_crs(outline.centroid.x, outline.centroid.y)
+    crs = BORDER.get(name) or grid.utm_crs(outline.centroid.x, outline.centroid.y)
     with rasterio.open(path) as raster:
         left, bottom, right, top = transform_bounds(raster.crs, crs, *raster.bounds)
         finer = (right - left) / raster.width < 1
         colours = raster.read((1, 2, 3))  # an array, in which no band is taken for a mask
+        assert name not in BORDER or raster.crs != crs
         left, top = np.ceil(left) + 20, np.floor(top) - 20
         width, height = min(224, int(right - left) - 20), min(224, int(top - bottom) - 20)
         expected = np.zeros((3, height, width), np.uint8)
@@ -148,7 +128,9 @@ def test_tiles_are_what_gdals_warp_makes(real_data, name):
                                          width=width, height=height)
         pixels, valid = rasters._read_strip(scene, window)
     difference = np.abs(pixels.astype(int) - expected)
-    assert valid.all() and pixels.std() > 3 and difference.max() <= 1, (difference.max(), (difference > 1).mean())
+    # Where zones differ pixels are turned by a degree or two, and GDAL finds their places to an eighth of a pixel.
+    most = np.quantile(difference, 0.95) if name in BORDER else difference.max()
+    assert valid.all() and pixels.std() > 3 and most <= 1, (difference.max(), (difference > 1).mean())
 
 
 def test_near_infrared_that_calls_itself_alpha_hides_nothing(real_data, tmp_path):
