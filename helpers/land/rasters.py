@@ -66,7 +66,8 @@ def split_crs(href: str) -> tuple:
         try:
             rasterio.crs.CRS.from_user_input(crs)
         except rasterio.errors.CRSError:
-            raise InputError(f"expected a CRS such as EPSG:5070 behind #crs= of {path}, got {crs!r}. Correct it.") from None
+            raise InputError(f"expected a CRS such as EPSG:5070 behind #crs= of {path}, got {crs!r}. Correct "
+                             "it.") from None
     return path, crs
 
 
