@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from helpers import InputError
+from helpers.tiles import real_land
 
 # The notebooks' numbers, the steps' names, what each reads and writes in the folder of a run.
 STEPS = {
@@ -47,7 +48,8 @@ def parse(arguments: list) -> dict:
         help=f"begin at this step and do it and all after it anew: {', '.join(s[0] for s in STEPS.values())}")
     add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
     add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
-    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of counties")
+    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of "
+        "counties; photographs: the real ones of notebooks/real_land")
     add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
     add("--seed", type=seed, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
     chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
@@ -106,7 +108,7 @@ def backbone(text):
 
 def location(text):
     """A URI as it is; a path of this machine absolute, for the notebooks run in a folder of their own."""
-    if "://" in text:
+    if "://" in text or text == real_land.NAME:
         return text
     if not Path(text).expanduser().exists():
         raise argparse.ArgumentTypeError(f"expected a folder or file that exists, got {text!r}")

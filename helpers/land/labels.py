@@ -10,7 +10,7 @@ from rasterio.windows import Window
 from helpers import InputError
 from helpers.land.classes import NODATA_CODE, NO_CLASS, check_codes, label_tiles, nine_point_class
 from helpers.land.grid import TILE_M, nine_points, tile_of
-from helpers.land.rasters import open_raster, said
+from helpers.land.rasters import ELSEWHERE, open_raster, said
 from helpers.land.sources import Labels
 
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
@@ -85,7 +85,7 @@ def _read_codes(href, bounds, crs):
         top, bottom, left, right = max(0, top), min(raster.height, bottom), max(0, left), min(raster.width, right)
         if bottom <= top or right <= left:
             raise InputError(f"expected an NLCD raster over the county, got {href} with bounds {raster.bounds} "
-                             f"in {raster.crs.to_string()[:60]}. Choose the raster of this county.")
+                             f"in {raster.crs.to_string()[:60]}. {ELSEWHERE}")
         try:
             codes = raster.read(1, window=Window(col_off=left, row_off=top, width=right - left, height=bottom - top))
         except rasterio.errors.RasterioIOError as error:

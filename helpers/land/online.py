@@ -12,7 +12,7 @@ import shapely
 
 from helpers import InputError
 from helpers.land import downloads
-from helpers.land.rasters import footprint, said
+from helpers.land.rasters import ELSEWHERE, footprint, said, split_crs
 from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
 from helpers.land.wcs import coverage
 from helpers.uri import shown
@@ -131,9 +131,10 @@ def _boundaries(where):
 def label_files(where: str, county: County) -> list[Labels]:
     """NLCD rasters over a county in a folder of this machine, as MRLC names them: with ``nlcd`` and the year.
 
-    ``where`` may also be one raster, with the year in its name.
+    ``where`` may also be one raster, with the year in its name, and ``#crs=EPSG:5070`` behind it.
     """
-    path = Path(where)
+    path, crs = split_crs(where)
+    path = Path(path)
     files = [path] if path.is_file() else sorted(
         p for p in path.glob("*") if p.suffix.lower() in (".tif", ".tiff", ".img") and "nlcd" in p.name.lower())
     if not files:
@@ -145,9 +146,10 @@ def label_files(where: str, county: County) -> list[Labels]:
         if not years:
             raise InputError(f"expected the year in the name of the NLCD raster {file.name}, got none. Rename it, for "
                              "example to nlcd_2011.tif.")
-        if shapely.intersects(footprint(str(file)), county.boundary):
-            found.append(Labels(str(file), int(years[0])))
+        href = f"{file}#crs={crs}" if crs else str(file)
+        if shapely.intersects(footprint(href), county.boundary):
+            found.append(Labels(href, int(years[0])))
     if not found:
         raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got {len(files)} "
-                         f"elsewhere in {where}. Choose the raster of this county.")
+                         f"elsewhere in {where}. {ELSEWHERE}")
     return found

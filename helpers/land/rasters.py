@@ -22,18 +22,25 @@ REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_INGESTED_BYTES_AT_O
           "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES"}
 # GDAL takes a failure for final: for another try it has to forget what it found before.
 _FRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/http://:/vsicurl/https://", **REMOTE}
+# What to do about a label raster that lies elsewhere.
+ELSEWHERE = ("Choose the raster of this county. If this is it, the CRS in the file may be wrong: state the right one "
+             "behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070.")
 _BRING_AGAIN = "Bring the file again, or take it out of the catalogue."
 
 
 def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
-    """Open a raster with GDAL's options, or say in one sentence why it can't be used; ``kind`` names it there."""
+    """Open a raster with GDAL's options, or say in one sentence why it can't be used; ``kind`` names it there.
+
+    The CRS behind a local file's name, ``nlcd_2016.tif#crs=EPSG:5070``, takes the place of the one in the file.
+    """
     if not downloads.is_remote(href):
+        path, crs = split_crs(href)
         try:
             # A file of one's own may have its overviews or its colours in a file beside it.
             with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
-                return rasterio.open(href, **options)
+                return rasterio.open(f"vrt://{path}?a_srs={crs}" if crs else path, **options)
         except RasterioIOError as error:
-            came = "a broken file" if os.path.exists(href) else "no such file"
+            came = "a broken file" if os.path.exists(path) else "no such file"
             raise InputError(f"expected a {kind} at {href}, got {came} ({said(error)}). {_BRING_AGAIN}") from None
     logger = logging.getLogger("rasterio._env")
     if _without_queries not in logger.filters:
@@ -50,6 +57,18 @@ def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
         # Without the cause: GDAL's own error shows the address with its token.
         raise InputError(f"expected a {kind} at {href}, got a file that can't be read ({said(error)}). "
                          f"{downloads.OFFLINE}") from None
+
+
+def split_crs(href: str) -> tuple:
+    """The path of a raster, and the CRS that the user states behind it; empty where there is none."""
+    path, mark, crs = str(href).partition("#crs=")
+    if mark:
+        try:
+            rasterio.crs.CRS.from_user_input(crs)
+        except rasterio.errors.CRSError:
+            raise InputError(f"expected a CRS such as EPSG:5070 behind #crs= of {path}, got {crs!r}. Correct "
+                             "it.") from None
+    return path, crs
 
 
 def network(href: str):

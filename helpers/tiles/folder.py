@@ -9,10 +9,11 @@ import pyarrow as pa
 from helpers import InputError
 from helpers.cluster import work
 from helpers.land.classes import CLASS_NAMES, group_of_class
+from helpers.tiles import real_land
 from helpers.tiles.pictures import MAX_BYTES
 from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 # All pictures of a file are in memory at once.
 FILE_BYTES = 64 << 20
 
@@ -26,7 +27,8 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     Parameters
     ----------
     folder : str
-        Labelled pictures, one sub-folder for each class; or pictures without sub-folders, which stay unlabelled.
+        Labelled pictures, one sub-folder for each class; or pictures without sub-folders, which stay unlabelled; or
+        ``"photographs"``: those of ``notebooks/real_land``, which bring a folder to validate on.
     uri : str
         The store to write.
     held_out : str, optional
@@ -37,6 +39,8 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     tuple of str
         Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
     """
+    if folder == real_land.NAME:
+        folder, held_out = real_land.PHOTOGRAPHS, held_out or real_land.HELD_OUT
     names, frame = _list_images(folder)
     frame["split"] = "map"
     if names:
