@@ -34,7 +34,7 @@ def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
     for start in range(0, len(tiles), BATCH):
         batch = tiles[start:start + BATCH]
         for copy, of_copy in enumerate(outputs):
-            of_copy.append(compute(function, augment(batch, (seed + copy, start)) if copy else batch))
+            of_copy.append(compute(function, augment(batch, seed + copy, range(start, start + len(batch))) if copy else batch))
     return np.concatenate([batch for of_copy in outputs for batch in of_copy])
 
 

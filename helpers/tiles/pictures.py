@@ -71,24 +71,6 @@ def decode_all(tiles, size=None) -> np.ndarray:
     return np.stack(pixels)
 
 
-class Pictures:
-    """The pictures of a frame, as ``decode_all`` gives them, but each only when it is asked for.
-
-    Numbers, slices and lists of rows select them; so a network takes any number of pictures in a batch's memory.
-    """
-
-    def __init__(self, tiles, size: tuple):
-        self._tiles, self.shape = tiles, (len(tiles),) + tuple(size) + (3,)
-
-    def __len__(self):
-        return len(self._tiles)
-
-    def __getitem__(self, rows):
-        if np.ndim(rows) == 0 and not isinstance(rows, slice):
-            return self[[rows]][0]
-        return decode_all(self._tiles.iloc[rows], self.shape[1:3])
-
-
 def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
     """Pixels (h, w, 3), uint8 RGB, of a picture, resized to ``size`` (height, width). A tile of a grid must have
     ``tile_px`` in square. A BadPicture tells why a picture can't be used.

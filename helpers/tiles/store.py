@@ -283,7 +283,7 @@ def batches(uri: str, tiles: pd.DataFrame, size: int = 32):
             with work.damage_named(join(folder, name)), system.open(path, "rb") as opened:
                 file = pq.ParquetFile(opened)
                 groups = [group for group in range(file.num_row_groups) if pc.any(pc.is_in(
-                    file.read_row_group(group, ["tile_id"])["tile_id"].cast(pa.string()), ids)).as_py()]
+                    file.read_row_group(group, ["tile_id"])["tile_id"].cast(pa.string()), value_set=ids)).as_py()]
                 for batch in file.iter_batches(size, groups, ["tile_id", "image"]) if groups else ():
                     found = part.merge(batch.to_pandas(), on="tile_id")
                     if len(found):
