@@ -16,7 +16,7 @@ def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.
 
     Parameters
     ----------
-    places : ``rank``, ``score`` (0 to 1), ``kind``, and ``rule``, whether the rule of 2017 finds the place.
+    places : ``rank``, ``kind``, and ``rule``, whether the rule of 2017 finds the place.
     before, after : (N, h, w, 3) uint8 RGB, in the order of ``places``.
     """
     gap, line = picture_px // 8, picture_px // 5
@@ -29,8 +29,7 @@ def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.
             left = x + side * (picture_px + 2)
             sheet[y + line:y + line + picture_px, left:left + picture_px] = resize(picture, picture_px)
         words, colour = KINDS[place["kind"]]
-        ax.text(x, y + 0.8 * line, f"#{place['rank']} · {100 * place['score']:.0f} %", fontsize=8, color=INK,
-                fontweight="bold")
+        ax.text(x, y + 0.8 * line, f"#{place['rank']}", fontsize=8, color=INK, fontweight="bold")
         ax.text(x + step_x - gap, y + 0.8 * line, words + (" · rule" if place["rule"] else ""), fontsize=7.5,
                 color=colour, ha="right", fontweight="bold" if place["kind"] == "newly_developed" else "normal")
     return show_sheet(ax, sheet, title)

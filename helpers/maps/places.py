@@ -1,4 +1,4 @@
-"""Places in several years, ranked by how much of each a network takes for newly developed."""
+"""Places in three years, ranked by how much more developed each looks to a network."""
 
 import numpy as np
 from PIL import Image
@@ -31,18 +31,19 @@ def probabilities(engine, pictures: np.ndarray, input_px: tuple) -> np.ndarray:
 
 
 def newly_developed(by_year: np.ndarray) -> np.ndarray:
-    """The share of each place, 0 to 1, that is expected to be newly developed between the first year and the last.
+    """How much more developed each place looks since the change: the rise of the log-odds of Developed, (N,).
 
-    A window counts by the probability that it was not developed before and has been since. The year in the middle may
-    lie before or after the change: it has to agree with one of the two.
+    A network that was trained elsewhere calls bare ground in a town developed already, only less surely than houses.
+    So probabilities near 1 hide what log-odds still tell. The year in the middle counts to the side of the change where
+    it fits better, and windows are averaged.
 
     Parameters
     ----------
     by_year : (3, N, windows, classes), of ``probabilities``.
     """
-    first, middle, last = np.clip(by_year[..., DEVELOPED], 1e-6, 1 - 1e-6)
-    early = (1 - first) * np.sqrt(middle * last)
-    late = np.sqrt((1 - first) * (1 - middle)) * last
+    developed = np.clip(by_year[..., DEVELOPED], 1e-6, 1 - 1e-6)
+    first, middle, last = np.log(developed / (1 - developed))
+    early, late = (middle + last) / 2 - first, last - (first + middle) / 2
     return np.maximum(early, late).mean(axis=-1)
 
 

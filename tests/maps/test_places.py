@@ -45,16 +45,18 @@ def test_eight_turns_are_averaged():
     assert found[0, :, DEVELOPED] == pytest.approx([0.25] + [0] * 8)
 
 
-def test_new_land_is_what_was_not_developed_and_has_been_since():
+def test_new_land_is_what_looks_developed_since_the_change():
     score = {name: places.newly_developed(by_year(*shares)).item() for name, shares in {
-        "built early": ([0, 0], [1, 1], [1, 1]), "built late": ([0, 0], [0, 0], [1, 1]),
-        "half built": ([0, 1], [1, 1], [1, 1]), "always": ([1, 1],) * 3, "never": ([0, 0],) * 3,
-        "torn down": ([1, 1], [1, 1], [0, 0]), "hidden once": ([1, 1], [0, 0], [1, 1]),
-        "one year only": ([0, 0], [1, 1], [0, 0])}.items()}
-    for when in ("early", "late"):
-        assert score.pop(f"built {when}") == pytest.approx(1, abs=0.01)
-    assert score.pop("half built") == pytest.approx(0.5, abs=0.01)
-    assert max(score.values()) < 0.01, score
+        "early": ([0.1, 0.1], [0.9, 0.9], [0.9, 0.9]), "late": ([0.1, 0.1], [0.1, 0.1], [0.9, 0.9]),
+        "half": ([0.1, 0.9], [0.9, 0.9], [0.9, 0.9]), "site": ([0.9, 0.9], [0.999, 0.999], [0.999, 0.999]),
+        "always": ([0.9, 0.9],) * 3, "never": ([0.1, 0.1],) * 3, "once": ([0.1, 0.1], [0.9, 0.9], [0.1, 0.1]),
+        "hidden once": ([0.9, 0.9], [0.1, 0.1], [0.9, 0.9]), "gone": ([0.9, 0.9], [0.9, 0.9], [0.1, 0.1])}.items()}
+    whole = 2 * np.log(9)
+    assert score["early"] == score["late"] == pytest.approx(whole) and score["half"] == pytest.approx(whole / 2)
+    assert score["site"] == pytest.approx(np.log(999 / 9))  # Nine in ten before, and yet more after.
+    assert score["always"] == score["never"] == pytest.approx(0) and score["gone"] < 0
+    # One year that differs from both others counts by half.
+    assert max(score["once"], score["hidden once"]) <= whole / 2 + 1e-9
 
 
 def test_the_rule_of_2017_asks_for_the_likeliest_class_alone():
