@@ -27,7 +27,7 @@ SHOWN = 9
 Peaks = namedtuple("Peaks", "values positions usual")
 
 
-def peaks(compute: Callable, tiles: np.ndarray, receptive_fields: Sequence, batch: int = 16) -> List[Peaks]:
+def peaks(compute: Callable, tiles: np.ndarray, receptive_fields: Sequence, batch: int = 8) -> List[Peaks]:
     """For some layers the strongest answer of each neuron to each tile, a batch at a time so that no map is kept.
 
     Beyond a tile there is nothing, and its edge can excite a neuron more than any land does. So only those positions
