@@ -20,9 +20,9 @@ CODE_M = 2            # pixel at which codes are drawn before NLCD pixels take t
 NLCD_M = 30.0
 # True code -> what a label says instead, and how often (share of pixels).
 _ERRORS = {
-    31: ((52, 0.09), (71, 0.05)), 41: ((52, 0.05), (43, 0.10), (21, 0.015)), 42: ((52, 0.05), (43, 0.08)),
-    52: ((41, 0.05), (42, 0.02), (71, 0.06), (31, 0.02)), 71: ((81, 0.07), (52, 0.06)), 81: ((71, 0.07), (82, 0.10)),
-    82: ((81, 0.05), (71, 0.025)), 21: ((41, 0.06), (81, 0.04), (22, 0.1)), 22: ((21, 0.1), (41, 0.03), (81, 0.02)),
+    31: ((52, 0.11), (71, 0.05)), 41: ((52, 0.06), (43, 0.10), (21, 0.015)), 42: ((52, 0.06), (43, 0.08)),
+    52: ((41, 0.06), (42, 0.03), (71, 0.06), (31, 0.02)), 71: ((81, 0.08), (52, 0.07)), 81: ((71, 0.08), (82, 0.10)),
+    82: ((81, 0.05), (71, 0.03)), 21: ((41, 0.06), (81, 0.04), (22, 0.1)), 22: ((21, 0.1), (41, 0.03), (81, 0.02)),
     23: ((22, 0.1),), 24: ((23, 0.1),)}
 
 
@@ -84,8 +84,8 @@ def mistaken(codes, seed, county, year) -> np.ndarray:
     said = codes.copy()
     for code, errors in _ERRORS.items():
         for other, share in errors:
-            luck = sum(weight * noise(rng, codes.shape, wavelength, 1.6) for rng, weight, wavelength in (
-                (lasting, 0.9, 14), (lasting, 0.25, 3), (now, 0.35, 10)))
+            luck = sum(weight * noise(rng, codes.shape, wavelength, 2.2) for rng, weight, wavelength in (
+                (lasting, 0.9, 24), (lasting, 0.12, 4), (now, 0.3, 16)))
             mine = np.flatnonzero(codes.ravel() == code)
             worst = mine[np.argsort(luck.ravel()[mine])[:round(share * len(mine))]]
             said.ravel()[worst] = other

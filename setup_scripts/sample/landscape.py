@@ -32,10 +32,9 @@ _CLASSES = 6
 _CULTIVATED, _DEVELOPED = 3, 5
 _NATURE_OF_CLASS = {0: BARREN, 1: FOREST, 2: SHRUB, 4: HERB}
 # How far covers pass into each other: the difference of two fields, in deviations, at which one has e times as much.
-_BLEND = 0.42
-# Ground with a look of its own: polygon (n, 2) in metres, kind "pivot" (a field) or "single" (a property), and the
-# first year that shows it.
-Patch = namedtuple("Patch", "polygon kind year")
+_BLEND = 0.35
+# A single property: polygon (4, 2) in metres, and the first year that shows it.
+Patch = namedtuple("Patch", "polygon year")
 
 
 class Landscape:
@@ -168,13 +167,13 @@ class Landscape:
         rng = self.rng
         # What a place really bears differs from what its class lets one expect.
         luck = np.stack([noise(rng, self.shape, 700 / LOW_M, 1.8, 4) for _ in range(4)])
-        power = np.exp((natural + 0.24 * luck) / _BLEND)
+        power = np.exp((natural + 0.18 * luck) / _BLEND)
         bare, trees, bushes, grass = power / power.sum(axis=0)
-        shares = np.stack([trees ** 1.5, 0.72 * bushes ** 1.2 + 0.25 * trees * (1 - trees),
+        shares = np.stack([trees ** 1.5, 0.85 * bushes + 0.25 * trees * (1 - trees),
                            grass / (grass + bare + 1e-6)])
-        shares[2] = 0.5 + 0.5 * np.tanh(2.2 * (shares[2] - 0.5)) / np.tanh(1.1)
+        shares[2] = 0.5 + 0.5 * np.tanh(3 * (shares[2] - 0.5)) / np.tanh(1.5)
         packed = {}
-        for year, dry in ((2010, 1.0), (2016, 0.85)):
+        for year, dry in ((2010, 1.0), (2016, 0.9)):
             levels = np.clip(shares * np.array([1, 1, dry])[:, None, None] * 255, 0, 254).astype(np.uint32)
             packed[year] = levels[0] | levels[1] << 8 | levels[2] << 16
         self.covers = packed
@@ -239,7 +238,7 @@ class Landscape:
         margin = cultivated - grass
         pasture = (kind[2010] == CROPS) & (rng.random(grass.size) < 0.15 + 0.65 / (1 + np.exp((margin - 0.5) / 0.15)))
         fenced = ((kind[2010] == NATURAL) & (grass > np.max([barren, forest, shrub], axis=0) + 0.25) & (water == 0)
-                  & (rng.random(grass.size) < 0.1 + 0.6 / (1 + np.exp((-margin - 0.6) / 0.15))))
+                  & (rng.random(grass.size) < 0.2 + 0.6 / (1 + np.exp((-margin - 0.6) / 0.15))))
         for year in kind:
             kind[year][pasture], kind[year][fenced] = PASTURE, RANGE
 
@@ -315,20 +314,11 @@ class Landscape:
             pit = np.hypot(x - cx, y - cy) < rng.uniform(110, 190)
             nature[pit & ((nature == SHRUB) | (nature == HERB))] = QUARRY
 
-    # ---- patches: pivots and single properties
+    # ---- single properties
 
     def _lay_patches(self):
         rng = self.rng
         self.patches = []
-        kind = self.cells["kind"]
-        for cell in np.flatnonzero(kind[2010] == CROPS):
-            u0, v0, u1, v1 = self.bounds_of(cell)
-            if min(u1 - u0, v1 - v0) > 150 and rng.random() < 0.07 and kind[2016][cell] == CROPS:
-                t = np.linspace(0, 2 * np.pi, 60)
-                radius = min(u1 - u0, v1 - v0) / 2 - 8
-                circle = self.lattices[self.cells["district"][cell]].to_map(
-                    (u0 + u1) / 2 + radius * np.cos(t), (v0 + v1) / 2 + radius * np.sin(t))
-                self.patches.append(Patch(circle, "pivot", 2010))
         new = self.county.developments[0]
         tiles = np.argwhere(self.in_county)
         rng.shuffle(tiles)
@@ -361,7 +351,7 @@ class Landscape:
         nature = np.concatenate([self.low_nature[y][r0:r1, c0:c1].ravel() for y in (2010, 2016)])
         if (cell >= SITE).any() or np.isin(nature, (WATER, MUD, CLEARED, QUARRY)).any():
             return None
-        return Patch(polygon, "single", year)
+        return Patch(polygon, year)
 
     def bounds_of(self, cell):
         """``(u0, v0, u1, v1)`` of a cell in its lattice."""

@@ -74,12 +74,8 @@ class Looks:
             self.frame[region] = lasting.integers(1, 3) if kind[cell] == land.CROPS else kind[cell] >= land.SITE
         for i, patch in enumerate(self.landscape.patches):
             region, lasting, now = land.FIRST_CELL + len(kind) + i, self.random(8, i), self.random(9, i, self.year)
-            if patch.kind == "pivot":
-                look = self._look_farm(lasting, now, land.CROPS)
-            else:
-                look = self._look_town(lasting, now, "large_lots", patch.year > 2010)
-                look = look[:3] + (21 if lasting.random() < 0.4 else 22,)
-            self._set(region, lasting, *look)
+            look = self._look_town(lasting, now, "large_lots", patch.year > 2010)[:3]
+            self._set(region, lasting, *look, 21 if lasting.random() < 0.4 else 22)
 
     def _set(self, region, rng, swatch, colours, patchy, code):
         self.base[region] = Swatches.INDEX[swatch] * SIZE * SIZE
@@ -101,7 +97,7 @@ class Looks:
         return good - 0.5 * self.season + rng.normal(0, spread) + 0.15
 
     def _look_barren(self, lasting, now):
-        swatch = ("sand", "rock", "tilled")[lasting.choice(3, p=(0.4, 0.35, 0.25))]
+        swatch = ("sand", "rock", "tilled")[lasting.choice(3, p=(0.45, 0.4, 0.15))]
         amount = lasting.uniform(0.14, 0.5)
         return swatch, (*contrast(self._soil(lasting, -0.25, 0.8), amount, light=0.7), 0.05, (1, 0.3, -0.6, 0.6)), 0.25, 31
 

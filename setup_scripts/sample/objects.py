@@ -34,9 +34,8 @@ class Objects:
         for cell in np.flatnonzero(kind == land.SITE):
             self._grade(self._rng(25, cell), cell)
         for i, patch in enumerate(self.landscape.patches):
-            if patch.kind == "single" and patch.year <= self.year:
+            if patch.year <= self.year:
                 self._build_single(self._rng(22, i), patch)
-        self._scatter_trees()
         self.flats, self.roofs, self.shadows = (_boxed(s) for s in (self.flats, self.roofs, self.shadows))
         self.trees = np.concatenate(self.trees)
 
@@ -71,22 +70,17 @@ class Objects:
         for start, end in (((-60, rng.uniform(0.2, 0.8) * height), (width + 60, rng.uniform(0.2, 0.8) * height)),
                            ((rng.uniform(0.2, 0.6) * width, -60), (rng.uniform(0.3, 0.7) * width, height + 60))):
             road = wander(start, end, 160, 90)
-            verge = plants(100, self.looks._green(np.random.default_rng(5), 0) - 0.1)
+            verge = plants(100, 0.4 - 0.3 * self.looks.season)
             shade = rng.uniform(95, 150)
             for wide, colour in ((24, verge), (12, grey * shade), (0.9, grey * (shade + 60))):
                 self._line(road, wide, colour)
 
     def _line(self, points, width_m, colour):
-        """A band along a line, as one polygon."""
-        band = shapely.LineString(points).buffer(width_m / 2, cap_style="flat", quad_segs=2)
-        for part in getattr(band, "geoms", [band]):
-            if part.interiors:
-                # PIL fills no holes: cut a looping band in short pieces.
-                for a, b in zip(points[:-1], points[1:]):
-                    piece = shapely.LineString([a, b]).buffer(width_m / 2, quad_segs=2)
-                    self.flats.append((np.array(piece.exterior.coords), self._packed(colour)))
-            else:
-                self.flats.append((np.array(part.exterior.coords), self._packed(colour)))
+        """A band along a line, in short pieces."""
+        colour = self._packed(colour)
+        for a, b in zip(points[:-1], points[1:]):
+            band = shapely.LineString([a, b]).buffer(width_m / 2, quad_segs=2)
+            self.flats.append((np.array(band.exterior.coords), colour))
 
     def _low(self, layer, points):
         """Values of a coarse layer at positions."""
@@ -120,81 +114,61 @@ class Objects:
                 corners[n, j] + away, corners[n, m] + away, corners[n, i] + away]
         self.shadows += [(points, 1) for points in np.stack(ring, axis=1)]
 
-    def _houses(self, rng, lattice, u, v, w, h, roofs):
-        """Gabled roofs, the side that faces the sun lighter; some have a wing."""
+    def _houses(self, lattice, u, v, w, h, roofs):
+        """Gabled roofs, the side that faces the sun lighter."""
         u, v, w, h = (np.atleast_1d(np.asarray(a, float)) for a in (u, v, w, h))
-        roofs = np.atleast_2d(roofs)
-        wing = rng.random(len(u)) < 0.35
-        side = rng.choice([-1, 1], wing.sum())
         east, south = -self.away
-        along_u = east * lattice.cos + south * lattice.sin
-        along_v = -east * lattice.sin + south * lattice.cos
-        for u, v, w, h, roof in ((u, v, w, h, roofs),
-                                 (u[wing] + side * w[wing] * 0.3, v[wing] + h[wing] * 0.35, w[wing] * 0.45,
-                                  h[wing] * 0.9, roofs[wing])):
-            if not len(u):
-                continue
-            self._boxes(lattice, u, v, w, h, roof, [], height=4.5)
-            long_u = w >= h
-            for half in (-1, 1):
-                slope = 1 + 0.2 * half * np.where(long_u, along_v, along_u)[:, None]
-                self._boxes(lattice, u + np.where(long_u, 0, half * w / 4), v + np.where(long_u, half * h / 4, 0),
-                            np.where(long_u, w, w / 2), np.where(long_u, h / 2, h), roof * slope, self.roofs)
+        long_u = w >= h
+        facing = np.where(long_u, -east * lattice.sin + south * lattice.cos, east * lattice.cos + south * lattice.sin)
+        self._boxes(lattice, u, v, w, h, roofs, [], height=4.5)
+        for half in (-1, 1):
+            self._boxes(lattice, u + np.where(long_u, 0, half * w / 4), v + np.where(long_u, half * h / 4, 0),
+                        np.where(long_u, w, w / 2), np.where(long_u, h / 2, h),
+                        np.atleast_2d(roofs) * (1 + 0.2 * half * facing[:, None]), self.roofs)
 
-    def _build_cell(self, rng, cell):
-        """Streets, houses, drives and trees of a town block."""
+    def _block(self, cell):
+        """Lattice and box of a cell, and a function that tells which positions lie in it, on dry land."""
         scape = self.landscape
         lattice = scape.lattices[scape.cells["district"][cell]]
-        u0, v0, u1, v1 = box = scape.bounds_of(cell)
-        style = land.TOWN_KINDS[scape.cells["style"][cell]]
-        fresh = scape.cells["built"][cell] > 2010
 
         def mine(u, v):
-            """Which positions lie in this block, and on dry land."""
             at = lattice.to_map(*np.broadcast_arrays(u, v))
             return (self._low(scape.low_cell, at) == cell) & (self._low(scape.low_nature[2010], at) != land.WATER)
+        return lattice, scape.bounds_of(cell), mine
+
+    def _build_cell(self, rng, cell):
+        """Streets, houses, drives and trees of a town block; a park has a path."""
+        lattice, box, mine = self._block(cell)
+        u0, v0, u1, v1 = box
+        style = land.TOWN_KINDS[self.landscape.cells["style"][cell]]
+        fresh = self.landscape.cells["built"][cell] > 2010
         street = np.array([1.02, 1, 0.98, 0.95]) * rng.uniform(105, 150)
         pale = np.array([1.04, 1, 0.95, 0.95]) * rng.uniform(140, 185)
         if style == "park":
             path, u = v0 + rng.uniform(0.3, 0.7) * (v1 - v0), np.arange(u0, u1, 6.0) + 3
             self._boxes(lattice, u[mine(u, path)], path, 6.5, 2.5, pale, self.flats)
-            u, v = rng.uniform(u0 + 40, u1 - 40), rng.uniform(v0 + 40, v1 - 40)
-            if mine(u, v):
-                self._boxes(lattice, u, v, 36, 19, (92, 132, 108, 120), self.flats)
-                self._boxes(lattice, u, v, [36, 1], [1, 19], (215, 215, 210, 200), self.flats)
-            self._greenery(rng, lattice, box, mine, rng.uniform(10, 250))
-            return
+            return self._greenery(rng, lattice, box, mine, rng.uniform(10, 250))
         if style == "commerce":
-            self._build_commerce(rng, lattice, box, mine)
-            return
-        lot, deep = {"large_lots": (38, 15), "houses": (23, 12), "dense": (15.5, 11)}[style]
-        rows = max(1, round((v1 - v0) / {"large_lots": 130, "houses": 88, "dense": 66}[style]))
-        cuts = np.linspace(v0, v1, rows + 1)
+            return self._build_commerce(rng, lattice, box, mine)
+        lot, deep, depth, trees = {"large_lots": (38, 15, 130, 80), "houses": (23, 12, 88, 32),
+                                   "dense": (15.5, 11, 66, 18)}[style]
+        cuts = np.linspace(v0, v1, max(1, round((v1 - v0) / depth)) + 1)
         for cut in cuts[1:-1]:
             u = np.arange(u0, u1, 12.0) + 6
-            u = u[mine(u, cut)]
-            self._boxes(lattice, u, cut, 13, 8.5, street, self.flats)
+            self._boxes(lattice, u[mine(u, cut)], cut, 13, 8.5, street, self.flats)
         fashion = rng.choice([0, 1, 2, 3, 4, 5, 7, 8], 3)
-        for a, b in zip(cuts[:-1], cuts[1:]):
-            for front, inward in ((a, 1), (b, -1)):
-                u = np.arange(u0 + 9 + lot / 2, u1 - 9 - lot / 2 + 0.1, lot)
-                w = np.minimum(lot - 4, rng.uniform(0.8, 1.25, len(u)) * deep)
-                h = rng.uniform(0.75, 1.05, len(u)) * deep
-                back = rng.uniform(9, 13, len(u)) + (6 if style == "large_lots" else 0)
-                v = front + inward * (back + h / 2)
-                drive = u + rng.choice([-1, 1], len(u)) * (w / 2 - 1)
-                roofs = _ROOFS[rng.choice(fashion, len(u))] * rng.uniform(0.85, 1.12, (len(u), 1))
-                stands = mine(u, v) & mine(u, front + inward * (back + h + 8)) & (rng.random(len(u)) > 0.06)
-                u, v, w, h, back, drive, roofs = (a_[stands] for a_ in (u, v, w, h, back, drive, roofs))
-                if not len(u):
-                    continue
-                self._boxes(lattice, drive, front + inward * (back / 2 + 3), 3.4, back, pale, self.flats)
-                self._houses(rng, lattice, u, v, w, h, roofs)
-                if style == "large_lots":
-                    pool = rng.random(len(u)) < 0.12
-                    self._boxes(lattice, u[pool] + 3, (front + inward * (back + h + 10))[pool], 9, 4.5,
-                                (70, 165, 190, 40), self.flats)
-        count = (v1 - v0) * (u1 - u0) / 1e4 * {"large_lots": 80, "houses": 32, "dense": 18}[style]
+        for front, inward in [(cut, 1) for cut in cuts[:-1]] + [(cut, -1) for cut in cuts[1:]]:
+            u = np.arange(u0 + 9 + lot / 2, u1 - 9 - lot / 2 + 0.1, lot)
+            w, h = np.minimum(lot - 4, rng.uniform(0.8, 1.25, len(u)) * deep), rng.uniform(0.75, 1.05, len(u)) * deep
+            back = rng.uniform(9, 13, len(u)) + (6 if style == "large_lots" else 0)
+            v = front + inward * (back + h / 2)
+            drive = u + rng.choice([-1, 1], len(u)) * (w / 2 - 1)
+            roofs = _ROOFS[rng.choice(fashion, len(u))] * rng.uniform(0.85, 1.12, (len(u), 1))
+            stands = mine(u, v) & mine(u, front + inward * (back + h + 8)) & (rng.random(len(u)) > 0.06)
+            self._boxes(lattice, drive[stands], (front + inward * (back / 2 + 3))[stands], 3.4, back[stands], pale,
+                        self.flats)
+            self._houses(lattice, u[stands], v[stands], w[stands], h[stands], roofs[stands])
+        count = (v1 - v0) * (u1 - u0) / 1e4 * trees
         self._greenery(rng, lattice, box, mine, count * (0.3 if fresh else rng.uniform(0.2, 1.3)), small=fresh)
 
     def _greenery(self, rng, lattice, box, mine, count, small=False):
@@ -217,17 +191,13 @@ class Objects:
                 if mine(u + w * np.array([0.05, 0.5, 0.95]), v + depth * np.array([0.05, 0.5, 0.95])).all():
                     roof = _ROOFS[rng.choice([1, 3, 6, 7, 6])] * rng.uniform(0.85, 1.12)
                     self._boxes(lattice, u + w / 2, v + depth / 2, w, depth, roof, self.roofs, height=8)
-                    n = rng.integers(1, 7)
-                    self._boxes(lattice, u + rng.uniform(0.15, 0.85, n) * w, v + rng.uniform(0.2, 0.8, n) * depth,
-                                rng.uniform(2, 6, n), rng.uniform(2, 5, n), roof * 0.75, self.roofs)
                 u += w + rng.uniform(8, 22)
-            v += depth + 8
-            for row in np.arange(v, min(v + rng.uniform(14, 40), v1 - 14), 15):
+            for row in np.arange(v + depth + 8, min(v + depth + rng.uniform(22, 48), v1 - 14), 15):
                 u = np.arange(u0 + 14, u1 - 14, 2.9)
                 u = u[mine(u, row) & (rng.random(len(u)) < 0.45)]
                 paint = np.array([1, 1, 1, 0.9]) * rng.choice([45, 90, 150, 215, 235], len(u))[:, None]
                 self._boxes(lattice, u, row, 1.9, 4.4, paint, self.roofs)
-            v += 30
+            v += depth + 38
         self._greenery(rng, lattice, box, mine, 8)
 
     def _build_single(self, rng, patch):
@@ -238,58 +208,38 @@ class Objects:
         plain = _Plain(corners.mean(axis=0), np.arctan2(along[1], along[0]))
         pale = np.array([1.04, 1, 0.95, 0.95]) * rng.uniform(140, 190)
         u, v = rng.uniform(-0.12, 0.12) * w, rng.uniform(-0.1, 0.12) * h
-        roof = _ROOFS[rng.integers(len(_ROOFS))] * rng.uniform(0.9, 1.15)
         self._boxes(plain, u + 9, (v - h / 2) / 2 - 8, 4, h / 2 + v + 14, pale, self.flats)
         self._boxes(plain, u + 6, v - 12, 16, 11, pale, self.flats)
-        self._houses(rng, plain, u, v, rng.uniform(15, 21), rng.uniform(10, 14), roof)
-        if rng.random() < 0.6:
-            self._houses(rng, plain, u - 0.28 * w, v + rng.uniform(-0.2, 0.25) * h, rng.uniform(8, 14),
-                         rng.uniform(7, 10), _ROOFS[rng.integers(len(_ROOFS))])
-        if rng.random() < 0.3:
-            self._boxes(plain, u, v + 16, 10, 5, (70, 165, 190, 40), self.flats)
+        n = 1 + int(rng.random() < 0.6)
+        self._houses(plain, [u, u - 0.28 * w][:n], [v, v + rng.uniform(-0.2, 0.25) * h][:n], rng.uniform(9, 20, n),
+                     rng.uniform(8, 14, n), _ROOFS[rng.integers(len(_ROOFS), size=n)] * rng.uniform(0.9, 1.15))
         n = rng.integers(5, 16)
         u, v = rng.uniform(-0.48, 0.48, n) * w, rng.choice([-1, 1], n) * rng.uniform(0.3, 0.48, n) * h
         self._plant(rng, plain.to_map(u, v), rng.uniform(1.5, 4.5, n))
 
     def _grade(self, rng, cell):
         """Tracks of machines and pads on a building site, none of them a building."""
-        scape = self.landscape
-        lattice = scape.lattices[scape.cells["district"][cell]]
-        u0, v0, u1, v1 = scape.bounds_of(cell)
-        n = int(rng.integers(0, 9))
+        lattice, (u0, v0, u1, v1), mine = self._block(cell)
         pale = np.array([1.04, 1, 0.95, 0.95]) * rng.uniform(120, 190)
+        n = int(rng.integers(0, 9))
         u, v = rng.uniform(u0 + 25, u1 - 25, n), rng.uniform(v0 + 25, v1 - 25, n)
-        here = self._low(scape.low_cell, lattice.to_map(u, v)) == cell
-        self._boxes(lattice, u[here], v[here], rng.uniform(8, 22, here.sum()), rng.uniform(8, 16, here.sum()),
-                    pale * rng.uniform(0.7, 1.1, (here.sum(), 1)), self.flats)
+        here = mine(u, v)
+        self._boxes(lattice, u[here], v[here], 15, 11, pale * rng.uniform(0.7, 1.1, (here.sum(), 1)), self.flats)
         along = np.arange(u0 + 15, u1 - 15, 10.0)
         for across in rng.uniform(v0 + 15, v1 - 15, int(rng.integers(0, 4))):
-            track = along[self._low(scape.low_cell, lattice.to_map(along, 0 * along + across)) == cell]
-            self._boxes(lattice, track, across, 10.5, rng.uniform(3, 8), pale, self.flats)
+            self._boxes(lattice, along[mine(along, across)], across, 10.5, rng.uniform(3, 8), pale, self.flats)
 
     def _plant_hedge(self, rng, cell):
-        """Trees along some edges of a field."""
+        """Trees along one edge of some fields."""
         if rng.random() > 0.22:
             return
-        scape = self.landscape
-        u0, v0, u1, v1 = scape.bounds_of(cell)
-        lattice = scape.lattices[scape.cells["district"][cell]]
+        lattice, (u0, v0, u1, v1), mine = self._block(cell)
         along_u = rng.random() < 0.5
         t = np.arange(0, (u1 - u0) if along_u else (v1 - v0), rng.uniform(6, 11))
         u, v = (u0 + t, v0 + 0 * t) if along_u else (u0 + 0 * t, v0 + t)
-        here = (self._low(scape.low_cell, lattice.to_map(u + 4, v + 4)) == cell) & (rng.random(len(t)) < 0.85)
+        here = mine(u + 4, v + 4) & (rng.random(len(t)) < 0.85)
         places = lattice.to_map(u[here], v[here])
         self._plant(rng, places + rng.normal(0, 1, places.shape), rng.uniform(2, 4.4, len(places)))
-
-    def _scatter_trees(self):
-        """Lone trees in grassland."""
-        scape = self.landscape
-        rng = self._rng(24)
-        count = int(scape.width * scape.height / 26000)
-        points, radius = rng.uniform(0, 1, (count, 2)) * (scape.width, scape.height), rng.uniform(2, 5, count)
-        grass = ((self._low(scape.low_nature[2010], points) == land.HERB)
-                 & (scape.cells["kind"][2016][self._low(scape.low_cell, points)] == land.NATURAL))
-        self._plant(rng, points[grass], radius[grass])
 
     def draw(self, packed, left, top):
         """Flats, shadows, roofs and trees over a painted block; then the lens."""
@@ -329,15 +279,10 @@ class Objects:
 
     def _tree_colours(self):
         """Packed dim and lit colours of crowns, by tint and light."""
-        table = []
-        for tint in range(8):
-            green = 0.9 - 0.09 * tint - 0.3 * self.looks.drought - 0.3 * self.looks.season
-            row = []
-            for light in (0.75, 0.9, 1.05, 1.2):
-                colour = plants(62 * light + 3 * tint, green)
-                row.append((int(self._packed(colour * 0.62)), int(self._packed(colour * 1.15))))
-            table.append(row)
-        return table
+        greens = 0.9 - 0.09 * np.arange(8) - 0.3 * self.looks.drought - 0.3 * self.looks.season
+        colours = [[plants(62 * light + 3 * tint, green) for light in (0.75, 0.9, 1.05, 1.2)]
+                   for tint, green in enumerate(greens)]
+        return [[tuple(map(int, self._packed([colour * 0.62, colour * 1.15]))) for colour in row] for row in colours]
 
 
 class _Plain:

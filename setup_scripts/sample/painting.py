@@ -12,7 +12,7 @@ from sample.looks import Looks
 from sample.objects import Objects
 from sample.textures import SHADES, SIZE, TINTS, noise
 
-MARGIN = 40   # metres around a window from which things reach into it: shadows, crowns, the lens
+MARGIN = 20   # metres around a window from which things reach into it: shadows, crowns, the lens
 
 
 class Ground:

@@ -44,9 +44,8 @@ def exposed(pixels, seed, county, year, number, left, top) -> np.ndarray:
     # Sensors tell fewer levels apart than a byte holds. With all 256 the scenes would take half as much disk again.
     table = np.clip(np.floor(seen / _STEPS) * _STEPS + _STEPS // 2, 1, 255).astype(np.uint8).reshape(4, -1)
     at = pixels.astype(np.int32)
-    cloudy = scene.random() < _CLOUDY
-    weather = noise(scene, (512, 512), 160, 2.2, 4)
-    if cloudy:
+    if scene.random() < _CLOUDY:
+        weather = noise(scene, (512, 512), 160, 2.2, 4)
         height, width = pixels.shape[:2]
         resolution = county.resolution[year]
         rows = ((-top + np.arange(height) * resolution) / _WEATHER_M).astype(int) & 511

@@ -25,7 +25,7 @@ def draw_truth(folder, scape, before, after):
     to_map = from_origin(left, top, CODE_M, CODE_M)
     features, single_share = [], np.zeros(share.shape)
     polygons = [("single", shapely.Polygon(p.polygon * (1, -1) + (left, top)))
-                for p in scape.patches if p.kind == "single" and p.year > 2010]
+                for p in scape.patches if p.year > 2010]
     for _, polygon in polygons:
         r, c = int((top - polygon.centroid.y) // TILE_M), int((polygon.centroid.x - left) // TILE_M)
         single_share[r, c] += polygon.area / TILE_M ** 2
