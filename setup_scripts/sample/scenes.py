@@ -9,6 +9,7 @@ import rasterio
 import rasterio.features
 import rasterio.shutil
 import shapely
+from PIL import Image
 from rasterio.transform import from_origin
 from rasterio.warp import transform
 
@@ -128,26 +129,10 @@ def view(ground, left: float, top: float, width: int, height: int, resolution=1.
         return ground.draw(int(round(x)), int(round(y)), width, height)
     x0, y0 = int(np.floor(x)) - 3, int(np.floor(y)) - 3
     source = ground.draw(x0, y0, int(np.ceil(width * resolution)) + 8, int(np.ceil(height * resolution)) + 8)
-    rows, columns = (_cubic(start - zero, count, resolution) for start, zero, count in
-                     ((y, y0, height), (x, x0, width)))
-    out = np.empty((height, width, 4), np.uint8)
-    for first in range(0, height, 256):
-        part = slice(first, min(first + 256, height))
-        taps, weights = rows[0][:, part], rows[1][:, part]
-        strip = sum(source[taps[k]] * weights[k][:, None, None] for k in range(4))
-        strip = sum(strip[:, columns[0][k]] * columns[1][k][None, :, None] for k in range(4))
-        out[part] = np.clip(np.round(strip), 2, 255)
-    return out
-
-
-def _cubic(start, count, resolution):
-    """Taps (4, count) and float32 weights of cubic interpolation (Keys, a = -0.5) along one axis."""
-    at = start + (np.arange(count) + 0.5) * resolution - 0.5
-    base = np.floor(at).astype(int)
-    t = (at - base).astype(np.float32)
-    weights = np.stack([-0.5 * t + t ** 2 - 0.5 * t ** 3, 1 - 2.5 * t ** 2 + 1.5 * t ** 3,
-                        0.5 * t + 2 * t ** 2 - 1.5 * t ** 3, -0.5 * t ** 2 + 0.5 * t ** 3])
-    return base[None] + np.arange(-1, 3)[:, None], weights
+    # As CMYK, because Pillow takes the fourth band of RGBA for opacity.
+    pixels = Image.frombytes("CMYK", source.shape[1::-1], np.ascontiguousarray(source).tobytes()).transform(
+        (width, height), Image.Transform.AFFINE, (resolution, 0, x - x0, 0, resolution, y - y0), Image.Resampling.BICUBIC)
+    return np.maximum(np.asarray(pixels), 2)
 
 
 def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
