@@ -85,7 +85,7 @@ def mistaken(codes, seed, county, year) -> np.ndarray:
     for code, errors in _ERRORS.items():
         for other, share in errors:
             luck = sum(weight * noise(rng, codes.shape, wavelength, 2.2) for rng, weight, wavelength in (
-                (lasting, 0.9, 24), (lasting, 0.12, 4), (now, 0.3, 16)))
+                (lasting, 0.9, 18), (lasting, 0.12, 4), (now, 0.3, 14)))
             mine = np.flatnonzero(codes.ravel() == code)
             worst = mine[np.argsort(luck.ravel()[mine])[:round(share * len(mine))]]
             said.ravel()[worst] = other

@@ -20,8 +20,8 @@ from helpers.land.grid import TILE_M
 LOW_M = 8                     # pixel of the coarse layout
 TILE_LOW = int(TILE_M) // LOW_M
 STANDS = 20                   # looks that one kind of nature may have in a county
-NATURE = ("barren", "forest", "shrub", "herb", "water", "mud", "cleared", "quarry")
-BARREN, FOREST, SHRUB, HERB, WATER, MUD, CLEARED, QUARRY = range(len(NATURE))
+NATURE = ("barren", "forest", "shrub", "herb", "water", "cleared", "quarry")
+BARREN, FOREST, SHRUB, HERB, WATER, CLEARED, QUARRY = range(len(NATURE))
 VEGETATED = 4 * STANDS        # below it are the regions whose looks covers mix
 VERGE, ROAD, STREET = (len(NATURE) * STANDS + i for i in range(3))
 FIRST_CELL = STREET + 1
@@ -32,7 +32,7 @@ _CLASSES = 6
 _CULTIVATED, _DEVELOPED = 3, 5
 _NATURE_OF_CLASS = {0: BARREN, 1: FOREST, 2: SHRUB, 4: HERB}
 # How far covers pass into each other: the difference of two fields, in deviations, at which one has e times as much.
-_BLEND = 0.35
+_BLEND = 0.31
 # A single property: polygon (4, 2) in metres, and the first year that shows it.
 Patch = namedtuple("Patch", "polygon year")
 
@@ -141,18 +141,15 @@ class Landscape:
             means = np.stack([ndimage.mean(f, self.low_cell, np.arange(len(self.cells["key"]))) for f in fields])
             fewest, bias = self._balance(fields, means)
             if fewest > best[0]:
-                best = fewest, bias, fields, means, self.lakes, self.low_water
+                best = fewest, bias, fields, means, self.low_water
             if fewest >= self.county.target:
                 break
-        _, bias, fields, means, self.lakes, self.low_water = best
+        _, bias, fields, means, self.low_water = best
         self._cell_fields = means + bias[:, None]
         kind = self._kinds(self._cell_fields)
         self.cells["kind"] = {2010: kind, 2016: kind.copy()}
         natural = (fields + bias[:, None, None])[list(_NATURE_OF_CLASS)]
         nature = np.array(list(_NATURE_OF_CLASS.values()))[natural.argmax(axis=0)].astype(np.int16)
-        wet = noise(rng, self.shape, 60, 1.8, 6)
-        near = ndimage.distance_transform_edt(~self.low_water) * LOW_M
-        nature[(near < 22 + 10 * wet) & (nature != FOREST)] = MUD
         nature[self.low_water] = WATER
         self._lay_covers(natural)
         # Stands: five more noise fields compete for looks, and one makes each look a little lighter or darker.
@@ -197,14 +194,13 @@ class Landscape:
     def _lay_water(self, rng):
         y, x = self._middles()
         inside = shapely.contains_xy(self.river.buffer(rng.uniform(17, 26)), x, y)
-        self.lakes = np.full(self.shape, np.inf, np.float32)
+        self.low_water = inside
         ragged = noise(rng, self.shape, 40, 2.0, 4)
         for _ in range(2 if self.width < 5000 else 4):
             cx, cy = rng.uniform(0.12, 0.85) * self.width, rng.uniform(0.12, 0.88) * self.height
             radius = rng.uniform(70, 190)
             ax, ay = rng.uniform(0.7, 1.4, 2)
-            self.lakes = np.minimum(self.lakes, np.hypot((x - cx) * ax, (y - cy) * ay) / radius + 0.22 * ragged)
-        self.low_water = inside | (self.lakes < 1)
+            self.low_water = self.low_water | (np.hypot((x - cx) * ax, (y - cy) * ay) / radius + 0.22 * ragged < 1)
 
     @staticmethod
     def _kinds(means):
@@ -258,7 +254,7 @@ class Landscape:
     # ---- what is new in 2016
 
     def _lay_changes(self):
-        """Subdivisions, some of them building sites before; sites that nobody has built on; a drought, cuts and pits."""
+        """Subdivisions, some of them building sites before; sites that nobody has built on; cuts and pits."""
         rng, county = self.rng, self.county
         cells, kinds = self.cells, self.cells["kind"]
         self.subdivisions = []
@@ -285,21 +281,13 @@ class Landscape:
                 if i % 3 == 2:
                     kinds[2010][near] = SITE
             free &= distance > (900 if i % 3 == 0 else 500)
-        self._dry_and_cut()
+        self._cut_and_dig()
         self.nature = {year: (n * STANDS + self.low_stand).astype(np.int16) for year, n in self.low_nature.items()}
 
-    def _dry_and_cut(self):
+    def _cut_and_dig(self):
+        """Clearcuts in the woods, and a pit that grows into other land."""
         rng, nature = self.rng, self.low_nature[2016]
         y, x = self._middles()
-        # A drought: lakes fall, and the smallest is dry.
-        reach = rng.uniform(0.72, 0.82)
-        low = (self.lakes > reach) & (self.lakes < 1) & (self.low_nature[2010] == WATER)
-        nature[low] = MUD
-        labels, count = ndimage.label(self.lakes < 1)
-        if count > 1:
-            sizes = ndimage.sum(labels > 0, labels, np.arange(1, count + 1))
-            nature[(labels == 1 + int(np.argmin(sizes))) & (self.lakes < 1)] = MUD
-        # Clearcuts in the woods, and a pit that grows into other land.
         cuts = max(2, int(self.in_county.sum() / 110))
         wood = np.argwhere(self.low_nature[2010] == FOREST)
         for _ in range(cuts):
@@ -349,7 +337,7 @@ class Landscape:
         around = self.low_cell[r0:r1, c0:c1]
         cell = np.concatenate([self.cells["kind"][y][around].ravel() for y in (2010, 2016)])
         nature = np.concatenate([self.low_nature[y][r0:r1, c0:c1].ravel() for y in (2010, 2016)])
-        if (cell >= SITE).any() or np.isin(nature, (WATER, MUD, CLEARED, QUARRY)).any():
+        if (cell >= SITE).any() or np.isin(nature, (WATER, CLEARED, QUARRY)).any():
             return None
         return Patch(polygon, year)
 

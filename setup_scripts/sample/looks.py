@@ -103,7 +103,7 @@ class Looks:
 
     def _look_forest(self, lasting, now):
         """Crowns of trees, and of young ones that look like large bushes."""
-        swatch = _WOODS[lasting.choice(3, p=(0.45, 0.3, 0.25))]
+        swatch = _WOODS[lasting.choice(3, p=(0.5, 0.35, 0.15))]
         green = lasting.uniform(0.1, 1.05) + self._greener
         if swatch != "conifer":
             green -= 0.35 * self.season + 0.4 * self.drought
@@ -113,7 +113,7 @@ class Looks:
         return swatch, (*shade, lasting.uniform(0.03, 0.13), shift), 0.35, _WOOD_CODES[swatch]
 
     def _look_shrub(self, lasting, now):
-        swatch = ("bushes", "scrub", "young")[lasting.choice(3, p=(0.35, 0.4, 0.25))]
+        swatch = ("bushes", "scrub", "young")[lasting.choice(3, p=(0.4, 0.45, 0.15))]
         colour = plants(lasting.uniform(48, 105), lasting.uniform(0.1, 0.9) + self._greener - 0.3 * self.drought)
         return swatch, (*contrast(colour, lasting.uniform(0.3, 0.7)), 0.08), 0.35, 52
 
@@ -132,9 +132,6 @@ class Looks:
 
     def _look_quarry(self, lasting, now):
         return "rock", contrast(self._soil(lasting, 0.6, 1), 0.4, light=0.6), 0.2, 31
-
-    def _look_mud(self, lasting, now):
-        return "paved", contrast(self._soil(lasting, 0.1, 0.6), 0.3), 1.0, 31
 
     def _look_water(self, lasting, now):
         # One body of water has one colour, whichever stands its places belong to.

@@ -138,7 +138,7 @@ class Swatches:
         """What doesn't depend on the sun: fields, grass, water, and the heights of bare ground."""
         n = (SIZE, SIZE)
         # A little grain, soft as through a lens: it makes ground look like ground, and files large.
-        self._grain = grain = 0.6 * noise(rng, n, 6, 0.3)
+        self._grain = grain = 0.52 * noise(rng, n, 6, 0.3)
         soft, rough, broad = noise(rng, n, 120, 1.7), noise(rng, n, 24, 1.1), noise(rng, n, 300, 2.0)
         self._flat = out = {}
         out["rows"] = _rows(rng, 3.4, 0.5, 1.2, 0.07, 0.35)
