@@ -92,14 +92,7 @@ class Landscape:
 
     def district(self, x, y):
         """Index of the district that holds positions: that with the nearest site."""
-        best = np.zeros(np.broadcast(x, y).shape, np.int8)
-        nearest = (x - self.sites[0, 0]) ** 2 + (y - self.sites[0, 1]) ** 2
-        for d in range(1, len(self.sites)):
-            distance = (x - self.sites[d, 0]) ** 2 + (y - self.sites[d, 1]) ** 2
-            closer = distance < nearest
-            best[closer] = d
-            nearest = np.minimum(nearest, distance)
-        return best
+        return np.argmin([(x - at_x) ** 2 + (y - at_y) ** 2 for at_x, at_y in self.sites], axis=0).astype(np.int8)
 
     def _lay_boundary(self):
         """Three sides that wander, and one that follows a river."""

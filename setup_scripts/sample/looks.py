@@ -26,7 +26,7 @@ class Looks:
         self.season = rng.uniform(0.0, 0.35) if year == 2010 else rng.uniform(0.1, 0.55)
         # Film and the way it is printed mix the bands: pictures are paler or stronger, and lean to one hue.
         mean = np.full((4, 4), 1 / 3) * [[1, 1, 1, 0]] * np.array([1, 1, 1, 0])[:, None] + np.diag([0, 0, 0, 1.0])
-        self.film = mean + rng.uniform(0.5, 1.2) * (np.eye(4) - mean)
+        self.film = mean + rng.uniform(0.6, 1.2) * (np.eye(4) - mean)
         self.film[:3, :3] += rng.normal(0, 0.05, (3, 3))
         count = land.FIRST_CELL + len(landscape.cells["key"]) + len(landscape.patches)
         self.base = np.zeros(count, np.int32)

@@ -35,9 +35,9 @@ def exposed(pixels, seed, county, year, number, left, top) -> np.ndarray:
     """
     campaign = np.random.default_rng([seed, int(county.geoid), 30, year])
     scene = np.random.default_rng([seed, int(county.geoid), 31, year, number])
-    gain = campaign.uniform(0.8, 1.2) * campaign.uniform(0.87, 1.13, 4) * scene.uniform(0.96, 1.04)
-    gamma = campaign.uniform(0.75, 1.3) * scene.uniform(0.97, 1.03)
-    haze = campaign.uniform(0, 36) * np.array([0.75, 0.9, 1.25, 0.4]) + scene.uniform(0, 6)
+    gain = campaign.uniform(0.84, 1.2) * campaign.uniform(0.9, 1.1, 4) * scene.uniform(0.96, 1.04)
+    gamma = campaign.uniform(0.8, 1.25) * scene.uniform(0.97, 1.03)
+    haze = campaign.uniform(0, 32) * np.array([0.75, 0.9, 1.25, 0.4]) + scene.uniform(0, 6)
     level = np.linspace(-1, 1, _LEVELS)[None, :, None]
     value = gain[:, None, None] * (np.arange(256) / 255)[None, None] ** gamma * (1 + 0.5 * np.minimum(level, 0))
     veil = np.minimum(haze[:, None, None] + 70 * np.maximum(level, 0), 200)
