@@ -11,6 +11,7 @@ from sample.textures import SHADES, SIZE, TINTS, Swatches, contrast, pack, palet
 _WOODS = ("broadleaf", "conifer", "young")
 _WOOD_CODES = {"broadleaf": 41, "conifer": 42, "young": 41}
 _TOWN_CODES = {"park": 21, "large_lots": 22, "houses": 23, "dense": 23, "commerce": 24}
+_SOWN = ("rows", "broad_rows", "hay")
 _FARM_CODES = {land.CROPS: 82, land.PASTURE: 81, land.RANGE: 71}
 
 
@@ -99,7 +100,8 @@ class Looks:
     def _look_barren(self, lasting, now):
         swatch = ("sand", "rock", "tilled")[lasting.choice(3, p=(0.45, 0.4, 0.15))]
         amount = lasting.uniform(0.14, 0.5)
-        return swatch, (*contrast(self._soil(lasting, -0.25, 0.8), amount, light=0.7), 0.05, (1, 0.3, -0.6, 0.6)), 0.25, 31
+        shade = contrast(self._soil(lasting, -0.25, 0.8), amount, light=0.7)
+        return swatch, (*shade, 0.05, (1, 0.3, -0.6, 0.6)), 0.25, 31
 
     def _look_forest(self, lasting, now):
         """Crowns of trees, and of young ones that look like large bushes."""
@@ -127,8 +129,9 @@ class Looks:
         colour = plants(lasting.uniform(58, 170 - 60 * np.clip(green, 0, 1)), green)
         if lasting.random() < 0.5:
             colour = 0.6 * colour + 0.4 * self._soil(lasting, 0, 0.7)
-        return swatch, (*contrast(colour, lasting.uniform(0.12, 0.45)), lasting.uniform(0.02, 0.08), (1, 0.3, -0.4, 0.2)), \
-            lasting.uniform(0.3, 0.75), code
+        shade = contrast(colour, lasting.uniform(0.12, 0.45))
+        tints = lasting.uniform(0.02, 0.08), (1, 0.3, -0.4, 0.2)
+        return swatch, (*shade, *tints), lasting.uniform(0.3, 0.75), code
 
     def _look_quarry(self, lasting, now):
         return "rock", contrast(self._soil(lasting, 0.6, 1), 0.4, light=0.6), 0.2, 31
@@ -167,9 +170,9 @@ class Looks:
         state = now.random() + 0.25 * self.season + 0.3 * self.drought
         grown = plants(now.uniform(66, 150), self._green(now, 0.3) + 0.12)
         if state < 0.45:
-            swatch, light, dark = ("rows", "broad_rows", "hay")[now.integers(3)], grown, 0.6 * grown + 0.32 * ground
+            swatch, light, dark = _SOWN[now.integers(3)], grown, 0.6 * grown + 0.32 * ground
         elif state < 0.8:
-            swatch, light, dark = ("rows", "hay", "broad_rows")[now.integers(3)], plants(now.uniform(95, 165), -0.05), ground
+            swatch, light, dark = _SOWN[now.integers(3)], plants(now.uniform(95, 165), -0.05), ground
         else:
             swatch, light, dark = "tilled", ground, ground * 0.8
         low, middle, high = contrast(0.5 * (light + dark), now.uniform(0.1, 0.5))

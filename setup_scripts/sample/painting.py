@@ -49,7 +49,7 @@ class Ground:
     # ---- regions
 
     def _regions(self, left, top, width, height, step=1):
-        """Region of every ``step``-th metre, lattice coordinates there in whole metres, and the coarse pixel's index."""
+        """Region of every ``step``-th metre, lattice coordinates in whole metres, and the coarse pixel's index."""
         scape = self.landscape
         ix, iy = np.arange(left, left + width, step), np.arange(top, top + height, step)
         warp = np.ix_(iy & SIZE - 1, ix & SIZE - 1)

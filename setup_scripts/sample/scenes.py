@@ -130,9 +130,10 @@ def view(ground, left: float, top: float, width: int, height: int, resolution=1.
     x0, y0 = int(np.floor(x)) - 3, int(np.floor(y)) - 3
     source = ground.draw(x0, y0, int(np.ceil(width * resolution)) + 8, int(np.ceil(height * resolution)) + 8)
     # As CMYK, because Pillow takes the fourth band of RGBA for opacity.
-    pixels = Image.frombytes("CMYK", source.shape[1::-1], np.ascontiguousarray(source).tobytes()).transform(
-        (width, height), Image.Transform.AFFINE, (resolution, 0, x - x0, 0, resolution, y - y0), Image.Resampling.BICUBIC)
-    return np.maximum(np.asarray(pixels), 2)
+    pixels = Image.frombytes("CMYK", source.shape[1::-1], np.ascontiguousarray(source).tobytes())
+    from_pixel = resolution, 0, x - x0, 0, resolution, y - y0
+    return np.maximum(np.asarray(pixels.transform(
+        (width, height), Image.Transform.AFFINE, from_pixel, Image.Resampling.BICUBIC)), 2)
 
 
 def write_cog(path, bands, crs, to_map, nodata=0, colours=None):

@@ -172,8 +172,8 @@ class Swatches:
             if name in self._crowns:
                 height, owner, rank = self._crowns[name]
                 shadow = _shadows(height, rank, sun)
-                shade = np.where(rank < 255, _stretch(_light(height, sun), 0.3, 0.95), np.where(shadow < 255, 0.06, 0.9))
-                shade = np.where((shadow < 255) & (rank < 255), shade * 0.5, shade)
+                shade = np.where(rank < 255, _stretch(_light(height, sun), 0.3, 0.95), 0.9)
+                shade = np.where(shadow < 255, np.where(rank < 255, shade * 0.5, 0.06), shade)
                 ranks[i] = np.tile(np.minimum(rank, shadow), (2, 2))
                 shade, tint = np.tile(shade, (2, 2)) + 0.05 * self._grain, np.tile(owner, (2, 2)) * SHADES
             elif name in self._heights:

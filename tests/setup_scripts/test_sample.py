@@ -186,7 +186,8 @@ def ground(year, bounds, scene_id):
     """The ground of the tiny county at 1 m as a scene's camera sees it, (height, width, 4)."""
     left, bottom, right, top = bounds
     pixels = scenes.view(painted(year), left, top, right - left, top - bottom)
-    return scenes.exposed(pixels, 0, COUNTIES[TINY], year, int(scene_id.split("_")[1][-2:]), left, top).transpose(1, 2, 0)
+    number = int(scene_id.split("_")[1][-2:])
+    return scenes.exposed(pixels, 0, COUNTIES[TINY], year, number, left, top).transpose(1, 2, 0)
 
 
 def test_overlapping_scenes_show_the_same_ground(world):
