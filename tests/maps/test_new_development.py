@@ -93,9 +93,9 @@ def test_the_figures_counted_again_from_the_files(run):
     assert gap == pytest.approx(figures["calibration_error"], abs=1e-6)
 
 
-@pytest.mark.parametrize("world", ["2017", "2026"])
+@pytest.mark.parametrize("world", ["17", "26"])
 def test_the_committed_figures_of_other_worlds_reach_the_goals(world):
-    figures = json.loads(OTHER_WORLDS.read_text())[world]
+    figures = json.loads(OTHER_WORLDS.read_text())[world] if OTHER_WORLDS.exists() else {}
     if "change" not in figures:
         pytest.skip("no figures of change in other worlds yet: run setup_scripts/run_tests.sh "
                     "tests/notebooks/test_results.py -m slow")
