@@ -1,6 +1,5 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online``, ``Folder`` answer the same questions."""
 
-import json
 import re
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import pystac
 import shapely
 
 from helpers import InputError
+from helpers.land import boundaries
 from helpers.land.online import Online, label_files
 from helpers.land.rasters import footprint
-from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
+from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, scene_of
 from helpers.runs import home
 
 # Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie,
@@ -41,20 +41,21 @@ class Catalog(Source):
                                  f"{self.folder} without {name}. Give the folder, or catalog='sample'.")
         try:
             self._root = pystac.Catalog.from_file(str(self.folder / "catalog.json"))
-            self._counties = json.loads((self.folder / "counties.geojson").read_text())["features"]
+            self._counties = boundaries.read(str(self.folder / "counties.geojson"))
+        except InputError:
+            raise
         except (ValueError, KeyError, pystac.STACError) as error:
             raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {error}. "
                              "Check its JSON files.") from error
 
     def county(self, county: str) -> County:
         """The county with a FIPS code; an error lists those that the catalogue has."""
-        known = {f["properties"]["GEOID"]: (f["properties"]["NAME"], f["geometry"]) for f in self._counties}
-        if str(county) not in known:
-            listed = ", ".join(f"{fips} ({name})" for fips, (name, _) in sorted(known.items()))
+        found = boundaries.find(self._counties, county)
+        if found["GEOID"].nunique() != 1:
+            listed = ", ".join(sorted(self._counties["GEOID"] + " (" + self._counties["NAME"].astype(str) + ")"))
             raise InputError(f"expected a county of the catalogue {self.name}, got {county!r}. Choose one that it has: "
                              f"{listed}.")
-        name, geometry = known[str(county)]
-        return County(str(county), name, shapely.geometry.shape(geometry))
+        return boundaries.county_of(found, self.folder / "counties.geojson")
 
     def _items(self, collection, asset, boundary):
         """Items of a collection that touch a boundary, with the absolute path of one asset."""
@@ -66,14 +67,15 @@ class Catalog(Source):
             if asset not in item.assets:
                 raise InputError(f"expected an asset {asset!r} in item {item.id}, got {sorted(item.assets)}. "
                                  "Name the picture's asset so.")
-            if shapely.intersects(shapely.geometry.shape(item.geometry), boundary):
+            outline = outline_of(item)
+            if outline is not None and shapely.intersects(outline, boundary):
                 yield item, item.assets[asset].get_absolute_href()
 
     def _scenes(self, county):
         return [scene_of(item, href) for item, href in self._items("naip", "image", county.boundary)]
 
     def _labels(self, county, year):
-        found = [Labels(href, int(item.properties["nlcd:year"]))
+        found = [Labels(href, date_of(item, "nlcd:year")[1])
                  for item, href in self._items("nlcd", "landcover", county.boundary)]
         if not found:
             raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got none in "
