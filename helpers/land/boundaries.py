@@ -50,10 +50,10 @@ def read(where: str) -> geopandas.GeoDataFrame:
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
     shapes["GEOID"] = shapes["GEOID"].map(_code)
-    for column in ("NAMELSAD", "GEOID"):
-        names = shapes[column] if column in shapes else None
-        shapes["NAME"] = names if "NAME" not in shapes else shapes["NAME"].fillna(names) if names is not None else shapes[
-            "NAME"]
+    name = shapes["GEOID"]
+    for column in ("NAMELSAD", "NAME"):
+        name = shapes[column].fillna(name) if column in shapes else name
+    shapes["NAME"] = name
     state = ", " + shapes["STUSPS"] if "STUSPS" in shapes else ""
     shapes["full"] = (shapes["NAME"].astype(str) + state).fillna(shapes["NAME"])
     return shapes

@@ -1,6 +1,7 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online``, ``Folder`` answer the same questions."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,8 @@ import shapely
 
 from helpers import InputError
 from helpers.land import boundaries
-from helpers.land.online import Online, label_files
+from helpers.land.listing import files_in, told
+from helpers.land.online import RASTERS, Online, label_files
 from helpers.land.rasters import footprint
 from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, scene_of
 from helpers.runs import home
@@ -94,21 +96,27 @@ class Folder(Source):
         self.name = self.folder.name
         self._online = Online()
         self.county = self._online.county
+        _, skipped = files_in(self.folder, RASTERS)
+        if skipped:
+            print(told(skipped, self.folder))
 
     def _scenes(self, county):
-        scenes = []
-        for path in sorted(p for p in self.folder.glob("*.tif*") if "nlcd" not in p.name.lower()):
+        files = [path for path in files_in(self.folder, RASTERS)[0]
+                 if "nlcd" not in path.name.lower() and path.suffix.lower() != ".img"]
+        scenes, stems = [], Counter(path.stem for path in files)
+        for path in files:
             date = re.search(r"(?<!\d)((?:19|20)\d\d)([01]\d)([0-3]\d)(?!\d)", path.stem)
             if not date:
                 raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, "
                                  "got none. Rename it.")
             outline = footprint(str(path))
             if shapely.intersects(outline, county.boundary):
-                scenes.append(Scene(path.stem, str(path), "-".join(date.groups()), int(date[1]), outline))
+                name = path.stem if stems[path.stem] == 1 else path.name
+                scenes.append(Scene(name, str(path), "-".join(date.groups()), int(date[1]), outline))
         return scenes
 
     def _labels(self, county, year):
-        own = any("nlcd" in path.name.lower() for path in self.folder.glob("*.tif*"))
+        own = any("nlcd" in path.name.lower() for path in files_in(self.folder, RASTERS)[0])
         return nearest(label_files(self.folder, county), year) if own else self._online._labels(county, year)
 
 
@@ -122,7 +130,7 @@ def open(name: str = "sample", seed: int = 0) -> Source:
         return Online()
     if name != "sample":
         folder = Path(name)
-        is_static = (folder / "catalog.json").exists() or not any(folder.glob("*.tif*"))
+        is_static = (folder / "catalog.json").exists() or not files_in(folder, RASTERS)[0]
         return Catalog(folder) if is_static else Folder(folder)
     folder = home() / "data" / f"sample-{seed}"
     if not (folder / "complete.json").is_file():

@@ -77,6 +77,15 @@ def label_counts(href: str, tiles: pd.DataFrame, crs: str) -> tuple[np.ndarray, 
     return counts, nine.reshape(-1, 9)
 
 
+def has_codes(href: str, boundary: shapely.Geometry) -> bool:
+    """Whether a raster holds NLCD codes around a boundary, which is in longitude and latitude, and nothing else."""
+    try:
+        codes, _, _ = _read_codes(href, boundary.bounds, "EPSG:4326")
+        return bool((codes != NODATA_CODE).any())
+    except InputError:
+        return False
+
+
 def _read_codes(href, bounds, crs):
     """NLCD codes within bounds, ``NODATA_CODE`` where none is known; the map position of a pixel; the raster's CRS."""
     with open_raster(href, "NLCD raster") as raster:

@@ -11,6 +11,8 @@ import shapely
 
 from helpers import InputError
 from helpers.land import boundaries, downloads
+from helpers.land.labels import has_codes
+from helpers.land.listing import files_in
 from helpers.land.rasters import ELSEWHERE, footprint, said, split_crs
 from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
 from helpers.land.wcs import coverage
@@ -20,6 +22,9 @@ from helpers.uri import shown
 KEPT_S = 7 * 24 * 3600
 # Years of Annual NLCD.
 LABEL_YEARS = range(1985, 2025)
+RASTERS = (".tif", ".tiff", ".img")
+# How MRLC names its products other than land cover.
+_OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|chang?|chg|confidence|lndcnf|science|urban|spec", re.I)
 # The largest county has some fifty pages of scenes, of 250 each.
 MOST_PAGES = 400
 
@@ -150,12 +155,15 @@ def label_files(where: str, county: County) -> list[Labels]:
     """
     path, crs = split_crs(where)
     path = Path(path)
-    files = [path] if path.is_file() else sorted(
-        p for p in path.glob("*") if p.suffix.lower() in (".tif", ".tiff", ".img") and "nlcd" in p.name.lower())
+    files = [path] if path.is_file() else [p for p in files_in(path, RASTERS)[0] if "nlcd" in p.name.lower()]
+    # MRLC's bundles hold other products of the same year.
+    files, others = (files, []) if path.is_file() else ([p for p in files if not _OTHERS.search(p.stem)],
+                                                        [p.name for p in files if _OTHERS.search(p.stem)])
     if not files:
-        raise InputError(f"expected an NLCD raster, or a folder with some, at {where}, got none. Download one from "
-                         "mrlc.gov, and keep 'nlcd' and the year in its name.")
-    found = []
+        came = f"only other products ({', '.join(others[:3])})" if others else "none"
+        raise InputError(f"expected an NLCD land cover raster, or a folder with some, at {where}, got {came}. Download one "
+                         "from mrlc.gov, and keep 'nlcd' and the year in its name.")
+    found = {}
     for file in files:
         years = re.findall(r"(?<!\d)(?:19|20)\d\d(?!\d)", file.stem)
         if not years:
@@ -163,8 +171,10 @@ def label_files(where: str, county: County) -> list[Labels]:
                              "example to nlcd_2011.tif.")
         href = f"{file}#crs={crs}" if crs else str(file)
         if shapely.intersects(footprint(href), county.boundary):
-            found.append(Labels(href, int(years[0])))
+            found.setdefault(int(years[0]), []).append(Labels(href, int(years[0])))
     if not found:
         raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got {len(files)} "
                          f"elsewhere in {where}. {ELSEWHERE}")
-    return found
+    # Of several of a year, those whose codes are land cover's come first.
+    return [same[0] if len(same) == 1 else max(same, key=lambda labels: has_codes(labels.href, county.boundary))
+            for same in found.values()]

@@ -49,7 +49,7 @@ def open_scene(href: str, crs: str):
         if level is not None:
             scene = stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
         if ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
-            scene = stack.enter_context(_with_infrared(scene))
+            scene = stack.enter_context(_with_infrared(scene, href))
         yield scene if _is_on_grid(scene, crs) else stack.enter_context(_warped(scene, crs, bounds, resolution))
 
 
@@ -103,7 +103,7 @@ def _is_alpha(scene, href):
     return ((look == 0) | (look == 255)).mean() > 0.9
 
 
-def _with_infrared(scene):
+def _with_infrared(scene, href):
     """A scene whose near infrared is declared as alpha, as in many NAIP files, with that band as one like others.
 
     GDAL takes a band for alpha if the file declares it so; it reads a description of the file that declares otherwise.
@@ -114,7 +114,12 @@ def _with_infrared(scene):
     description = description.replace("<ColorInterp>Alpha</ColorInterp>", "<ColorInterp>Undefined</ColorInterp>")
     if scene.nodata is None:
         description = re.sub(r"(<VRTRasterBand [^>]*>)", r"\1<NoDataValue>0</NoDataValue>", description)
-    return rasterio.open(description, driver="VRT")
+    scene = rasterio.open(description, driver="VRT")
+    if not downloads.is_remote(href):
+        # GDAL opens the file when it reads a pixel, and then looks for overviews beside it.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
+            scene.read(window=Window(0, 0, 1, 1))
+    return scene
 
 
 def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
