@@ -98,8 +98,10 @@ def _stac_io():
                                  f"more. {downloads.OFFLINE}")
             return downloads.get(href, "NAIP scenes", parameters).decode()
 
-        def read_text_from_href(self, href):
-            return self.request(href)
+        def read_text(self, source, *args, **kwargs):
+            if isinstance(source, pystac.Link):  # The next page, which has the question in its address.
+                return self.request(source.get_href(transform_href=False))
+            return self.request(str(source), *args, **kwargs)
     return Limited()
 
 
