@@ -8,7 +8,6 @@ import zipfile
 from pathlib import Path
 
 import geopandas
-import numpy as np
 import pandas as pd
 import pyogrio
 import shapely
@@ -27,7 +26,8 @@ _LONGER = re.compile(r" (county|parish|borough|census area|municipality|municipi
 
 
 def read(where: str) -> geopandas.GeoDataFrame:
-    """The shapes of a file in longitude and latitude, with ``GEOID`` (text), ``NAME`` and ``full``, name and state.
+    """The shapes of a file in longitude and latitude, with ``GEOID``, ``NAME``, and with the state ``full`` and
+    ``longer``, the name as in "Middlesex County, MA": all of them text.
 
     In a file without ``GEOID`` all shapes are one place, which has the name of the file.
     """
@@ -35,28 +35,29 @@ def read(where: str) -> geopandas.GeoDataFrame:
         raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to {_WANTED}.")
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            # Some programs leave a ring open; it is closed here.
-            warnings.filterwarnings("ignore", message="Non closed ring")
+            # Some programs leave a ring open, or mix numbers and text; GDAL closes it, and all becomes text.
+            warnings.simplefilter("ignore")
             # Heights that are no numbers would open rings again.
-            shapes = geopandas.read_file(_checked(Path(where), folder), on_invalid="fix", force_2d=True)
+            shapes = geopandas.read_file(_checked(Path(where), folder), on_invalid="fix", force_2d=True,
+                                         columns=["GEOID", "NAMELSAD", "NAME", "STUSPS"])
             if not isinstance(shapes, geopandas.GeoDataFrame):
                 raise ValueError("a table without shapes")
             shapes = shapes.to_crs("EPSG:4326")
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, ValueError, zipfile.BadZipFile, OSError,
-            shapely.errors.GEOSException) as error:
+    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException, OSError,
+            ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(f"expected {_WANTED} at {where}, got {said(error)}. Set TUTORIAL_COUNTIES to one.") from None
     shapes.geometry = shapely.make_valid(shapes.geometry.to_numpy())
     if "GEOID" not in shapes:
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
-    shapes["GEOID"] = shapes["GEOID"].map(_code)
-    name = shapes["GEOID"]
+    texts = {column: shapes[column].map(_text) for column in ("GEOID", "NAMELSAD", "NAME", "STUSPS") if column in shapes}
+    name = texts["GEOID"]
     for column in ("NAMELSAD", "NAME"):
-        name = shapes[column].fillna(name) if column in shapes else name
-    shapes["NAME"] = name
-    state = ", " + shapes["STUSPS"] if "STUSPS" in shapes else ""
-    shapes["full"] = (shapes["NAME"].astype(str) + state).fillna(shapes["NAME"])
-    return shapes
+        name = texts[column].where(texts[column] != "", name) if column in texts else name
+    state = texts.get("STUSPS", pd.Series("", shapes.index))
+    full = {column: names + state.where(state == "", ", " + state) for column, names in (
+        ("full", name), ("longer", texts.get("NAMELSAD", name)))}
+    return shapes[["geometry"]].assign(GEOID=texts["GEOID"].map(_code), NAME=name, **full)
 
 
 def _checked(path, folder):
@@ -85,12 +86,13 @@ def _checked(path, folder):
     return f"{kind[1]}{path.absolute()}"
 
 
+def _text(value):
+    return "" if value is None or value != value else str(value).strip()
+
+
 def _code(value):
     """A FIPS code as text: a spreadsheet makes a number of it, and drops its first zero."""
-    if pd.isna(value):
-        return ""
-    text = str(int(value)) if isinstance(value, (float, np.floating)) and value == int(value) else str(value).strip()
-    text = re.sub(r"^(\d+)\.0+$", r"\1", text)
+    text = re.sub(r"^(\d+)\.0+$", r"\1", str(value).strip())
     return text.zfill(5) if re.fullmatch(r"\d{4}", text) else text
 
 
@@ -102,9 +104,8 @@ def _folded(name, longer=True):
 def find(shapes: geopandas.GeoDataFrame, county: str) -> geopandas.GeoDataFrame:
     """The shapes of a county by its FIPS code, or as ``"Middlesex, MA"`` or ``"Middlesex County, MA"``."""
     found = shapes[shapes["GEOID"] == _code(county)]
-    if not len(found) and "NAMELSAD" in shapes and "STUSPS" in shapes:
-        longer = shapes["NAMELSAD"] + ", " + shapes["STUSPS"]
-        found = shapes[longer.map(lambda name: _folded(name, False)) == _folded(county, False)]
+    if not len(found):
+        found = shapes[shapes["longer"].map(lambda name: _folded(name, False)) == _folded(county, False)]
     return found if len(found) else shapes[shapes["full"].map(_folded) == _folded(county)]
 
 
@@ -114,4 +115,4 @@ def county_of(found: geopandas.GeoDataFrame, where: str) -> County:
     if not shape.area > 0:
         raise InputError(f"expected the boundary of {row['full']} ({row['GEOID']}) as an area, got none in {where}. Draw "
                          "its outline there, or take it out.")
-    return County(row["GEOID"], str(row["NAME"]), shape)
+    return County(row["GEOID"], row["NAME"], shape)

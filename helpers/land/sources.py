@@ -86,7 +86,7 @@ def date_of(item: pystac.Item, key: str) -> tuple[datetime.date, int]:
     try:
         date = (item.datetime or item.common_metadata.start_datetime).date()
         return date, int(float(item.properties.get(key) or date.year))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"expected a date in the STAC item {item.id}, got {type(error).__name__}: {error}. Add it, or "
                          "take the item out of the catalogue.") from error
 
