@@ -19,6 +19,7 @@ from helpers.land.sources import County
 
 # How the kinds of files begin, their endings, and what makes GDAL take no other driver: some read files that they name.
 _KINDS = {b"{": (".geojson", "GEOJSON:"), b"\0\0\x27\x0a": (".shp", ""), b"SQLite format 3\0": (".gpkg", "")}
+_COLUMNS = ["GEOID", "NAMELSAD", "NAME", "STUSPS"]
 _WANTED = "a shapefile, a GeoPackage or a GeoJSON file with a CRS, zipped or not"
 _ENDINGS = (".shp", ".shx", ".dbf", ".prj", ".cpg", ".gpkg", ".geojson", ".json")
 # What follows a county's name in the Census's longer one.
@@ -32,14 +33,15 @@ def read(where: str) -> geopandas.GeoDataFrame:
     In a file without ``GEOID`` all shapes are one place, which has the name of the file.
     """
     if not Path(where).is_file():
-        raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to {_WANTED}.")
+        raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to "
+                         f"{_WANTED}.")
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             # Some programs leave a ring open, or mix numbers and text; GDAL closes it, and all becomes text.
             warnings.simplefilter("ignore")
             # Heights that are no numbers would open rings again.
             shapes = geopandas.read_file(_checked(Path(where), folder), on_invalid="fix", force_2d=True,
-                                         columns=["GEOID", "NAMELSAD", "NAME", "STUSPS"])
+                                         columns=_COLUMNS)
             if not isinstance(shapes, geopandas.GeoDataFrame):
                 raise ValueError("a table without shapes")
             shapes = shapes.to_crs("EPSG:4326")
@@ -50,7 +52,7 @@ def read(where: str) -> geopandas.GeoDataFrame:
     if "GEOID" not in shapes:
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
-    texts = {column: shapes[column].map(_text) for column in ("GEOID", "NAMELSAD", "NAME", "STUSPS") if column in shapes}
+    texts = {column: shapes[column].map(_text) for column in _COLUMNS if column in shapes}
     name = texts["GEOID"]
     for column in ("NAMELSAD", "NAME"):
         name = texts[column].where(texts[column] != "", name) if column in texts else name
@@ -113,6 +115,6 @@ def county_of(found: geopandas.GeoDataFrame, where: str) -> County:
     """One county of the shapes that ``find`` has found of it, which lie in the file ``where``."""
     row, shape = found.iloc[0], shapely.union_all(found.geometry.dropna().to_numpy())
     if not shape.area > 0:
-        raise InputError(f"expected the boundary of {row['full']} ({row['GEOID']}) as an area, got none in {where}. Draw "
-                         "its outline there, or take it out.")
+        raise InputError(f"expected the boundary of {row['full']} ({row['GEOID']}) as an area, got none in {where}. "
+                         "Draw its outline there, or take it out.")
     return County(row["GEOID"], row["NAME"], shape)

@@ -10,6 +10,7 @@ import json
 import os
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Callable
 from urllib.parse import urlsplit
@@ -89,24 +90,18 @@ def again(act: Callable, passing: type):
 
 
 def _within(seconds, act):
-    """What ``act`` returns. Its thread ends with the process where it takes longer: a server that sends a header a byte
-    at a time passes every other limit.
+    """What ``act`` returns. Where it takes longer, its thread is left alone: a server that sends a header byte by byte
+    passes every other limit.
     """
-    result = []
+    future = Future()
 
     def run():
         try:
-            result.append((act(), None))
-        except Exception as error:  # Raised again by the thread that asked.
-            result.append((None, error))
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not result:
-        raise TimeoutError
-    if result[0][1] is not None:
-        raise result[0][1]
-    return result[0][0]
+            future.set_result(act())
+        except Exception as error:  # The thread that waits raises it.
+            future.set_exception(error)
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
 
 
 def _ask(url, what, params=None, block_s=None, first_byte=False):

@@ -24,7 +24,7 @@ KEPT_S = 7 * 24 * 3600
 LABEL_YEARS = range(1985, 2025)
 RASTERS = (".tif", ".tiff", ".img")
 # How MRLC names its products other than land cover.
-_OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|chang?|chg|confidence|lndcnf|science|urban|spec", re.I)
+_OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|change|chg|confidence|lndcnf|science|urban", re.I)
 # The largest county has some fifty pages of scenes, of 250 each.
 MOST_PAGES = 400
 
@@ -73,8 +73,8 @@ def search(county: County) -> list[Scene]:
                              f"{downloads.OFFLINE}") from None
         scenes = [scene for scene in scenes if scene is not None]
         if not all(downloads.is_remote(scene.href) for scene in scenes):
-            raise InputError(f"expected scenes at http(s) addresses from {parts.netloc}, got one elsewhere. Ask another "
-                             "server: this one would have files of this machine read.")
+            raise InputError(f"expected scenes at http(s) addresses from {parts.netloc}, got one elsewhere. Ask "
+                             "another server: this one would have files of this machine read.")
         return json.dumps([scene._replace(footprint=shapely.geometry.mapping(scene.footprint))
                            for scene in scenes]).encode()
     asked = [url, collection, asset, bounds, Scene._fields]
@@ -94,8 +94,8 @@ def _stac_io():
         def request(self, href, method=None, headers=None, parameters=None):
             self.answers += 1
             if self.answers > MOST_PAGES:
-                raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages from {urlsplit(href).hostname}, got "
-                                 f"more. {downloads.OFFLINE}")
+                raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages from {urlsplit(href).hostname}, "
+                                 f"got more. {downloads.OFFLINE}")
             return downloads.get(href, "NAIP scenes", parameters).decode()
 
         def read_text(self, source, *args, **kwargs):
@@ -159,12 +159,12 @@ def label_files(where: str, county: County) -> list[Labels]:
     path = Path(path)
     files = [path] if path.is_file() else [p for p in files_in(path, RASTERS)[0] if "nlcd" in p.name.lower()]
     # MRLC's bundles hold other products of the same year.
-    files, others = (files, []) if path.is_file() else ([p for p in files if not _OTHERS.search(p.stem)],
-                                                        [p.name for p in files if _OTHERS.search(p.stem)])
+    others = [] if path.is_file() else [p.name for p in files if _OTHERS.search(p.stem)]
+    files = [p for p in files if p.name not in others]
     if not files:
         came = f"only other products ({', '.join(others[:3])})" if others else "none"
-        raise InputError(f"expected an NLCD land cover raster, or a folder with some, at {where}, got {came}. Download one "
-                         "from mrlc.gov, and keep 'nlcd' and the year in its name.")
+        raise InputError(f"expected an NLCD land cover raster, or a folder with some, at {where}, got {came}. Download "
+                         "one from mrlc.gov, and keep 'nlcd' and the year in its name.")
     found = {}
     for file in files:
         years = re.findall(r"(?<!\d)(?:19|20)\d\d(?!\d)", file.stem)

@@ -136,8 +136,8 @@ def outline(raster: rasterio.DatasetReader, crs: str, name: str) -> shapely.Geom
     to_map = raster.transform
     if raster.crs is None or to_map.is_identity or to_map.is_degenerate:
         lacks = "a CRS" if raster.crs is None else "a position on the map"
-        raise InputError(f"expected a raster with a CRS and a position, got {shown(name)} without {lacks}. Give it both, "
-                         "for example with gdal_translate -a_srs -a_ullr.")
+        raise InputError(f"expected a raster with a CRS and a position, got {shown(name)} without {lacks}. Give it "
+                         "both, for example with gdal_translate -a_srs -a_ullr.")
     edge = shapely.segmentize(shapely.box(0, 0, raster.width, raster.height), max(raster.shape) / 20)
     try:
         place = project(shapely.transform(edge, lambda xy: np.stack(to_map * xy.T, axis=1)), crs, source=raster.crs)

@@ -96,8 +96,8 @@ def outline_of(item: pystac.Item) -> shapely.Geometry:
     try:
         shape = shapely.force_2d(shapely.geometry.shape(item.geometry)) if item.geometry else None
     except (ValueError, TypeError, AttributeError, KeyError, IndexError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"expected a footprint in the STAC item {item.id}, got {type(error).__name__}: {error}. Add it, "
-                         "or take the item out of the catalogue.") from error
+        raise InputError(f"expected a footprint in the STAC item {item.id}, got {type(error).__name__}: {error}. Add "
+                         "it, or take the item out of the catalogue.") from error
     if shape is None or shape.is_empty or not np.isfinite(shape.bounds).all():
         return None
     return shape if shape.is_valid else shape.convex_hull

@@ -69,8 +69,8 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
     """Labelled pictures to train on, and others to validate on."""
     frame["split"] = "train"
     if len(names) < 2 or len(names) > MOST_CLASSES:
-        raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a folder "
-                         "with one sub-folder for each class.")
+        raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a "
+                         "folder with one sub-folder for each class.")
     if held_out:
         held_names, held = _list_images(held_out)
         if held_names != names:
@@ -83,8 +83,8 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
         for _, same in frame.groupby(contents):
             if same["split"].nunique() > 1:
                 first, second = same.drop_duplicates("split")["path"]
-                raise InputError(f"expected pictures to validate on that are not trained on, got {first} and {second} of "
-                                 "the same content. Take one out.")
+                raise InputError(f"expected pictures to validate on that are not trained on, got {first} and {second} "
+                                 "of the same content. Take one out.")
     else:
         rng = np.random.RandomState(seed)
         for _, part in frame.groupby("label", sort=True):
@@ -171,8 +171,8 @@ def _list_images(folder):
                          f"{paths[tops.index(None)].name} beside them. Move it.")
     splits = [name for name in names if name.lower() in SPLITS]
     if len(splits) > 1 or splits and splits == names:
-        raise InputError(f"expected one sub-folder for each class in {folder}, got {', '.join(splits)}. Give the folder to "
-                         "train on as --images and the one to validate on as --held-out-images.")
+        raise InputError(f"expected one sub-folder for each class in {folder}, got {', '.join(splits)}. Give the "
+                         "folder to train on as --images and the one to validate on as --held-out-images.")
     # The six classes keep their own order, so that land cover pictures mean what land cover tiles mean.
     if set(names) == set(CLASS_NAMES):
         names = CLASS_NAMES
