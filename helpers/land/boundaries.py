@@ -45,10 +45,10 @@ def read(where: str) -> geopandas.GeoDataFrame:
             if not isinstance(shapes, geopandas.GeoDataFrame):
                 raise ValueError("a table without shapes")
             shapes = shapes.to_crs("EPSG:4326")
+            shapes.geometry = shapely.make_valid(shapes.geometry.to_numpy())
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException, OSError,
             ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
         raise InputError(f"expected {_WANTED} at {where}, got {said(error)}. Set TUTORIAL_COUNTIES to one.") from None
-    shapes.geometry = shapely.make_valid(shapes.geometry.to_numpy())
     if "GEOID" not in shapes:
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)

@@ -98,8 +98,8 @@ def mine(county, tmp_path, monkeypatch):
 
 def test_a_folder_has_scenes_whatever_lies_beside_them(mine, capsys):
     inside = list(mine.iterdir())
-    for name in (".hidden_20180714.tif", "._w_20180714.tif", "Thumbs.db", "w_20180714.tif.aux.xml", "w_20180714.tif.ovr",
-                 "w_20180714.tif.msk", "w_20180714.tfw", "notes.txt"):
+    for name in (".hidden_20180714.tif", "._w_20180714.tif", "Thumbs.db", "w_20180714.tif.aux.xml",
+                 "w_20180714.tif.ovr", "w_20180714.tif.msk", "w_20180714.tfw", "notes.txt"):
         (mine / name).write_bytes(b"\0\5\26\7")
     (mine / "gone_20180714.tif").symlink_to("../annex/object")
     (mine / "w_20180714.tif.aux.xml").write_text("<PAMDataset/>")

@@ -32,7 +32,8 @@ def use(tmp_path, monkeypatch):
 
     def write(name="own.geojson", geometry=PLACE, **columns):
         path = tmp_path / name
-        geopandas.GeoDataFrame({key: [value] for key, value in columns.items()}, geometry=[geometry], crs=4326).to_file(path)
+        geopandas.GeoDataFrame({key: [value] for key, value in columns.items()}, geometry=[geometry],
+                               crs=4326).to_file(path)
         monkeypatch.setenv("TUTORIAL_COUNTIES", str(path))
         return path
     return write
@@ -68,7 +69,8 @@ def test_heights_and_crossing_rings(use, name, shape):
     assert boundary.area == pytest.approx(expected, rel=1e-6)
 
 
-@pytest.mark.parametrize("geometry", [None, shapely.Polygon(), shapely.Point(-71, 42), shapely.LineString([(0, 1), (2, 3)])])
+@pytest.mark.parametrize("geometry", [
+    None, shapely.Polygon(), shapely.Point(-71, 42), shapely.LineString([(0, 1), (2, 3)])])
 def test_a_county_of_ones_own_without_an_area_is_refused_and_not_the_censuses(use, geometry):
     use(geometry=geometry, GEOID="25017", NAME="M")
     with pytest.raises(InputError, match="expected the boundary of M .25017. as an area"):
@@ -204,10 +206,11 @@ class Stac(servers.Files):
 
     def answer(self, request):
         self.asked.append(request.path)
-        item = {"type": "Feature", "stac_version": "1.0.0", "id": f"i{len(self.asked)}", "collection": "naip", "links": [],
-                "geometry": shapely.geometry.mapping(PLACE), "bbox": list(PLACE.bounds), "assets": {"image": {
+        item = {"type": "Feature", "stac_version": "1.0.0", "id": f"i{len(self.asked)}", "collection": "naip",
+                "links": [], "geometry": shapely.geometry.mapping(PLACE), "bbox": list(PLACE.bounds), "assets": {"image": {
                     "href": self.href}}, "properties": {"datetime": "2010-07-01T00:00:00Z"}}
-        search = {"rel": "search", "href": self.search or f"{self.url}/search", "type": "application/geo+json", "method": "GET"}
+        search = {"rel": "search", "href": self.search or f"{self.url}/search", "type": "application/geo+json",
+                  "method": "GET"}
         found = {"type": "FeatureCollection", "features": [item], "links": [
             {"rel": "next", "href": f"{self.url}/search?page={len(self.asked)}", "method": "GET"}] * self.pages}
         api = "https://api.stacspec.org/v1.0.0/"

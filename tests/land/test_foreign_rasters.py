@@ -70,7 +70,8 @@ def test_tiles_lie_right_whatever_way_the_rows_run(tmp_path, kind):
               "turned": Affine.translation(LEFT - 300, TOP + 300) * Affine.rotation(20) * Affine.scale(1, -1),
               "point": north_up}[kind]
     size = 1100 if kind == "turned" else 600
-    pixels = drawn.ground(*(to_map * (np.stack(np.meshgrid(np.arange(size), np.arange(size))) + 0.5))).transpose(2, 0, 1)
+    middle = np.stack(np.meshgrid(np.arange(size), np.arange(size))) + 0.5
+    pixels = drawn.ground(*(to_map * middle)).transpose(2, 0, 1)
     path = write(tmp_path / "other.tif", pixels, to_map)
     if kind == "point":
         with rasterio.open(path, "r+") as file:
@@ -170,7 +171,8 @@ def test_only_a_geotiff_in_one_file_is_read(tmp_path, monkeypatch):
 def test_a_block_that_would_fill_the_memory_is_refused(tmp_path):
     path = tmp_path / "bomb.tif"
     with rasterio.open(path, "w", driver="GTiff", width=20000, height=20000, count=3, dtype="uint8", crs=drawn.CRS,
-                       transform=from_origin(LEFT, TOP, 1, 1), tiled=True, blockxsize=20000, blockysize=20000, SPARSE_OK=True):
+                       transform=from_origin(LEFT, TOP, 1, 1), tiled=True,
+                       blockxsize=20000, blockysize=20000, SPARSE_OK=True):
         pass
     with pytest.raises(InputError, match="in blocks of at most 1024 MB"):
         rasters.footprint(str(path))
