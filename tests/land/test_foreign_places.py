@@ -207,8 +207,8 @@ class Stac(servers.Files):
     def answer(self, request):
         self.asked.append(request.path)
         item = {"type": "Feature", "stac_version": "1.0.0", "id": f"i{len(self.asked)}", "collection": "naip",
-                "links": [], "geometry": shapely.geometry.mapping(PLACE), "bbox": list(PLACE.bounds), "assets": {"image": {
-                    "href": self.href}}, "properties": {"datetime": "2010-07-01T00:00:00Z"}}
+                "links": [], "geometry": shapely.geometry.mapping(PLACE), "bbox": list(PLACE.bounds),
+                "assets": {"image": {"href": self.href}}, "properties": {"datetime": "2010-07-01T00:00:00Z"}}
         search = {"rel": "search", "href": self.search or f"{self.url}/search", "type": "application/geo+json",
                   "method": "GET"}
         found = {"type": "FeatureCollection", "features": [item], "links": [

@@ -49,7 +49,8 @@ def attempt(act):
 
 
 NAMES = st.one_of(st.sampled_from(["a", "b", "train", "val", ".ipynb_checkpoints", "__MACOSX", "._a", "Thumbs.db", "ä",
-                                   "a b", "#", "%20", "[x]"]), st.text("aB1. _-#%[]{}é", min_size=1, max_size=5)).filter(
+                                   "a b", "#", "%20", "[x]"]), st.text("aB1. _-#%[]{}é", min_size=1,
+                                                                             max_size=5)).filter(
                                        lambda name: name not in (".", "..") and "/" not in name)
 ENDINGS = st.sampled_from([".png", ".PNG", ".jpg", ".tif", ".TIFF", ".txt", ".aux.xml", ".ovr", "", ".gif", ".WebP"])
 TREES = st.lists(st.tuples(st.lists(NAMES, max_size=2), NAMES, ENDINGS, st.sampled_from(["file", "link", "dangling"]),
@@ -80,7 +81,8 @@ def test_any_tree_of_pictures(tree):
         frame = store.read(f"{base}/store")
         expected = {p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file() and not p.is_symlink()
                     and p.suffix.lower() in IMAGE_SUFFIXES and not any(
-                        part.startswith(".") or part in ("__MACOSX", "Thumbs.db") for part in p.relative_to(root).parts)}
+                        part.startswith(".") or part in ("__MACOSX", "Thumbs.db")
+                        for part in p.relative_to(root).parts)}
         assert set(frame["tile_id"]) == expected and frame["tile_id"].is_unique
         assert b"mine" not in set(frame["image"])
         if frame["label"].notna().any():
@@ -140,9 +142,11 @@ def test_any_stac_item(shape, year, date):
         scene.footprint.intersection(drawn.county_boundary())
 
 
-TRANSFORMS = st.builds(lambda dx, dy, angle, sx, sy: Affine.translation(
-    drawn.LEFT + dx, drawn.TOP + dy) * Affine.rotation(angle) * Affine.scale(sx, sy), st.sampled_from([0, -3, 0.5, -40]), st.sampled_from([0, 5, 40.25]), st.sampled_from(
-        [0, 0, 0, 3, 90, 180]), st.sampled_from([1, 1, -1, 0.5, 2]), st.sampled_from([-1, -1, 1, -0.5, -2]))
+TRANSFORMS = st.builds(
+    lambda dx, dy, angle, sx, sy: (Affine.translation(drawn.LEFT + dx, drawn.TOP + dy) * Affine.rotation(angle)
+                                   * Affine.scale(sx, sy)),
+    st.sampled_from([0, -3, 0.5, -40]), st.sampled_from([0, 5, 40.25]), st.sampled_from([0, 0, 0, 3, 90, 180]),
+    st.sampled_from([1, 1, -1, 0.5, 2]), st.sampled_from([-1, -1, 1, -0.5, -2]))
 ONE = pd.DataFrame({"row": [drawn.ROW], "col": [drawn.COL]})
 
 
@@ -160,8 +164,8 @@ def write(path, pixels, to_map, crs, mask, beside, nodata, order=None):
 
 
 @few
-@hypothesis.given(TRANSFORMS, st.sampled_from([None, 0, 255, 7]), st.booleans(), st.sampled_from([None, 0.0, 0.005, 0.5]),
-                  st.permutations([0, 1, 2, 3]), st.integers(0, 99))
+@hypothesis.given(TRANSFORMS, st.sampled_from([None, 0, 255, 7]), st.booleans(),
+                  st.sampled_from([None, 0.0, 0.005, 0.5]), st.permutations([0, 1, 2, 3]), st.integers(0, 99))
 def test_any_scene_shows_what_rasterio_reads(to_map, nodata, beside, hidden, order, seed):
     """A tile's pixels are those of the scene at the same place, and it is blank where the scene's mask is."""
     rng = np.random.default_rng(seed)
@@ -175,7 +179,8 @@ def test_any_scene_shows_what_rasterio_reads(to_map, nodata, beside, hidden, ord
         path = write(Path(folder) / "s.tif", pixels, to_map, drawn.CRS, mask, beside, nodata, names)
         with rasterio.open(path) as file:
             valid = file.dataset_mask() > 0
-        cut = attempt(lambda: cut_tiles(ONE, [Scene("s", path, "2018-07-01", 2018, rasters.footprint(path))], drawn.CRS))
+        scene = Scene("s", path, "2018-07-01", 2018, rasters.footprint(path))
+        cut = attempt(lambda: cut_tiles(ONE, [scene], drawn.CRS))
         x, y = drawn.pixel_to_map(drawn.ROW, drawn.COL, *np.indices((224, 224)))
         col, row = np.floor(~to_map * np.array([x.ravel(), y.ravel()])).astype(int)
         inside = (row >= 0) & (row < 330) & (col >= 0) & (col < 330)
