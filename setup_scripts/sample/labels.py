@@ -9,6 +9,7 @@ import numpy as np
 import shapely
 from rasterio.transform import from_origin
 from rasterio.warp import transform
+from scipy import ndimage
 
 from helpers.land.classes import NLCD_LEGEND, NODATA_CODE
 from helpers.land.grid import project
@@ -19,6 +20,7 @@ from sample.textures import noise
 CODE_M = 2            # pixel at which codes are drawn before NLCD pixels take their majority
 NLCD_M = 30.0
 # True code -> what a label says instead, and how often (share of pixels).
+_BORDERS = 2.5   # deviations of luck between a pixel amid its own cover and one amid others
 _ERRORS = {
     31: ((52, 0.11), (71, 0.05)), 41: ((52, 0.06), (43, 0.10), (21, 0.015)), 42: ((52, 0.06), (43, 0.08)),
     52: ((41, 0.06), (42, 0.03), (71, 0.06), (31, 0.02)), 71: ((81, 0.08), (52, 0.07)), 81: ((71, 0.08), (82, 0.10)),
@@ -79,13 +81,14 @@ def majority(codes, x, y) -> np.ndarray:
 
 
 def mistaken(codes, seed, county, year) -> np.ndarray:
-    """Codes with errors in patches of some hundred metres: most of them stay from year to year, as NLCD's do."""
+    """Codes with errors in patches, more of them near borders than within a cover, most of them lasting for years."""
     lasting, now = (np.random.default_rng([seed, int(county.geoid), 40, when]) for when in (0, year))
     said = codes.copy()
     for code, errors in _ERRORS.items():
         for other, share in errors:
             luck = sum(weight * noise(rng, codes.shape, wavelength, 2.2) for rng, weight, wavelength in (
                 (lasting, 0.9, 18), (lasting, 0.12, 4), (now, 0.3, 14)))
+            luck = luck + _BORDERS * ndimage.uniform_filter((codes == code).astype(np.float32), 5)
             mine = np.flatnonzero(codes.ravel() == code)
             worst = mine[np.argsort(luck.ravel()[mine])[:round(share * len(mine))]]
             said.ravel()[worst] = other

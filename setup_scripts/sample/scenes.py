@@ -20,7 +20,7 @@ from sample.textures import noise
 
 OVERLAP_M = 320.0     # between neighbouring scenes: more than a tile, turned as it may be
 SCENE_M = 3300.0      # about the side of a scene
-_STEPS = np.array([3, 3, 3, 8])[:, None, None]   # grey levels between two that a camera tells apart, by band
+_STEPS = np.array([3, 3, 3, 10])[:, None, None]   # grey levels between two that a camera tells apart, by band
 _CLOUDY = 0.3        # share of scenes with clouds
 _LEVELS, _WEATHER_M = 65, 8.0   # from the deepest shadow to the thickest veil; pixel of the weather
 
