@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 
 # Tiles that pass through the network at once: more takes memory, not less time.
-BATCH = 8
+BATCH = 32
 
 
 def write_array(pipe, array):
