@@ -44,8 +44,8 @@ def guarded(model, monkeypatch):
 
 
 def scorers():
-    """Processes of this one that score."""
-    return [child for child in psutil.Process().children(recursive=True)
+    """Processes of this one that score; those of a Spark session that other tests have started are none of them."""
+    return [child for child in psutil.Process().children()
             if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())]
 
 
