@@ -90,7 +90,7 @@ def test_a_store_is_the_same_as_on_a_disk(uri, pictures, tmp_path):
 
 def test_a_bundle_goes_there_and_back(uri, model, monkeypatch, tmp_path):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
-    with pytest.raises(InputError, match="expected a model bundle at abfs://tutorial/.*, got nothing there"):
+    with pytest.raises(InputError, match="expected a model bundle at abfs://tutorial/.*, got no model.json there"):
         bundle.load(uri)
     bundle.upload(model, uri)
     back = bundle.load(uri)
