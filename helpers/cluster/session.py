@@ -123,7 +123,7 @@ def _new(master, app_name, settings):
         os.environ["PYSPARK_PYTHON"] = sys.executable
     chosen = dict(_settings(master, settings.get("spark.driver.memory", HEAP)), **settings)
     if _is_here(master):
-        for name in _FOREIGN:
+        for name in _FOREIGN if master.startswith("local") else ():
             os.environ.pop(name, None)
         if next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "C") in ("C", "POSIX"):
             os.environ["LC_ALL"] = "C.UTF-8"  # Java finds no file whose name has other letters than ASCII's.
