@@ -51,12 +51,8 @@ class Cluster:
     def master(self) -> str:
         return f"spark://{HOST}:{self.port}"
 
-    def process(self, name: str):
-        """The process ``"master"``, ``"worker-1"``, … if it runs."""
-        return self.running().get(name)
-
     def running(self) -> dict:
-        """All that run, by name."""
+        """The processes that run, by name: ``"master"``, ``"worker-1"``, …"""
         found = {}
         for process in psutil.process_iter(["cmdline", "status"]):
             command = process.info["cmdline"] or []
@@ -76,17 +72,19 @@ class Cluster:
 
     def start(self, workers: int = 2, port: int = None):
         """Start what of the cluster doesn't run; an InputError says that the port is taken, or what doesn't start."""
-        if self.process("master") and port not in (None, self.port):
+        running = self.running()
+        if "master" in running and port not in (None, self.port):
             raise InputError(f"expected no cluster here, or one on port {port}, got one on port {self.port}. Stop "
                              "it first.")
-        if not self.process("master"):
+        if "master" not in running:
             self.stop()
+            running = {}
             self._configure(port)
             self._launch("master", "--port", str(self.port), "--webui-port", str(self.web_port))
             self._wait("the master", lambda: self._alive_workers() is not None)
         for number in range(1, workers + 1):
-            if not self.process(f"worker-{number}"):
-                name = f"worker-{number}"
+            name = f"worker-{number}"
+            if name not in running:
                 self._launch(name, "--cores", str(CORES), "--memory", MEMORY, "--webui-port", "0",
                              "--work-dir", str(self.folder / "work" / name), self.master)
         self._wait(_count(workers), lambda: (self._alive_workers() or 0) >= workers)

@@ -274,8 +274,10 @@ def main(arguments):
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"expected a folder for the run at {shorten(run.folder)}, got: {error.strerror}. Set TUTORIAL_HOME "
-                         "to a folder that can be written.")
+        if is_full(error):
+            raise
+        raise InputError(f"expected a folder for the run at {shorten(run.folder)}, got: {error.strerror}. Set "
+                         "TUTORIAL_HOME to a folder that can be written.") from error
     with open(run.folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -38,8 +38,8 @@ def main(arguments):
         try:
             handler = logging.FileHandler(chosen.log)
         except OSError as error:
-            raise InputError(f"expected a file that can be written for --log, got {chosen.log} ({error.strerror}). Name "
-                             "another.")
+            raise InputError(f"expected a file that can be written for --log, got {chosen.log} ({error.strerror}). "
+                             "Name another.") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(message)s"))
         logging.getLogger("helpers").addHandler(handler)
         logging.getLogger("helpers").setLevel(logging.INFO)

@@ -85,8 +85,8 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
     if image[:8] == _PNG:
         _check_png(image)
     elif image[:2] in _PIXELS_AS_TEXT:
-        raise BadPicture("unreadable", "expected a PPM picture of binary values, got one of text, which takes minutes to "
-                                       "read. Save it as PNG.")
+        raise BadPicture("unreadable", "expected a PPM picture of binary values, got one of text, which takes minutes "
+                                       "to read. Save it as PNG.")
     elif image[:2] == _JPEG and image.count(_SCAN) > MOST_SCANS:
         raise BadPicture("too_large", f"expected a JPEG of at most {MOST_SCANS} scans, got {image.count(_SCAN)}, which "
                                       "take minutes to read. Save it again.")

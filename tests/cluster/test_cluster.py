@@ -80,7 +80,7 @@ class Cluster:
     def process(self, name):
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("TUTORIAL_HOME", str(self.home))
-            return local_cluster.Cluster().process(name)
+            return local_cluster.Cluster().running()[name]
 
     def executors(self):
         return [child for name in ("worker-1", "worker-2")
