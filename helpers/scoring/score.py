@@ -28,6 +28,7 @@ from helpers.land.grid import TILE_PX
 from helpers.model import bundle as bundles
 from helpers.model import engines
 from helpers.scoring import guard, table
+from helpers.scoring.batch import score_images
 from helpers.tiles import store
 from helpers.uri import shown
 
@@ -60,15 +61,14 @@ def score_batches(batches, folder, engine: str = "fastest", threads: int = 1):
         Rows of the prediction table, one for each tile.
     """
     bundle = bundles.load(folder)
-    engine = engines.fastest(bundle) if engine == "fastest" else engine
-    with contextlib.closing(guard.Guard(str(bundle.folder), engine, threads)) as network:
-        for batch in batches:
-            for (county, year), tiles in batch.groupby(["county", "year"], sort=False):
-                scored = network.score(list(tiles["image"]), _tile_px(year))
-                rows = _rows(tiles["tile_id"], scored, bundle.checksum).to_pandas()
-                rows.insert(0, "county", county)
-                rows.insert(1, "year", year)
-                yield rows.astype({"class_id": "Int8"})
+    network = engines.load(bundle, engine, threads)
+    for batch in batches:
+        for (county, year), tiles in batch.groupby(["county", "year"], sort=False):
+            scored = score_images(list(tiles["image"]), bundle, network, _tile_px(year))
+            rows = _rows(tiles["tile_id"], scored, bundle.checksum).to_pandas()
+            rows.insert(0, "county", county)
+            rows.insert(1, "year", year)
+            yield rows.astype({"class_id": "Int8"})
 
 
 def _tile_px(year):
