@@ -46,6 +46,10 @@ def filesystem(uri: str):
                          "Lake Gen1 was retired in 2024: bring what was there to Gen2.")
     if is_azure(uri):
         return azure_filesystem(uri)
+    if uri.startswith(("http://", "https://")):
+        # Its errors would show a signed address whole.
+        raise InputError(f"expected a path, file: or abfss: URI, got {shown(uri)}, whose server lists no folders. Copy "
+                         "it to one of these.")
     if "://" not in uri or uri.startswith("file://"):
         # fsspec takes "::" in a name for a chain of URLs.
         disk = fsspec.filesystem("file")

@@ -110,6 +110,7 @@ def contents(value):
     """Names, sizes and times of the files in a local folder that a parameter names; None for other values."""
     if not isinstance(value, str) or not os.path.isabs(value):
         return None
+    value = value.partition("#")[0]  # What follows says how to read the file.
     files = [value] if os.path.isfile(value) else sorted(
         os.path.join(folder, name) for folder, _, names in os.walk(value) for name in names)
     # A link may lead nowhere.
@@ -118,9 +119,10 @@ def contents(value):
 
 
 def library_files():
-    """The files of the helpers and the sample, which the notebooks' results depend on."""
+    """The files of the helpers, the sample and the real land, which the notebooks' results depend on."""
     return {str(path.relative_to(folder)): path.read_bytes()
-            for folder in (Path(helpers.__file__).parent, REPOSITORY / "setup_scripts" / "sample")
+            for folder in (Path(helpers.__file__).parent, REPOSITORY / "setup_scripts" / "sample",
+                           REPOSITORY / "notebooks" / "real_land")
             for path in sorted(folder.rglob("*")) if path.is_file() and "__pycache__" not in path.parts}
 
 
@@ -176,7 +178,8 @@ def announce(chosen):
     jobs = jobs_of(sources, *(chosen[name] for name in (
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
     drawn = chosen["train_tiles"], chosen.get("seed", 0)
-    check_classes(sources, jobs, *drawn)
+    if "model_uri" not in chosen:
+        check_classes(sources, jobs, *drawn)
     # Of another machine's slots a master's name says nothing: as many are assumed as this one has cores.
     named = re.fullmatch(r"local\[(\d+)\]", chosen.get("master", ""))
     slots = int(named[1]) if named else os.cpu_count()

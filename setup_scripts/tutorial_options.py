@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from helpers import InputError
+from helpers.tiles import real_land
 
 # The notebooks' numbers, the steps' names, what each reads and writes in the folder of a run.
 STEPS = {
@@ -37,16 +38,18 @@ def parse(arguments: list) -> dict:
     add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
     add("--backbone", type=backbone, metavar="NAME",
-        help="resnet_small (embedded), resnet50 (ImageNet), or a .keras file")
+        help="mobilenet (embedded), resnet50 (downloaded), or the path of a .keras file, with #layer=<name> or "
+        "#preprocessing=<none|tf|caffe|torch> behind it")
     add("--cntk-backbone", metavar="NAME",
-        help="alexnet_small (embedded), alexnet (ImageNet), or the path of an ONNX file with #layer=<name> behind it")
+        help="squeezenet (embedded), alexnet (the article's), or the path of a classifier's ONNX file")
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
     add("--run-name", metavar="NAME", help="folder under runs/ for everything that is made (default: sample)")
     add("--from", dest="first", type=step, metavar="STEP",
         help=f"begin at this step and do it and all after it anew: {', '.join(s[0] for s in STEPS.values())}")
     add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
     add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
-    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of counties")
+    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of "
+        "counties; photographs: the real ones of notebooks/real_land")
     add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
     add("--seed", type=seed, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
     chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
@@ -100,12 +103,12 @@ def backbone(text):
         return text
     checked(backbones.get, text)
     path, mark, rest = text.partition("#")
-    return text if text in backbones.EMBEDDED else str(Path(path).expanduser().resolve()) + mark + rest
+    return text if text == "mobilenet" else str(Path(path).expanduser().resolve()) + mark + rest
 
 
 def location(text):
     """A URI as it is; a path of this machine absolute, for the notebooks run in a folder of their own."""
-    if "://" in text:
+    if "://" in text or text == real_land.NAME:
         return text
     if not Path(text).expanduser().exists():
         raise argparse.ArgumentTypeError(f"expected a folder or file that exists, got {text!r}")

@@ -10,18 +10,20 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
+from helpers.model import cntk_network
 from helpers.model import retrain_cntk as retraining
 from helpers.model.cntk_network import get
 from helpers.model.int8 import ONNX
 from helpers.model.retrain_tensorflow import augment
 
 
-def layers(name):
-    """The layers of a network, and what its features and its last map are for two pictures."""
-    # Two threads: some of CNTK's operations are right on one only.
-    retraining.start_cntk(2)
+def layers(name, pictures=None):
+    """The layers of a network, and its features of pictures in a file, or of two of noise."""
+    # Two threads: some of CNTK's operations are right on one only. Where cores are shared, many pictures want one.
+    retraining.start_cntk(1 if pictures else 2)
     pretrained = get(name)
-    pictures = np.random.RandomState(0).randint(0, 256, (2,) + pretrained.input_px + (3,)).astype(np.uint8)
+    pictures = np.load(pictures) if pictures else np.random.RandomState(0).randint(
+        0, 256, (2,) + pretrained.input_px + (3,)).astype(np.uint8)
     features = retraining.compute(pretrained.features(), pictures)
     return {"names": [row.name for row in pretrained.layers],
             "sees": [row.receptive_field_px for row in pretrained.layers],
@@ -42,8 +44,13 @@ def refusals(names):
     return {"sentences": sentences}
 
 
-def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None):
-    """Train a head for each fold, save the bundle of the last; accuracy on what was held out."""
+def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None, alexnet=None):
+    """Train a head for each fold, save the bundle of the last; accuracy on what was held out.
+
+    ``alexnet`` is an address and checksum in place of the model zoo's.
+    """
+    if alexnet:
+        cntk_network.ALEXNET_URL, cntk_network.ALEXNET_SHA256 = alexnet
     retraining.start_cntk(1)
     data = np.load(tiles)
     pictures, labels = data["tiles"], data["labels"]
@@ -61,14 +68,14 @@ def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None):
         histories.append(retraining.train(head, many, np.tile(labels[of_train], copies),
                                           (features[held_out], labels[held_out]), 0, epochs, 3e-3))
         right[held_out] = head.predict(features[held_out]).argmax(axis=1) == labels[held_out]
-    result = {"accuracy": float(right[fold >= 0].mean()), "history": histories[-1],
+    result = {"cut_at": pretrained.cut_at, "accuracy": float(right[fold >= 0].mean()), "history": histories[-1],
               "moved": float(np.abs(head.weights - before).max()), "weights": head.weights[0].tolist()}
     if damage == "weights":
         # CNTK computes with one layer, the export is written with another.
         whole = retraining.export
 
         def export(pretrained, head):
-            pretrained.weights["conv1/kernel"] = pretrained.weights["conv1/kernel"] * np.float32(1.05)
+            pretrained.weights["conv1_w"] = pretrained.weights["conv1_w"] * np.float32(1.05)
             return whole(pretrained, head)
         retraining.export = export
     if out:
@@ -77,6 +84,7 @@ def train(folder, name, tiles, out=None, epochs=20, copies=1, damage=None):
                                 {"classes": names, "backbone": {"name": pretrained.name}})
         result["parity"] = saved.facts["parity"][ONNX]
         np.save(str(Path(folder) / "logits.npy"), head.predict(features))
+        np.save(str(Path(folder) / "features.npy"), features)
     return result
 
 

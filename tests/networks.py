@@ -68,13 +68,14 @@ def model_of(nodes, inputs, outputs, weights, opset=13, ir_version=8, **more):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
 
-def write_network(path, nodes, shapes, inputs_too=False, seed=0):
+def write_network(path, nodes, shapes, inputs_too=False, seed=0, opset=9):
     """An ONNX file of nodes on an input ``data`` (1, 3, 64, 64), with random weights of these shapes."""
     rng = np.random.default_rng(seed)
     weights = {name: np.array(shape) if name.endswith("shape") else
+               rng.uniform(0.5, 2, shape).astype(np.float32) if name == "variance" else
                rng.normal(0, (2 / np.prod(shape[1:])) ** 0.5 if len(shape) > 1 else 0.1, shape).astype(np.float32)
                for name, shape in shapes.items()}
-    model = model_of(nodes, {"data": [1, 3, 64, 64]}, {nodes[-1].output[0]: None}, weights, opset=9,
+    model = model_of(nodes, {"data": [1, 3, 64, 64]}, {nodes[-1].output[0]: None}, weights, opset=opset,
                      ir_version=3 if inputs_too else 4)
     if inputs_too:
         model.graph.input.extend(helper.make_tensor_value_info(w.name, w.data_type, w.dims)

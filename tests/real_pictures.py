@@ -1,25 +1,36 @@
 """Real aerial pictures in folds that keep neighbours together."""
 
+import re
+
 import numpy as np
 from PIL import Image
 
 
-def aerial(real_data):
-    """Real aerial pictures, their classes, and a fold for each that keeps neighbours together.
+def aerial(real_data, px=224):
+    """Real aerial pictures of six classes, their classes, and a fold for each that keeps neighbours together."""
+    return by_content(sorted((real_data / "aerial").glob("*/*.jpg")), px)
+
+
+def uc_merced(real_data, px=224):
+    """The same of UC Merced's 21 classes."""
+    return by_content(sorted((real_data / "ucm").glob("*/*.jpg")), px)
+
+
+def by_content(paths, px):
+    """Pictures, classes by folder, and folds.
 
     Neighbouring numbers of a source overlap on the ground, so each source is cut into five runs of numbers; pictures
     that look the same across a cut are joined to one run.
     """
-    paths = sorted((real_data / "aerial").glob("*/*.jpg"))
     names = sorted({path.parent.name for path in paths})
-    tiles = np.stack([np.asarray(Image.open(p).convert("RGB").resize((224, 224), Image.BILINEAR)) for p in paths])
-    source = np.array([path.stem.rsplit("_", 1)[0] for path in paths])
-    number = np.array([int(path.stem.rsplit("_", 1)[1]) for path in paths])
+    source, number = zip(*(re.fullmatch(r"(.*?)_?(\d+)", path.stem).groups() for path in paths))
+    source, number = np.array(source), np.array(number, int)
     fold = np.empty(len(paths), int)
     for one in np.unique(source):
         members = np.flatnonzero(source == one)
         members = members[np.argsort(number[members])]
         fold[members] = np.arange(len(members)) * 5 // len(members)
+    tiles = _resized(paths, 224)
     # Near-duplicates: the grey picture at 16 × 16, without its mean and contrast, in any of the eight turns.
     small = tiles.mean(axis=3).reshape(-1, 16, 14, 16, 14).mean(axis=(2, 4))
     turns = [np.rot90(m, k, axes=(1, 2)) for m in (small, small[:, :, ::-1]) for k in range(4)]
@@ -29,7 +40,12 @@ def aerial(real_data):
     for i in range(len(paths)):
         same = np.flatnonzero(alike[i])
         fold[same] = fold[same].min()
-    return tiles, np.array([names.index(p.parent.name) for p in paths]), fold
+    labels = np.array([names.index(path.parent.name) for path in paths])
+    return tiles if px == 224 else _resized(paths, px), labels, fold
+
+
+def _resized(paths, px):
+    return np.stack([np.asarray(Image.open(p).convert("RGB").resize((px, px), Image.BILINEAR)) for p in paths])
 
 
 def linear_accuracy(features, labels, fold, a_class=None, draws=1):

@@ -1,11 +1,14 @@
 """URIs to file systems, without a network."""
 
 import sys
+import traceback
 
 import pytest
 
 from helpers import InputError, files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials, use
+from helpers.model import bundle
+from helpers.tiles import store
 from helpers.uri import shown
 
 
@@ -97,3 +100,12 @@ def test_workers_get_what_the_driver_has(monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-worker")
     use(known)
     assert credentials() == known == {"AZURE_STORAGE_SAS_TOKEN": "of-the-driver"}
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_web_address_is_refused_without_its_signature(scheme):
+    secret = "SECRET" + "SIG"  # A traceback shows this line, too.
+    for act in (bundle.load, store.partitions):
+        with pytest.raises(InputError, match=f"got {scheme}://127.0.0.1:1/x, whose server") as error:
+            act(f"{scheme}://127.0.0.1:1/x?sv=1&sig={secret}")
+        assert secret not in "".join(traceback.format_exception(error.value))

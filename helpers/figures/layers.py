@@ -27,27 +27,28 @@ SHOWN = 9
 Peaks = namedtuple("Peaks", "values positions usual")
 
 
-def peaks(compute: Callable, tiles: np.ndarray, receptive_field, batch: int = 32) -> Peaks:
-    """The strongest answer of each neuron to each tile, a batch at a time so that no tile's map is kept.
+def peaks(compute: Callable, tiles: np.ndarray, receptive_fields: Sequence, batch: int = 8) -> List[Peaks]:
+    """For some layers the strongest answer of each neuron to each tile, a batch at a time so that no map is kept.
 
     Beyond a tile there is nothing, and its edge can excite a neuron more than any land does. So only those positions
     count from which the neuron sees nothing but the tile; in a layer that has none, all count.
 
     Parameters
     ----------
-    compute : from (n, h, w, 3) uint8 tiles to a layer's maps, (n, channels, rows, columns).
-    receptive_field : the layer's ``size``, ``start`` and ``step``, as from ``Pretrained.receptive_field``.
+    compute : from (n, h, w, 3) uint8 tiles to each layer's maps, (n, channels, rows, columns).
+    receptive_fields : each layer's ``size``, ``start`` and ``step``, as from ``Pretrained.receptive_field``.
     """
-    values, positions, total = [], [], 0
+    found = [[] for _ in receptive_fields]
     for start in range(0, len(tiles), batch):
-        maps = compute(tiles[start:start + batch])
-        total = total + maps.sum(axis=0, dtype=np.float64)
-        inside = positions_inside(receptive_field, maps.shape[2:], tiles.shape[1:3])
-        flat = np.where(inside | ~inside.any(), maps, np.float32(-np.inf)).reshape(maps.shape[0], maps.shape[1], -1)
-        at = flat.argmax(axis=2)
-        values.append(np.take_along_axis(flat, at[..., None], axis=2)[..., 0])
-        positions.append(np.stack(np.unravel_index(at, maps.shape[2:]), axis=-1))
-    return Peaks(np.concatenate(values), np.concatenate(positions), (total / len(tiles)).astype(np.float32))
+        for of_layer, maps, receptive_field in zip(found, compute(tiles[start:start + batch]), receptive_fields):
+            inside = positions_inside(receptive_field, maps.shape[2:], tiles.shape[1:3])
+            flat = np.where(inside | ~inside.any(), maps, np.float32(-np.inf)).reshape(maps.shape[:2] + (-1,))
+            at = flat.argmax(axis=2)
+            of_layer.append((np.take_along_axis(flat, at[..., None], axis=2)[..., 0],
+                             np.stack(np.unravel_index(at, maps.shape[2:]), axis=-1),
+                             maps.sum(axis=0, dtype=np.float64)))
+    return [Peaks(np.concatenate(values), np.concatenate(positions), (sum(totals) / len(tiles)).astype(np.float32))
+            for values, positions, totals in (zip(*of_layer) for of_layer in found)]
 
 
 def strongest(peaks: Peaks, channel=slice(None)) -> np.ndarray:

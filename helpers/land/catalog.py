@@ -1,7 +1,7 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online``, ``Folder`` answer the same questions."""
 
-import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +9,11 @@ import pystac
 import shapely
 
 from helpers import InputError
-from helpers.land.online import Online, label_files
+from helpers.land import boundaries
+from helpers.land.listing import files_in, told
+from helpers.land.online import RASTERS, Online, label_files
 from helpers.land.rasters import footprint
-from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
+from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, scene_of
 from helpers.runs import home
 
 # Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie,
@@ -41,20 +43,21 @@ class Catalog(Source):
                                  f"{self.folder} without {name}. Give the folder, or catalog='sample'.")
         try:
             self._root = pystac.Catalog.from_file(str(self.folder / "catalog.json"))
-            self._counties = json.loads((self.folder / "counties.geojson").read_text())["features"]
+            self._counties = boundaries.read(str(self.folder / "counties.geojson"))
+        except InputError:
+            raise
         except (ValueError, KeyError, pystac.STACError) as error:
             raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {error}. "
                              "Check its JSON files.") from error
 
     def county(self, county: str) -> County:
         """The county with a FIPS code; an error lists those that the catalogue has."""
-        known = {f["properties"]["GEOID"]: (f["properties"]["NAME"], f["geometry"]) for f in self._counties}
-        if str(county) not in known:
-            listed = ", ".join(f"{fips} ({name})" for fips, (name, _) in sorted(known.items()))
+        found = boundaries.find(self._counties, county)
+        if found["GEOID"].nunique() != 1:
+            listed = ", ".join(sorted(self._counties["GEOID"] + " (" + self._counties["NAME"].astype(str) + ")"))
             raise InputError(f"expected a county of the catalogue {self.name}, got {county!r}. Choose one that it has: "
                              f"{listed}.")
-        name, geometry = known[str(county)]
-        return County(str(county), name, shapely.geometry.shape(geometry))
+        return boundaries.county_of(found, self.folder / "counties.geojson")
 
     def _items(self, collection, asset, boundary):
         """Items of a collection that touch a boundary, with the absolute path of one asset."""
@@ -66,14 +69,15 @@ class Catalog(Source):
             if asset not in item.assets:
                 raise InputError(f"expected an asset {asset!r} in item {item.id}, got {sorted(item.assets)}. "
                                  "Name the picture's asset so.")
-            if shapely.intersects(shapely.geometry.shape(item.geometry), boundary):
+            outline = outline_of(item)
+            if outline is not None and shapely.intersects(outline, boundary):
                 yield item, item.assets[asset].get_absolute_href()
 
     def _scenes(self, county):
         return [scene_of(item, href) for item, href in self._items("naip", "image", county.boundary)]
 
     def _labels(self, county, year):
-        found = [Labels(href, int(item.properties["nlcd:year"]))
+        found = [Labels(href, date_of(item, "nlcd:year")[1])
                  for item, href in self._items("nlcd", "landcover", county.boundary)]
         if not found:
             raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got none in "
@@ -92,21 +96,27 @@ class Folder(Source):
         self.name = self.folder.name
         self._online = Online()
         self.county = self._online.county
+        _, skipped = files_in(self.folder, RASTERS)
+        if skipped:
+            print(told(skipped, self.folder))
 
     def _scenes(self, county):
-        scenes = []
-        for path in sorted(p for p in self.folder.glob("*.tif*") if "nlcd" not in p.name.lower()):
+        files = [path for path in files_in(self.folder, RASTERS)[0]
+                 if "nlcd" not in path.name.lower() and path.suffix.lower() != ".img"]
+        scenes, stems = [], Counter(path.stem for path in files)
+        for path in files:
             date = re.search(r"(?<!\d)((?:19|20)\d\d)([01]\d)([0-3]\d)(?!\d)", path.stem)
             if not date:
                 raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, "
                                  "got none. Rename it.")
             outline = footprint(str(path))
             if shapely.intersects(outline, county.boundary):
-                scenes.append(Scene(path.stem, str(path), "-".join(date.groups()), int(date[1]), outline))
+                name = path.stem if stems[path.stem] == 1 else path.name
+                scenes.append(Scene(name, str(path), "-".join(date.groups()), int(date[1]), outline))
         return scenes
 
     def _labels(self, county, year):
-        own = any("nlcd" in path.name.lower() for path in self.folder.glob("*.tif*"))
+        own = any("nlcd" in path.name.lower() for path in files_in(self.folder, RASTERS)[0])
         return nearest(label_files(self.folder, county), year) if own else self._online._labels(county, year)
 
 
@@ -120,7 +130,7 @@ def open(name: str = "sample", seed: int = 0) -> Source:
         return Online()
     if name != "sample":
         folder = Path(name)
-        is_static = (folder / "catalog.json").exists() or not any(folder.glob("*.tif*"))
+        is_static = (folder / "catalog.json").exists() or not files_in(folder, RASTERS)[0]
         return Catalog(folder) if is_static else Folder(folder)
     folder = home() / "data" / f"sample-{seed}"
     if not (folder / "complete.json").is_file():

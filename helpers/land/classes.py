@@ -99,7 +99,7 @@ def group_of_prediction(class_ids) -> np.ndarray:
 
 def check_codes(codes: np.ndarray, source: str):
     """Refuse a raster with values, nodata left out, that are not in ``NLCD_LEGEND``; ``source`` names it."""
-    unknown = ", ".join(str(int(code)) for code in np.setdiff1d(codes, list(NLCD_LEGEND)))
+    unknown = ", ".join(f"{code:g}" for code in np.setdiff1d(codes, list(NLCD_LEGEND)))
     if unknown:
         raise InputError(f"expected NLCD land cover codes ({', '.join(map(str, NLCD_LEGEND))}) in {source}, got "
                          f"{unknown}. Use an NLCD land cover raster, or declare its other values as nodata.")

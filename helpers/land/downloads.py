@@ -8,7 +8,9 @@ import datetime
 import hashlib
 import json
 import os
+import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Callable
 from urllib.parse import urlsplit
@@ -36,6 +38,8 @@ BUSY = (429, 500, 502, 503, 504)
 TRIES = 5
 # To connect; between two blocks of an answer; for all of it; and the longest that a server may ask us to wait.
 CONNECT_S, BLOCK_S, WHOLE_S, WAIT_S = 10, 30, 600, 120
+# The most bytes of an answer, unpacked: all county boundaries of the Census have 80 MB.
+MOST_BYTES = 256 << 20
 # Half the wait before the second try; each wait is twice the one before.
 BACKOFF_S = 0.3
 # Until a server that has to compute its answer begins with it.
@@ -85,40 +89,67 @@ def again(act: Callable, passing: type):
                 raise
 
 
+def _within(seconds, act):
+    """What ``act`` returns. Where it takes longer, its thread is left alone: a server that sends a header byte by byte
+    passes every other limit.
+    """
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(act())
+        except Exception as error:  # The thread that waits raises it.
+            future.set_exception(error)
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
 def _ask(url, what, params=None, block_s=None, first_byte=False):
     """The content of an answer; with ``first_byte`` nothing, where there is one."""
     import requests
-    from requests.adapters import HTTPAdapter
     block_s = BLOCK_S if block_s is None else block_s
-    whole_s = max(WHOLE_S, 2 * block_s)
-    started, blocks, kind = time.monotonic(), [], InputError
+    whole_s, kind = max(WHOLE_S, 2 * block_s), InputError
     try:
-        with requests.Session() as session:
-            for scheme in ("http://", "https://"):
-                # If it takes minutes, twice is enough.
-                session.mount(scheme, HTTPAdapter(max_retries=retries(TRIES if block_s <= BLOCK_S else 1)))
-            with session.get(url, params=params, headers={"Range": "bytes=0-0"} if first_byte else None,
-                             timeout=(CONNECT_S, block_s), stream=True) as answer:
-                came = f"status {answer.status_code} {answer.reason}"
-                if answer.status_code in (401, 403):
-                    kind = Refused
-                elif first_byte and answer.status_code in (200, 206):
-                    return b""
-                elif answer.status_code == 200:
-                    for block in answer.iter_content(1 << 16):
-                        blocks.append(block)
-                        if time.monotonic() - started > whole_s:
-                            raise requests.exceptions.Timeout
-                    return b"".join(blocks)
-    except requests.exceptions.Timeout:
+        status, content, reason = _within(whole_s, lambda: _answer(url, params, block_s, first_byte, whole_s))
+        if content is not None:
+            return content
+        came, kind = f"status {status} {reason}", Refused if status in (401, 403) else InputError
+    except (requests.exceptions.Timeout, TimeoutError):
         came = f"no whole answer within {block_s} s a block and {whole_s} s in all"
     except requests.exceptions.ChunkedEncodingError:
         came, kind = "an answer that breaks off", CutOff
-    except requests.exceptions.RequestException as error:
+    except OverflowError:
+        came = f"more than {MOST_BYTES >> 20} MB"
+    except (requests.exceptions.RequestException, ValueError) as error:
         came = f"no answer ({type(error).__name__})"
     # Without the query, which may hold a secret, and without requests' error, which shows it.
-    where = f"at {shown(url)}" if first_byte else f"from {urlsplit(url).netloc}"
-    raise kind(f"expected {what} {where}, got {came}. {OFFLINE}")
+    where = f"at {shown(url)}" if first_byte else f"from {urlsplit(url).netloc.rpartition('@')[2]}"
+    raise kind(f"expected {what} {where}, got {came}. {OFFLINE}") from None
+
+
+def _answer(url, params, block_s, first_byte, whole_s):
+    """Status, content and reason of an answer; None for the content where there is none to use."""
+    import requests
+    from requests.adapters import HTTPAdapter
+    started, blocks, size = time.monotonic(), [], 0
+    with requests.Session() as session:
+        for scheme in ("http://", "https://"):
+            # If it takes minutes, twice is enough.
+            session.mount(scheme, HTTPAdapter(max_retries=retries(TRIES if block_s <= BLOCK_S else 1)))
+        with session.get(url, params=params, headers={"Range": "bytes=0-0"} if first_byte else None,
+                         timeout=(CONNECT_S, block_s), stream=True) as answer:
+            if first_byte and answer.status_code in (200, 206):
+                return answer.status_code, b"", answer.reason
+            if answer.status_code != 200:
+                return answer.status_code, None, answer.reason
+            for block in answer.iter_content(1 << 16):
+                blocks.append(block)
+                size += len(block)
+                if size > MOST_BYTES:
+                    raise OverflowError
+                if time.monotonic() - started > whole_s:
+                    raise requests.exceptions.Timeout
+            return 200, b"".join(blocks), answer.reason
 
 
 def get(url: str, what: str, params=None, block_s: float = None) -> bytes:
@@ -194,7 +225,7 @@ def signed(href: str, anew: bool = False) -> tuple[str, float]:
             token = answer["token"]
             expires = datetime.datetime.fromisoformat(answer["msft:expiry"].replace("Z", "+00:00")).timestamp()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"expected {what} from {urlsplit(service).netloc}, got an answer without "
+            raise InputError(f"expected {what} from {urlsplit(service).hostname}, got an answer without "
                              f"({type(error).__name__}). {OFFLINE}") from None
         until = time.time() + 0.8 * (expires - time.time())
         _tokens[service] = token, until

@@ -17,6 +17,8 @@ TILE_M = 224.0
 TILE_PX = 224
 # NAD83 / UTM zones 1N to 23N are EPSG:26901 to 26923: the datum and projection of NAIP scenes.
 _NAD83_UTM_EPSG = 26900
+# How far from the middle of its zone a county may reach.
+FARTHEST_DEG = 6
 
 
 def utm_crs(longitude: float, latitude: float) -> str:
@@ -65,8 +67,17 @@ def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
     if boundary.is_empty or not (abs(boundary.bounds[0]) <= 180 and abs(boundary.bounds[1]) <= 90):
         raise InputError(f"expected a county boundary in longitude and latitude, got bounds {boundary.bounds}. "
                          "Reproject it to EPSG:4326.")
+    left, right = boundary.bounds[0::2]
+    if right - left > 180:
+        raise InputError(f"expected a county on one side of 180°, got one from {left:.1f}° to {right:.1f}°, on both. "
+                         "Give the part on one side.")
     centre = boundary.centroid
     crs = utm_crs(centre.x, centre.y)
+    # There a metre of the grid is too long by three to five thousandths.
+    middle = 6 * (int(crs[-2:]) - 31) + 3
+    if max(right - middle, middle - left) > FARTHEST_DEG or right // 6 - left // 6 > 1:
+        raise InputError(f"expected a county in one UTM zone or two, got one from {left:.1f}° to {right:.1f}°. Give "
+                         "its parts one by one.")
     polygon = project(boundary, crs)
     left, bottom, right, top = polygon.bounds
     (row0, row1), (col0, col1) = zip(*(map(int, tile_of(x, y)) for x, y in ((left, bottom), (right, top))))

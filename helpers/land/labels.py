@@ -4,13 +4,15 @@ import numpy as np
 import pandas as pd
 import rasterio
 import rasterio.transform
-from rasterio.warp import transform as transform_points, transform_bounds
+import shapely
+from rasterio.enums import ColorInterp
+from rasterio.warp import transform as transform_points
 from rasterio.windows import Window
 
 from helpers import InputError
 from helpers.land.classes import NODATA_CODE, NO_CLASS, check_codes, label_tiles, nine_point_class
-from helpers.land.grid import TILE_M, nine_points, tile_of
-from helpers.land.rasters import open_raster, said
+from helpers.land.grid import TILE_M, nine_points, project, tile_of
+from helpers.land.rasters import ELSEWHERE, open_raster, outline, said
 from helpers.land.sources import Labels
 
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
@@ -75,39 +77,54 @@ def label_counts(href: str, tiles: pd.DataFrame, crs: str) -> tuple[np.ndarray, 
     return counts, nine.reshape(-1, 9)
 
 
+def has_codes(href: str, boundary: shapely.Geometry) -> bool:
+    """Whether a raster holds NLCD codes around a boundary, which is in longitude and latitude, and nothing else."""
+    try:
+        codes, _, _ = _read_codes(href, boundary.bounds, "EPSG:4326")
+        return bool((codes != NODATA_CODE).any())
+    except InputError:
+        return False
+
+
 def _read_codes(href, bounds, crs):
     """NLCD codes within bounds, ``NODATA_CODE`` where none is known; the map position of a pixel; the raster's CRS."""
     with open_raster(href, "NLCD raster") as raster:
-        if raster.crs is None:
-            raise InputError(f"expected an NLCD raster with a CRS, got {href} without one. "
-                             "Give it one, for example with gdal_translate -a_srs EPSG:5070.")
-        top, bottom, left, right = _pixels(raster, bounds, crs)
+        top, bottom, left, right = _pixels(raster, bounds, crs, href)
         top, bottom, left, right = max(0, top), min(raster.height, bottom), max(0, left), min(raster.width, right)
         if bottom <= top or right <= left:
-            raise InputError(f"expected an NLCD raster over the county, got {href} with bounds {raster.bounds} "
-                             f"in {raster.crs.to_string()[:60]}. Choose the raster of this county.")
+            raise InputError(f"expected an NLCD raster over the county, got {href} with bounds {tuple(raster.bounds)} "
+                             f"in {raster.crs.to_string()[:60]}. {ELSEWHERE}")
         try:
-            codes = raster.read(1, window=Window(col_off=left, row_off=top, width=right - left, height=bottom - top))
+            codes = known_codes(raster, href, Window(left, top, right - left, bottom - top))
         except rasterio.errors.RasterioIOError as error:
             raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({said(error)}). "
                              "Bring the file again.") from None
-        to_map = raster.transform * rasterio.Affine.translation(left, top)
-        return known_codes(codes, raster.nodata, href), to_map, raster.crs
+        return codes, raster.transform * rasterio.Affine.translation(left, top), raster.crs
 
 
-def _pixels(raster, bounds, crs):
-    """First and last + 1 row and column of the pixels of a raster within bounds."""
-    window = raster.window(*transform_bounds(crs, raster.crs, *bounds, densify_pts=21))
-    return (int(np.floor(window.row_off)), int(np.ceil(window.row_off + window.height)),
-            int(np.floor(window.col_off)), int(np.ceil(window.col_off + window.width)))
+def _pixels(raster, bounds, crs, href):
+    """First and last + 1 row and column of the pixels of a raster within bounds, whatever way its rows run."""
+    outline(raster, crs, href)  # It refuses a raster that lies nowhere.
+    edge = project(shapely.segmentize(shapely.box(*bounds), (bounds[2] - bounds[0]) / 20), raster.crs, source=crs)
+    col, row = ~raster.transform * shapely.get_coordinates(edge).T
+    if not np.isfinite([col, row]).all():
+        return 0, 0, 0, 0
+    return int(np.floor(row.min())), int(np.ceil(row.max())), int(np.floor(col.min())), int(np.ceil(col.max()))
 
 
-def known_codes(codes: np.ndarray, nodata, source: str) -> np.ndarray:
+def known_codes(raster: rasterio.DatasetReader, source: str, window: Window = None) -> np.ndarray:
     """The codes of an NLCD raster as uint8, ``NODATA_CODE`` for whatever says nothing; other values are refused."""
+    bands = [i for i, colour in zip(raster.indexes, raster.colorinterp) if colour != ColorInterp.alpha]
+    if bands != [1]:
+        raise InputError(f"expected an NLCD raster of one band, got {len(bands)} in {source}. Choose one of its years, "
+                         "for example with gdal_translate -b.")
+    codes = raster.read(1, window=window)
     # 0 is what NLCD files carry outside the mapped area, declared as nodata or not.
-    known = (codes != (NODATA_CODE if nodata is None else int(nodata))) & (codes != NODATA_CODE) & (codes != 0)
+    known = (raster.read_masks(1, window=window) > 0) & (codes != NODATA_CODE) & (codes != 0) & ~np.isnan(codes)
     check_codes(codes[known], source)
-    return np.where(known, codes, NODATA_CODE).astype(np.uint8)
+    found = np.full(codes.shape, NODATA_CODE, dtype=np.uint8)
+    found[known] = codes[known]
+    return found
 
 
 def read_labels(href: str, bounds: tuple, crs: str) -> tuple[np.ndarray, np.ndarray]:
@@ -119,9 +136,13 @@ def read_labels(href: str, bounds: tuple, crs: str) -> tuple[np.ndarray, np.ndar
     corners : (h, w, 4, 2), x and y of each pixel's corners in ``crs``, from the upper left clockwise.
     """
     with open_raster(href, "NLCD raster") as raster:
-        top, bottom, left, right = _pixels(raster, bounds, crs)
-        window = Window(col_off=left, row_off=top, width=right - left, height=bottom - top)
-        codes = raster.read(1, window=window, boundless=True, fill_value=NODATA_CODE)
+        top, bottom, left, right = _pixels(raster, bounds, crs, href)
+        codes = np.full((bottom - top, right - left), NODATA_CODE, dtype=np.uint8)
+        rows, cols = (slice(max(0, a), max(0, min(size, b))) for a, b, size in (
+            (top, bottom, raster.height), (left, right, raster.width)))
+        if rows.stop > rows.start and cols.stop > cols.start:
+            codes[rows.start - top:rows.stop - top, cols.start - left:cols.stop - left] = known_codes(
+                raster, href, Window.from_slices(rows, cols))
         edge_row, edge_col = np.indices((bottom - top + 1, right - left + 1))
         mx, my = raster.transform * np.stack([edge_col.ravel() + left, edge_row.ravel() + top])
         x, y = transform_points(raster.crs, crs, mx, my)

@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -11,8 +10,10 @@ import pystac
 import shapely
 
 from helpers import InputError
-from helpers.land import downloads
-from helpers.land.rasters import footprint, said
+from helpers.land import boundaries, downloads
+from helpers.land.labels import has_codes
+from helpers.land.listing import files_in
+from helpers.land.rasters import ELSEWHERE, footprint, said, split_crs
 from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
 from helpers.land.wcs import coverage
 from helpers.uri import shown
@@ -21,6 +22,11 @@ from helpers.uri import shown
 KEPT_S = 7 * 24 * 3600
 # Years of Annual NLCD.
 LABEL_YEARS = range(1985, 2025)
+RASTERS = (".tif", ".tiff", ".img")
+# How MRLC names its products other than land cover.
+_OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|change|chg|confidence|lndcnf|science|urban", re.I)
+# The largest county has some fifty pages of scenes, of 250 each.
+MOST_PAGES = 400
 
 
 class Online(Source):
@@ -54,15 +60,21 @@ def search(county: County) -> list[Scene]:
     def found():
         from pystac_client import Client
         from pystac_client.exceptions import APIError
-        from pystac_client.stac_api_io import StacApiIO
         try:
-            io = StacApiIO(max_retries=downloads.retries(), timeout=(downloads.CONNECT_S, downloads.BLOCK_S))
-            items = Client.open(url, stac_io=io).search(collections=[collection], bbox=bounds, limit=250).items()
-            items = sorted(items, key=lambda item: item.id)
-        except (APIError, OSError, ValueError, KeyError, pystac.STACError) as error:
+            # Every STAC API answers to GET, and what it answers passes the limits of all downloads.
+            search = Client.open(url, stac_io=_stac_io()).search(
+                method="GET", collections=[collection], bbox=bounds, limit=250)
+            items = sorted(search.items(), key=lambda item: item.id)
+            scenes = [scene_of(item, item.assets[asset].href) for item in items if asset in item.assets]
+        except InputError:
+            raise
+        except (APIError, OSError, ValueError, KeyError, TypeError, AttributeError, pystac.STACError) as error:
             raise InputError(f"expected NAIP scenes from {parts.netloc}, got {type(error).__name__}: {said(error)}. "
                              f"{downloads.OFFLINE}") from None
-        scenes = [scene_of(item, item.assets[asset].href) for item in items if asset in item.assets]
+        scenes = [scene for scene in scenes if scene is not None]
+        if not all(downloads.is_remote(scene.href) for scene in scenes):
+            raise InputError(f"expected scenes at http(s) addresses from {parts.netloc}, got one elsewhere. Ask "
+                             "another server: this one would have files of this machine read.")
         return json.dumps([scene._replace(footprint=shapely.geometry.mapping(scene.footprint))
                            for scene in scenes]).encode()
     asked = [url, collection, asset, bounds, Scene._fields]
@@ -72,36 +84,60 @@ def search(county: County) -> list[Scene]:
     return [scene for scene in scenes if shapely.intersects(scene.footprint, county.boundary)]
 
 
+def _stac_io():
+    """How pystac reads a STAC API: from the network only, and so many answers at most."""
+    from pystac_client.stac_api_io import StacApiIO
+
+    class Limited(StacApiIO):
+        answers = 0
+
+        def request(self, href, method=None, headers=None, parameters=None):
+            self.answers += 1
+            if self.answers > MOST_PAGES:
+                raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages from {urlsplit(href).hostname}, "
+                                 f"got more. {downloads.OFFLINE}")
+            return downloads.get(href, "NAIP scenes", parameters).decode()
+
+        def read_text(self, source, *args, **kwargs):
+            if isinstance(source, pystac.Link):  # The next page, which has the question in its address.
+                return self.request(source.get_href(transform_href=False))
+            return self.request(str(source), *args, **kwargs)
+    return Limited()
+
+
 def boundary_of(county: str) -> County:
     """A county from the file ``TUTORIAL_COUNTIES``, by its FIPS code, or as ``"Middlesex, MA"``.
 
     In a file with one shape and no ``GEOID``, the file's name is the county's.
     """
     where = downloads.address("TUTORIAL_COUNTIES")
-    shapes, names = _boundaries(where)
-    found = shapes[(shapes["GEOID"] == str(county)) | (names.str.lower() == str(county).lower())]
+    shapes = _boundaries(where)
+    found = boundaries.find(shapes, county)
     if not len(found) and re.fullmatch(r"\d{5}", str(county)) and where != downloads.ADDRESSES["TUTORIAL_COUNTIES"]:
         # A file of one's own holds the county to map, and the counties to train on are the Census's.
         try:
-            shapes, names = _boundaries(downloads.ADDRESSES["TUTORIAL_COUNTIES"])
+            shapes = _boundaries(downloads.ADDRESSES["TUTORIAL_COUNTIES"])
         except InputError as error:
             raise InputError(f"expected county {county} in {Path(where).name} or among all counties, got none in the "
                              f"file, and of the others: {error}") from None
-        found = shapes[shapes["GEOID"] == str(county)]
-    if len(found) != 1:
-        wanted = str(county).split(",")[0].strip().lower()
-        alike = found if len(found) else shapes[shapes["NAME"].str.lower() == wanted]
-        like = sorted(f"{names[i]} ({shapes['GEOID'][i]})" for i in alike.index)
+        found = boundaries.find(shapes, county)
+        if len(found):
+            print(f"The boundary of county {county} is the Census's: {Path(where).name} has none.")
+    if found["GEOID"].nunique() != 1:
+        # Names and codes change, those of Connecticut in 2022: the state's counties are the likeliest.
+        state = "^" + str(county)[:2] if str(county)[:2].isdigit() else ", *" + re.escape(str(county)[-2:]) + "$"
+        alike = found if len(found) else shapes[shapes["NAME"].str.lower() == str(county).split(",")[0].strip().lower()]
+        if not len(alike):
+            alike = shapes[shapes["GEOID"].str.match(state) | shapes["full"].str.contains(state, case=False)]
+        like = sorted(f"{name} ({code})" for name, code in zip(alike["full"], alike["GEOID"]))
+        listed = like or sorted(shapes["full"])
         raise InputError(f"expected a FIPS code of five digits, or a county and its state such as 'Middlesex, MA', got "
-                         f"{county!r}. Choose one of {', '.join(like or sorted(names)[:5])}{'' if like else ', …'}.")
-    row = found.iloc[0]
-    return County(str(row["GEOID"]), row["NAME"], shapely.make_valid(row.geometry))
+                         f"{county!r}. Choose one of {', '.join(listed[:12])}{', …' if len(listed) > 12 else ''}.")
+    return boundaries.county_of(found, shown(where))
 
 
 def _boundaries(where):
-    """The shapes of a file of boundaries in longitude and latitude, and their names with the state."""
-    import geopandas
-    import pyogrio
+    """The shapes of a file, of this machine or a server."""
     if downloads.is_remote(where):
         host = urlsplit(where).netloc
 
@@ -111,43 +147,36 @@ def _boundaries(where):
                                  f"{downloads.OFFLINE}")
         where = downloads.fetch(where, "county boundaries", ".zip" if where.endswith(".zip") else ".geojson",
                                 check=check)
-    if not Path(where).exists():
-        raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to a file "
-                         "that geopandas reads.")
-    try:
-        with warnings.catch_warnings():
-            # Some programs leave a ring open; it is closed here.
-            warnings.filterwarnings("ignore", message="Non closed ring")
-            shapes = geopandas.read_file(where, on_invalid="fix").to_crs("EPSG:4326")
-    except (pyogrio.errors.DataSourceError, ValueError) as error:
-        raise InputError(f"expected county boundaries with a CRS at {where}, got {said(error)}. Set TUTORIAL_COUNTIES "
-                         "to a file that geopandas reads.") from error
-    if "GEOID" not in shapes:
-        own = Path(where).name.split(".")[0]
-        shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
-    return shapes, shapes["NAME"] + ", " + shapes["STUSPS"] if "STUSPS" in shapes else shapes["NAME"]
+    return boundaries.read(where)
 
 
 def label_files(where: str, county: County) -> list[Labels]:
     """NLCD rasters over a county in a folder of this machine, as MRLC names them: with ``nlcd`` and the year.
 
-    ``where`` may also be one raster, with the year in its name.
+    ``where`` may also be one raster, with the year in its name, and ``#crs=EPSG:5070`` behind it.
     """
-    path = Path(where)
-    files = [path] if path.is_file() else sorted(
-        p for p in path.glob("*") if p.suffix.lower() in (".tif", ".tiff", ".img") and "nlcd" in p.name.lower())
+    path, crs = split_crs(where)
+    path = Path(path)
+    files = [path] if path.is_file() else [p for p in files_in(path, RASTERS)[0] if "nlcd" in p.name.lower()]
+    # MRLC's bundles hold other products of the same year.
+    others = [] if path.is_file() else [p.name for p in files if _OTHERS.search(p.stem)]
+    files = [p for p in files if p.name not in others]
     if not files:
-        raise InputError(f"expected an NLCD raster, or a folder with some, at {where}, got none. Download one from "
-                         "mrlc.gov, and keep 'nlcd' and the year in its name.")
-    found = []
+        came = f"only other products ({', '.join(others[:3])})" if others else "none"
+        raise InputError(f"expected an NLCD land cover raster, or a folder with some, at {where}, got {came}. Download "
+                         "one from mrlc.gov, and keep 'nlcd' and the year in its name.")
+    found = {}
     for file in files:
         years = re.findall(r"(?<!\d)(?:19|20)\d\d(?!\d)", file.stem)
         if not years:
             raise InputError(f"expected the year in the name of the NLCD raster {file.name}, got none. Rename it, for "
                              "example to nlcd_2011.tif.")
-        if shapely.intersects(footprint(str(file)), county.boundary):
-            found.append(Labels(str(file), int(years[0])))
+        href = f"{file}#crs={crs}" if crs else str(file)
+        if shapely.intersects(footprint(href), county.boundary):
+            found.setdefault(int(years[0]), []).append(Labels(href, int(years[0])))
     if not found:
         raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got {len(files)} "
-                         f"elsewhere in {where}. Choose the raster of this county.")
-    return found
+                         f"elsewhere in {where}. {ELSEWHERE}")
+    # Of several of a year, those whose codes are land cover's come first.
+    return [same[0] if len(same) == 1 else max(same, key=lambda labels: has_codes(labels.href, county.boundary))
+            for same in found.values()]

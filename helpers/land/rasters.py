@@ -4,37 +4,61 @@ import contextlib
 import logging
 import os
 import re
+import warnings
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+import numpy as np
+import pyproj
 import rasterio
 import shapely
-from rasterio.errors import RasterioIOError
+from rasterio.enums import ColorInterp
+from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
 from helpers import InputError
 from helpers.land import downloads
 from helpers.land.grid import project
+from helpers.uri import shown
 
 # How GDAL reads over the network: it lists no folders and gives up a slow server. It asks a busy one again only once,
 # and without heeding when that wants to be asked: our own tries do.
 REMOTE = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_INGESTED_BYTES_AT_OPEN": 1 << 16,
           "GDAL_HTTP_MAX_RETRY": 1, "GDAL_HTTP_RETRY_DELAY": 1,
           "GDAL_HTTP_RETRY_CODES": ",".join(map(str, downloads.BUSY)), "GDAL_HTTP_CONNECTTIMEOUT": downloads.CONNECT_S,
-          "GDAL_HTTP_LOW_SPEED_TIME": downloads.BLOCK_S, "GDAL_HTTP_LOW_SPEED_LIMIT": 1,
+          "GDAL_HTTP_LOW_SPEED_TIME": downloads.BLOCK_S, "GDAL_HTTP_LOW_SPEED_LIMIT": 100,
+          "GDAL_HTTP_TIMEOUT": downloads.WHOLE_S,
           "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES"}
 # GDAL takes a failure for final: for another try it has to forget what it found before.
 _FRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/http://:/vsicurl/https://", **REMOTE}
+# What to do about a label raster that lies elsewhere.
+ELSEWHERE = ("Choose the raster of this county. If this is it, the CRS in the file may be wrong: state the right one "
+             "behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070.")
 _BRING_AGAIN = "Bring the file again, or take it out of the catalogue."
+# GDAL unpacks a block as a whole, and a small file may claim a block of any size.
+_BLOCK_BYTES = 1 << 30
 
 
 def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
-    """Open a raster with GDAL's options, or say in one sentence why it can't be used; ``kind`` names it there."""
+    """Open a raster with GDAL's options, or say in one sentence why it can't be used; ``kind`` names it there.
+
+    The CRS behind a local file's name, ``nlcd_2016.tif#crs=EPSG:5070``, takes the place of the one in the file. GDAL
+    knows formats that read other files: only GeoTIFF is opened, and of this machine ERDAS Imagine (``.img``) too.
+    """
     if not downloads.is_remote(href):
+        path, crs = split_crs(href)
+        driver = "HFA" if path.lower().endswith(".img") else "GTiff"
         try:
-            # A file of one's own may have its overviews or its colours in a file beside it.
+            # A file of one's own may have its overviews, its mask or its colours in a file beside it.
             with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
-                return rasterio.open(href, **options)
+                raster = _checked(path, href, kind, driver, options)
+                if crs:
+                    raster.close()
+                    raster = rasterio.open(f"vrt://{path}?a_srs={crs}", **options)
+                return raster
         except RasterioIOError as error:
-            came = "a broken file" if os.path.exists(href) else "no such file"
-            raise InputError(f"expected a {kind} at {href}, got {came} ({said(error)}). {_BRING_AGAIN}") from None
+            came = "a broken file" if os.path.exists(path) else "no such file"
+            raise InputError(f"expected a {kind} at {shown(href)}, got {came} ({said(error)}). {_BRING_AGAIN}"
+                             ) from None
     logger = logging.getLogger("rasterio._env")
     if _without_queries not in logger.filters:
         logger.addFilter(_without_queries)
@@ -43,13 +67,47 @@ def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
         if attempt:
             downloads.ready(href, f"a {kind}")
         with rasterio.Env(**_FRESH if attempt else REMOTE):
-            return rasterio.open(downloads.signed(href)[0], **options)
+            return _checked(downloads.signed(href)[0], href, kind, "GTiff", options)
     try:
         return downloads.again(open_once, RasterioIOError)
     except RasterioIOError as error:
         # Without the cause: GDAL's own error shows the address with its token.
-        raise InputError(f"expected a {kind} at {href}, got a file that can't be read ({said(error)}). "
+        raise InputError(f"expected a {kind} at {shown(href)}, got a file that can't be read ({said(error)}). "
                          f"{downloads.OFFLINE}") from None
+
+
+def _checked(path, href, kind, driver, options):
+    """A raster that lies in its own file, and in blocks that fit into memory."""
+    if not (downloads.is_remote(path) or os.path.exists(path)):
+        raise RasterioIOError("No such file or directory")  # GDAL would read a description of a raster from the name.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)  # ``outline`` says it in one sentence.
+        raster = rasterio.open(path, driver=driver, **options)
+    with contextlib.ExitStack() as stack:
+        stack.callback(raster.close)
+        if downloads.is_remote(href) and raster.tags(ns="OVERVIEWS"):
+            raise InputError(f"expected a {kind} in one file at {shown(href)}, got one that names another file for its "
+                             f"overviews. {_BRING_AGAIN}")
+        most = max(h * w * np.dtype(t).itemsize for (h, w), t in zip(raster.block_shapes, raster.dtypes))
+        if most * raster.count > _BLOCK_BYTES:
+            raise InputError(f"expected a {kind} in blocks of at most {_BLOCK_BYTES >> 20} MB at {shown(href)}, got "
+                             f"{most * raster.count >> 20} MB. Tile it, for example with gdal_translate -of COG.")
+        stack.pop_all()
+    return raster
+
+
+def split_crs(href: str) -> tuple:
+    """The path of a raster, and the CRS that the user states behind it; empty where there is none."""
+    path, mark, crs = str(href).partition("#crs=")
+    if path.startswith("file://"):
+        path = url2pathname(urlsplit(path).path)
+    if mark:
+        try:
+            rasterio.crs.CRS.from_user_input(crs)
+        except rasterio.errors.CRSError:
+            raise InputError(f"expected a CRS such as EPSG:5070 behind #crs= of {path}, got {crs!r}. Correct "
+                             "it.") from None
+    return path, crs
 
 
 def network(href: str):
@@ -59,7 +117,7 @@ def network(href: str):
 
 def broken(href: str, error: Exception) -> InputError:
     advice = downloads.OFFLINE if downloads.is_remote(href) else _BRING_AGAIN
-    return InputError(f"expected a whole scene at {href}, got one that breaks off ({said(error)}). {advice}")
+    return InputError(f"expected a whole scene at {shown(href)}, got one that breaks off ({said(error)}). {advice}")
 
 
 def said(error: Exception) -> str:
@@ -73,11 +131,31 @@ def _without_queries(record):
     return True
 
 
+def outline(raster: rasterio.DatasetReader, crs: str, name: str) -> shapely.Geometry:
+    """Where a raster lies in a CRS, whatever way its rows run; errors call it ``name``."""
+    to_map = raster.transform
+    if raster.crs is None or to_map.is_identity or to_map.is_degenerate:
+        lacks = "a CRS" if raster.crs is None else "a position on the map"
+        raise InputError(f"expected a raster with a CRS and a position, got {shown(name)} without {lacks}. Give it "
+                         "both, for example with gdal_translate -a_srs -a_ullr.")
+    edge = shapely.segmentize(shapely.box(0, 0, raster.width, raster.height), max(raster.shape) / 20)
+    try:
+        place = project(shapely.transform(edge, lambda xy: np.stack(to_map * xy.T, axis=1)), crs, source=raster.crs)
+        if np.isfinite(place.bounds).all():
+            return place
+    except (pyproj.exceptions.ProjError, ValueError):
+        pass  # As if it lay nowhere.
+    raise InputError(f"expected a raster on the Earth, got {shown(name)}, which has no place in {crs}. Correct its CRS "
+                     "or its position.")
+
+
 def footprint(href: str) -> shapely.Geometry:
     """Where a raster lies, in longitude and latitude."""
     with open_raster(href, "scene") as scene:
-        if scene.crs is None:
-            raise InputError(f"expected a scene with a CRS, got {href} without one. Give it one, for example with "
-                             "gdal_translate -a_srs.")
-        outline = shapely.segmentize(shapely.box(*scene.bounds), scene.res[0] * scene.width / 20)
-        return project(outline, "EPSG:4326", source=scene.crs)
+        return outline(scene, "EPSG:4326", href)
+
+
+def colour_bands(raster: rasterio.DatasetReader) -> list:
+    """The bands that are declared as red, green and blue; the first three where none are."""
+    declared, colours = list(raster.colorinterp), (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    return [declared.index(c) + 1 for c in colours] if set(colours) <= set(declared) else [1, 2, 3]

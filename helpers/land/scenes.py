@@ -12,16 +12,15 @@ import pandas as pd
 import rasterio
 import rasterio.shutil
 import shapely
-from rasterio.enums import ColorInterp, Interleaving, Resampling
+from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.vrt import WarpedVRT
-from rasterio.warp import transform_bounds
 from rasterio.windows import Window
 
 from helpers import InputError
 from helpers.land import downloads
 from helpers.land.grid import TILE_M, TILE_PX, tile_bounds
-from helpers.land.rasters import REMOTE, broken, network, open_raster
+from helpers.land.rasters import REMOTE, broken, colour_bands, network, open_raster, outline
 from helpers.land.sources import Scene
 
 PIXEL_M = TILE_M / TILE_PX
@@ -33,7 +32,7 @@ BLANK = 0.01
 
 @contextlib.contextmanager
 def open_scene(href: str, crs: str):
-    """A scene, a raster whose first bands are red, green and blue in uint8, as pixels of 1 m on the grid of ``crs``.
+    """A scene, a raster with red, green and blue in uint8, as pixels of 1 m on the grid of ``crs``.
 
     A scene in another CRS or resolution is warped: averaged from finer pixels, interpolated from coarser ones. Of a
     scene of 0.5 m or finer, the overview is read whose pixels are still no larger than 1 m: a quarter of the bytes.
@@ -41,24 +40,23 @@ def open_scene(href: str, crs: str):
     """
     with contextlib.ExitStack() as stack:
         scene = stack.enter_context(open_raster(href, "scene"))
-        if scene.count < 3 or set(scene.dtypes[:3]) != {"uint8"} or scene.crs is None:
+        if scene.count < 3 or {scene.dtypes[band - 1] for band in colour_bands(scene)} != {"uint8"}:
             raise InputError(
-                f"expected a scene with at least 3 bands of uint8 (red, green, blue) and a CRS, got {scene.count} "
-                f"band(s) of {scene.dtypes[0]} {'without a CRS' if scene.crs is None else 'in ' + str(scene.crs)} "
-                f"in {href}. Convert it, for example with gdal_translate -ot Byte -a_srs.")
-        bounds, resolution = _on_ground(scene, crs)
+                f"expected a scene with at least 3 bands of uint8 (red, green, blue), got {scene.count} band(s) of "
+                f"{scene.dtypes[0]} in {href}. Convert it, for example with gdal_translate -ot Byte.")
+        bounds, resolution = _on_ground(scene, crs, href)
         level = overview_level(resolution, scene.overviews(1))
         if level is not None:
             scene = stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
-        if scene.nodata is None and ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
-            scene = stack.enter_context(_with_infrared(scene))
+        if ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
+            scene = stack.enter_context(_with_infrared(scene, href))
         yield scene if _is_on_grid(scene, crs) else stack.enter_context(_warped(scene, crs, bounds, resolution))
 
 
-def _on_ground(scene, crs):
+def _on_ground(scene, crs, href):
     """Bounds of a scene in metres, and its resolution there, whatever the units of its own CRS."""
-    left, bottom, right, top = transform_bounds(scene.crs, crs, *scene.bounds, densify_pts=21)
-    return (left, bottom, right, top), float(np.sqrt((right - left) * (top - bottom) / (scene.width * scene.height)))
+    place = outline(scene, crs, href)
+    return place.bounds, float(np.sqrt(place.area / (scene.width * scene.height)))
 
 
 def _is_on_grid(scene, crs):
@@ -70,12 +68,13 @@ def _is_on_grid(scene, crs):
 def _warped(scene, crs, bounds, resolution):
     left, top = np.floor(bounds[0] / PIXEL_M) * PIXEL_M, np.ceil(bounds[3] / PIXEL_M) * PIXEL_M
     width, height = int(np.ceil((bounds[2] - left) / PIXEL_M)), int(np.ceil((top - bounds[1]) / PIXEL_M))
+    # Where a scene has a mask and a value for nodata as well, GDAL reads the mask, and warps by the value.
+    masked = {"src_nodata": None} if MaskFlags.per_dataset in scene.mask_flag_enums[0] else {}
     return WarpedVRT(scene, crs=crs, width=width, height=height,
                      transform=rasterio.Affine(PIXEL_M, 0, left, 0, -PIXEL_M, top),
                      resampling=Resampling.average if resolution < PIXEL_M else Resampling.bilinear,
                      # A dark pixel may be 0 in one band: only 0 in every band is nodata.
-                     UNIFIED_SRC_NODATA="YES",
-                     add_alpha=scene.nodata is None and ColorInterp.alpha not in scene.colorinterp)
+                     UNIFIED_SRC_NODATA="YES", add_alpha=ColorInterp.alpha not in scene.colorinterp, **masked)
 
 
 def overview_level(resolution: float, factors: list[int]):
@@ -104,7 +103,7 @@ def _is_alpha(scene, href):
     return ((look == 0) | (look == 255)).mean() > 0.9
 
 
-def _with_infrared(scene):
+def _with_infrared(scene, href):
     """A scene whose near infrared is declared as alpha, as in many NAIP files, with that band as one like others.
 
     GDAL takes a band for alpha if the file declares it so; it reads a description of the file that declares otherwise.
@@ -113,7 +112,14 @@ def _with_infrared(scene):
         rasterio.shutil.copy(scene, memory.name, driver="VRT")
         description = memory.read().decode()
     description = description.replace("<ColorInterp>Alpha</ColorInterp>", "<ColorInterp>Undefined</ColorInterp>")
-    return rasterio.open(re.sub(r"(<VRTRasterBand [^>]*>)", r"\1<NoDataValue>0</NoDataValue>", description))
+    if scene.nodata is None:
+        description = re.sub(r"(<VRTRasterBand [^>]*>)", r"\1<NoDataValue>0</NoDataValue>", description)
+    scene = rasterio.open(description, driver="VRT")
+    if not downloads.is_remote(href):
+        # GDAL opens the file when it reads a pixel, and then looks for overviews beside it.
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
+            scene.read(window=Window(0, 0, 1, 1))
+    return scene
 
 
 def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
@@ -123,7 +129,7 @@ def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
     block in pixels, and the mean bytes of a block with all its bands.
     """
     with network(href), open_raster(href, "scene") as scene:
-        _, pixel_m = _on_ground(scene, crs)
+        _, pixel_m = _on_ground(scene, crs, href)
         level = overview_level(pixel_m, scene.overviews(1))
         with contextlib.ExitStack() as stack:
             used = scene if level is None else stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
@@ -144,9 +150,8 @@ def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarra
     with network(href), open_scene(href, crs) as scene:
         shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
         try:
-            rgb = scene.read((1, 2, 3), out_shape=(3, *shape), resampling=Resampling.average)
-            valid = (scene.dataset_mask(out_shape=shape) > 0 if scene.nodata is None
-                     else (rgb != scene.nodata).any(axis=0))
+            rgb = scene.read(colour_bands(scene), out_shape=(3, *shape), resampling=Resampling.average)
+            valid = scene.dataset_mask(out_shape=shape) > 0
         except RasterioIOError as error:
             raise broken(href, error) from None
         rgb[:, ~valid] = 0
@@ -276,10 +281,6 @@ def _read_strip(scene, window):
 
     One rule for all kinds: a pixel that is masked, or 0 in every band, shows nothing, whether it is declared or not.
     """
-    bands = scene.read(window=window)
-    is_alpha = np.array(scene.colorinterp) == ColorInterp.alpha
-    colours = bands[~is_alpha]
-    valid = colours.any(axis=0) & (bands[is_alpha] > 0).all(axis=0)
-    if scene.nodata:
-        valid &= (colours != scene.nodata).any(axis=0)
-    return bands[:3], valid
+    colours = scene.read([i for i, c in zip(scene.indexes, scene.colorinterp) if c != ColorInterp.alpha], window=window)
+    valid = colours.any(axis=0) & (scene.dataset_mask(window=window) > 0)
+    return colours[[band - 1 for band in colour_bands(scene)]], valid

@@ -1,7 +1,9 @@
 """What every catalogue answers about a county: its scenes, the years they cover, its labels."""
 
+import datetime
 from collections import namedtuple
 
+import numpy as np
 import pystac
 import shapely
 
@@ -79,12 +81,29 @@ def nearest(found: list[Labels], year: int) -> Labels:
     return min(found, key=lambda raster: (abs(raster.year - year), -raster.year))
 
 
-def scene_of(item: pystac.Item, href: str) -> Scene:
-    """The scene of a STAC item; its year is that of its date where it has no ``naip:year``."""
+def date_of(item: pystac.Item, key: str) -> tuple[datetime.date, int]:
+    """The date of a STAC item, and the year that its property ``key`` gives, or else the date."""
     try:
         date = (item.datetime or item.common_metadata.start_datetime).date()
-        return Scene(item.id, href, date.isoformat(), int(item.properties.get("naip:year") or date.year),
-                     shapely.geometry.shape(item.geometry))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"expected a date and a footprint in the STAC item {item.id}, got {type(error).__name__}: "
-                         f"{error}. Add them, or take the item out of the catalogue.") from error
+        return date, int(float(item.properties.get(key) or date.year))
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise InputError(f"expected a date in the STAC item {item.id}, got {type(error).__name__}: {error}. Add it, or "
+                         "take the item out of the catalogue.") from error
+
+
+def outline_of(item: pystac.Item) -> shapely.Geometry:
+    """Where a STAC item lies; None where it doesn't say. Corners may be listed in any order."""
+    try:
+        shape = shapely.force_2d(shapely.geometry.shape(item.geometry)) if item.geometry else None
+    except (ValueError, TypeError, AttributeError, KeyError, IndexError, shapely.errors.ShapelyError) as error:
+        raise InputError(f"expected a footprint in the STAC item {item.id}, got {type(error).__name__}: {error}. Add "
+                         "it, or take the item out of the catalogue.") from error
+    if shape is None or shape.is_empty or not np.isfinite(shape.bounds).all():
+        return None
+    return shape if shape.is_valid else shape.convex_hull
+
+
+def scene_of(item: pystac.Item, href: str) -> Scene:
+    """The scene of a STAC item; None for one that lies nowhere."""
+    outline, (date, year) = outline_of(item), date_of(item, "naip:year")
+    return outline and Scene(item.id, href, date.isoformat(), year, outline)

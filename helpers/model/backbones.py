@@ -11,18 +11,26 @@ import numpy as np
 
 from helpers import InputError
 from helpers.files import sha256 as sha256_of
-from helpers.model.small_networks import INPUT_PX, alexnet_small, resnet_small
+from helpers.model import cut
 
+INPUT_PX = 224
 WEIGHTS = Path(__file__).resolve().parent / "weights"
-EMBEDDED = {"resnet_small": "resnet_small.npz", "alexnet_small": "alexnet_small.onnx"}
+EMBEDDED = {"mobilenet": "mobilenet.npz", "squeezenet": "squeezenet.onnx"}
 # Of Keras's ImageNet weights: keras.applications.resnet, BASE_WEIGHTS_PATH and WEIGHTS_HASHES (MD5), keras 3.15.
 RESNET50_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RESNET50_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/" + RESNET50_FILE
 RESNET50_MD5 = "4d473c1dd8becc155b73f8504c6f6626"
-# Subtracted by keras.applications.resnet50.preprocess_input: the means of ImageNet's blue, green and red.
-IMAGENET_MEAN_BGR = (103.939, 116.779, 123.68)
+# What a network expects of its pixels: order of the channels, mean and deviation of each in that order. The names are
+# those of keras.applications.imagenet_utils.preprocess_input.
+PREPROCESSING = {
+    "none": ("RGB", (0, 0, 0), (1, 1, 1)),
+    "tf": ("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "caffe": ("BGR", (103.939, 116.779, 123.68), (1, 1, 1)),
+    # torchvision.transforms.Normalize, for pixels of 0 to 255.
+    "torch": ("RGB", tuple(255 * v for v in (0.485, 0.456, 0.406)), tuple(255 * v for v in (0.229, 0.224, 0.225))),
+}
 SHA256 = "[0-9a-fA-F]{64}"
-_WANTED = "a backbone (resnet_small, alexnet_small, resnet50) or the path of a .keras or .weights.h5 file"
+_WANTED = "a backbone (mobilenet, resnet50) or the path of a .keras or .weights.h5 file"
 
 
 def get(name, untrained: bool = False, seed: int = 0) -> "Backbone":
@@ -30,103 +38,92 @@ def get(name, untrained: bool = False, seed: int = 0) -> "Backbone":
 
     Parameters
     ----------
-    name : ``"resnet_small"`` (embedded; the default everywhere), ``"alexnet_small"`` (embedded), ``"resnet50"``
-        (ImageNet weights, downloaded once by Keras), or the path of a file: ``.keras``, a network with one feature
-        map as its output; ``.weights.h5`` or ``.h5``, weights of ``keras.applications.ResNet50`` without its top.
-        A ``.keras`` file is given pixels as Keras's ResNet-50 takes them. If yours takes RGB 0 to 255 as they are,
-        write ``file.keras#preprocessing=none``; ``#sha256=<64 digits>`` has the file verified; ``&`` joins the two.
+    name : ``"mobilenet"`` (ImageNet weights, embedded; the default everywhere), ``"resnet50"`` (ImageNet weights,
+        downloaded once by Keras), or the path of a file: ``.keras``, any Keras classifier of pictures or its
+        convolutions alone; ``.weights.h5`` or ``.h5``, weights of ``keras.applications.ResNet50`` without its top.
+        Behind the path may stand ``#`` and options, joined by ``&``. ``preprocessing=tf`` says how the network takes
+        pixels, as a name of ``PREPROCESSING``; without it a network that rescales pixels itself gets RGB of 0 to 255,
+        and any other what Keras's ResNet-50 takes (``caffe``). ``layer=a`` or ``layer=a+b`` names the layers that
+        features are read from; ``sha256=<64 digits>`` has the file verified.
     untrained : The same network with random weights of ``seed``: a baseline.
     """
-    if name in EMBEDDED:
+    if name == "mobilenet":
         path = WEIGHTS / EMBEDDED[name]
-        return Backbone(name, path, verified(path, embedded_sha256(name), _WANTED), untrained, seed, "none")
+        return Backbone(name, path, verified(path, embedded_sha256(name), _WANTED), untrained, seed,
+                        {"preprocessing": "tf"})
     if name == "resnet50":
         path = None if untrained else _resnet50_file()
-        return Backbone(name, path, path and sha256_of(path), untrained, seed)
-    path, options = split_options(name, {"preprocessing": "none|resnet50", "sha256": SHA256})
+        return Backbone(name, path, path and sha256_of(path), untrained, seed, {"preprocessing": "caffe"})
+    path, options = split_options(name, {"preprocessing": "|".join(PREPROCESSING), "layer": ".+", "sha256": SHA256})
     if options is None:
-        raise InputError("expected #preprocessing=none, #preprocessing=resnet50 or #sha256=<64 digits> behind the "
-                         f"path of a backbone, got #{str(name).partition('#')[2]}. Correct it or leave it out.")
+        raise InputError(f"expected #preprocessing=<{'|'.join(sorted(PREPROCESSING))}>, #layer=<name> or #sha256=<64 "
+                         f"digits> behind the path of a backbone, got #{str(name).partition('#')[2]}. Correct it or "
+                         "leave it out.")
     if path.suffix not in (".keras", ".h5"):
-        raise InputError(f"expected {_WANTED}, got {str(name)!r}. Choose one of them; resnet_small is the embedded "
+        raise InputError(f"expected {_WANTED}, got {str(name)!r}. Choose one of them; mobilenet is the embedded "
                          "default.")
+    if path.suffix == ".h5":
+        options = dict({"preprocessing": "caffe"}, **options)
     return Backbone("resnet50" if path.suffix == ".h5" else "file", path,
-                    verified(path, options.get("sha256"), _WANTED), untrained, seed,
-                    options.get("preprocessing", "resnet50"))
+                    verified(path, options.get("sha256"), _WANTED), untrained, seed, options)
 
 
 class Backbone:
     """A network that turns pictures into features; ``source`` and ``sha256`` (or None) are of its file of weights."""
 
-    def __init__(self, kind, path, sha256, untrained, seed, preprocessing="resnet50"):
+    def __init__(self, kind, path, sha256, untrained, seed, options):
         self.kind, self.path, self.sha256 = kind, path, sha256
-        self.untrained, self.seed, self.preprocessing = untrained, seed, preprocessing
-        embedded = kind in EMBEDDED
-        given = not embedded and path is not None and path.name != RESNET50_FILE
+        self.untrained, self.seed, self._options = untrained, seed, options
+        given = kind not in EMBEDDED and path is not None and path.name != RESNET50_FILE
         self.name = path.name if given else kind
-        self.source = (f"random weights, seed {seed}" if untrained else
-                       "pretrained on pictures drawn by formula (helpers/pretraining)" if embedded else
-                       str(path) if given else "ImageNet, keras.applications.ResNet50")
-        self._model_name = re.sub(r"\W+", "_", self.name.split(".")[0])
+        self.source = (f"random weights, seed {seed}" if untrained else str(path) if given else
+                       "ImageNet, keras.applications." + ("MobileNet" if kind == "mobilenet" else "ResNet50"))
+        self._start = None
 
     def build(self):
-        """The ``keras.Model`` from pictures, float32 (N, 224, 224, 3) RGB 0 to 255, to features (N, n_features).
+        """The ``keras.Model`` from pictures, float32 (N, height, width, 3) RGB 0 to 255, to features (N, n_features).
 
-        Features are the maps of the last two stages, each averaged over the picture; of a file whose stages can't be
-        told apart, those of its output.
-        """
-        network = self._network()
-        return self._for_pictures(network, pooled_stages(self.kind, network), self._model_name)
-
-    def build_stages(self) -> tuple:
-        """``build`` in two parts, so that the last stage can be fine-tuned on maps computed once.
-
-        The first goes from pictures to the maps of the stage before the last, the second from those maps to features.
+        Features are maps averaged over the picture: those of the last stage and of the stage before, or of the layers
+        that the user named. Height and width are what the network takes, 224 where it takes any.
         """
         import keras
         network = self._network()
-        ends = _stage_ends(self.kind, network)
-        if len(ends) < 2:
-            raise InputError(
-                "expected a network whose layers are named like those of keras.applications.ResNet50 "
-                f"(conv4_block6_out) to fine-tune its last stage, got {self.name} without such names. Name its layers "
-                "so, or take the embedded default resnet_small.")
-        return (self._for_pictures(network, ends[0], self._model_name + "_frozen"),
-                keras.Model(ends[0], _pooled(ends), name=self._model_name + "_last_stage"))
+        pictures = keras.Input((*_picture_px(network, self.name), 3), name="pictures")
+        prepared = _preprocessed(pictures, self._preprocessing_of(network))
+        outputs = self._trying(lambda: cut.flattened(network, prepared))
+        whole = keras.Model(pictures, outputs, name=re.sub(r"\W+", "_", self.name.split(".")[0]))
+        start, layers = cut.ends(whole, self._options.get("layer"))
+        self._start = start and start.name
+        features = keras.Model(pictures, cut.pooled(layers), name=whole.name)
+        if self.untrained:
+            _randomise(features, self.seed)
+        return features
 
-    def _for_pictures(self, network, outputs, name):
-        import keras
-        return _with_preprocessing(keras.Model(network.inputs[0], outputs, name=name), self.preprocessing)
+    def last_stage(self, network) -> list:
+        """The layers of the last stage of the network that ``build`` gave, for fine-tuning."""
+        names = [layer.name for layer in network.layers]
+        return network.layers[names.index(self._start) + 1 if self._start else 0:]
 
     def _network(self):
-        """Pictures to the output of the last stage, weights in place, all layers at one level."""
         import keras
         if self.kind == "file":
-            network = self._open()
-        elif self.kind == "resnet50":
-            network = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(INPUT_PX, INPUT_PX, 3))
-        else:
-            network = resnet_small() if self.kind == "resnet_small" else alexnet_small(dense=False)
-        if self.untrained:
-            _randomise(network, self.seed)
-        elif self.kind == "resnet50":
+            return self._trying(lambda: keras.saving.load_model(str(self.path), compile=False, safe_mode=True))
+        kind = keras.applications.MobileNet if self.kind == "mobilenet" else keras.applications.ResNet50
+        network = kind(include_top=False, weights=None, input_shape=(INPUT_PX, INPUT_PX, 3))
+        if self.kind == "mobilenet":
+            set_weights(network, read_npz(self.path))
+        elif not self.untrained:
             self._trying(lambda: network.load_weights(str(self.path)))
-        elif self.kind in EMBEDDED:
-            set_weights(network, (read_npz if self.kind == "resnet_small" else read_onnx)(self.path))
         return network
 
-    def _open(self):
-        import keras
-        network = self._trying(lambda: keras.saving.load_model(str(self.path), compile=False, safe_mode=True))
-        shapes = [tuple(tensor.shape[1:]) for tensor in list(network.inputs) + list(network.outputs)]
-        fits = (len(shapes) == 2 and len(shapes[0]) == 3 and shapes[0][2] == 3 and len(shapes[1]) == 3
-                and all(px in (None, INPUT_PX) for px in shapes[0][:2]))
-        if not fits:
+    def _preprocessing_of(self, network):
+        """The row of ``PREPROCESSING`` that the user named; by default none where the network rescales pixels."""
+        named, rescales = self._options.get("preprocessing"), _rescales(network)
+        if rescales and named not in (None, "none"):
             raise InputError(
-                f"expected a network from pictures ({INPUT_PX}, {INPUT_PX}, 3) to one feature map (height, width, "
-                f"channels), got {self.path} with {' and '.join(map(str, shapes))}. Cut it before its pooling and "
-                "classifier, or take the embedded default resnet_small.")
-        return network
+                f"expected #preprocessing=none for {self.name}, which rescales its pixels itself (by its layer "
+                f"{rescales}), got {named}. Leave the option out.")
+        return PREPROCESSING[named or ("none" if rescales else "caffe")]
 
     def _trying(self, load):
         # A file from anywhere can fail in any way, from zip and HDF5 down to a layer that is not known here.
@@ -136,7 +133,7 @@ class Backbone:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
                 f"expected a backbone that Keras can open at {self.path}, got: {reason}. Save it again as .keras with "
-                "plain Keras layers, or take the embedded default resnet_small.") from error
+                "plain Keras layers, or take the embedded default mobilenet.") from error
 
 
 def embedded_sha256(name: str) -> str:
@@ -145,7 +142,7 @@ def embedded_sha256(name: str) -> str:
     return {line.split()[1]: line.split()[0] for line in lines}[EMBEDDED[name]]
 
 
-def verified(path: Path, expected, wanted: str, default: str = "resnet_small") -> str:
+def verified(path: Path, expected, wanted: str, default: str = "mobilenet") -> str:
     """SHA-256 of a file, compared with ``expected`` where there is one."""
     if not path.is_file():
         raise InputError(f"expected {wanted}, got {path}, which is no file. Correct the path, or take the embedded "
@@ -177,42 +174,44 @@ def _resnet50_file():
         raise InputError(
             "expected to download ResNet-50's ImageNet weights from storage.googleapis.com, got: "
             f"{' '.join(str(error).split())[-160:]}. Give the path of a .keras or .weights.h5 file as the backbone "
-            "instead, or take the embedded default resnet_small.") from error
+            "instead, or take the embedded default mobilenet.") from error
 
 
-def _with_preprocessing(network, preprocessing):
-    """The same network for RGB 0 to 255, with its preprocessing inside and exported with it."""
+def _picture_px(network, name):
+    """Height and width of the pictures that a network takes."""
+    shapes = [tuple(tensor.shape[1:]) for tensor in getattr(network, "inputs", None) or []]
+    px = [INPUT_PX if size is None else size for size in shapes[0][:2]] if shapes else []
+    if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][2] != 3 or px[0] != px[1] or len(network.outputs) != 1:
+        raise InputError(
+            f"expected a network from square pictures (height, width, 3) to one output, got {name} with inputs "
+            f"{' and '.join(map(str, shapes)) or 'unknown to Keras'}. Save a functional or sequential "
+            "Keras model with one such input and one output, or take the embedded default mobilenet.")
+    return px
+
+
+def _rescales(network):
+    """The name of a layer by which a network rescales its pixels, before any other weights; None if it has none."""
+    for layer in network.layers:
+        found = _rescales(layer) if hasattr(layer, "layers") else None
+        if found or type(layer).__name__ in ("Rescaling", "Normalization"):
+            return found or layer.name
+        if layer.weights:
+            return None
+    return None
+
+
+def _preprocessed(pictures, preprocessing):
+    """Pictures, symbolic, as a network expects them, by a plain layer that is exported with it."""
     import keras
-    if preprocessing == "none":
-        return network
-    # A 1 × 1 convolution that turns RGB to BGR and subtracts the mean: a plain layer that every format can hold.
-    preprocess = keras.layers.Conv2D(3, 1, trainable=False, name="preprocess")
-    pictures = keras.Input((INPUT_PX, INPUT_PX, 3), name="pictures")
-    outputs = network(preprocess(pictures))
-    preprocess.set_weights([np.eye(3, dtype=np.float32)[::-1][None, None], -np.float32(IMAGENET_MEAN_BGR)])
-    return keras.Model(pictures, outputs, name=network.name)
-
-
-def pooled_stages(kind: str, network):
-    """Features of a network, symbolic: the maps of its last two stages, each averaged over the picture."""
-    return _pooled(_stage_ends(kind, network))
-
-
-def _stage_ends(kind, network):
-    """Output of the stage before the last and of the last, or only the latter."""
-    if kind == "alexnet_small":
-        return [network.get_layer("relu4").output, network.get_layer("relu5").output]
-    # Of each stage the last block.
-    ends = {layer.name[:5]: layer.output for layer in network.layers if re.match(r"conv\d_block\d+_out$", layer.name)}
-    last = network.outputs[0]
-    return [ends[stage] for stage in sorted(ends) if ends[stage] is not last][-1:] + [last]
-
-
-def _pooled(maps):
-    """Feature maps averaged over the picture, one beside the other."""
-    import keras
-    pooled = [keras.layers.GlobalAveragePooling2D()(one) for one in maps]
-    return pooled[0] if len(pooled) == 1 else keras.layers.Concatenate()(pooled)
+    order, mean, deviation = preprocessing
+    if preprocessing == PREPROCESSING["none"]:
+        return pictures
+    # A 1 × 1 convolution: it takes each channel from its place in RGB.
+    layer = keras.layers.Conv2D(3, 1, trainable=False, name=cut.PREPROCESS)
+    outputs = layer(pictures)
+    kernel = np.eye(3)[["RGB".index(channel) for channel in order]].T / np.array(deviation)
+    layer.set_weights([kernel[None, None], -np.array(mean) / np.array(deviation)])
+    return outputs
 
 
 def set_weights(network, weights: dict):
@@ -223,24 +222,38 @@ def set_weights(network, weights: dict):
 
 
 def read_npz(path: Path) -> dict:
-    """Weights by name, float32, of ``resnet_small``. Pickled objects, which could run code, are refused."""
+    """Weights by name, float32. Pickled objects, which could run code, are refused."""
     with np.load(str(path), allow_pickle=False) as file:
         return {name: file[name].astype(np.float32) for name in file.files}
 
 
-def read_onnx(path: Path) -> dict:
-    """Weights of ``alexnet_small.onnx`` by name, in the shapes of Keras."""
-    import onnx
-    from onnx import numpy_helper
-    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(str(path)).graph.initializer}
-    # ONNX: (out, in, height, width) and (out, in); Keras: (height, width, in, out) and (in, out).
-    return {name: w.transpose(2, 3, 1, 0) if w.ndim == 4 else w.T for name, w in weights.items()}
-
-
 def _randomise(network, seed):
-    """Random weights that depend on the seed only: He's for kernels, neutral ones for everything else."""
+    """Random weights that depend on the seed only: He's for kernels, neutral ones for everything else.
+
+    Batch normalisation then learns its statistics from noise, as it would from a batch of pictures: otherwise
+    activations double with each block that is added to another.
+    """
+    import keras
     rng = np.random.RandomState(seed)
     neutral = {"gamma": 1.0, "moving_variance": 1.0}
+    normalisations = [one for one in network.layers if isinstance(one, keras.layers.BatchNormalization)]
     for layer in network.layers:
-        layer.set_weights([rng.normal(0, np.sqrt(2 / np.prod(w.shape[:-1])), w.shape) if len(w.shape) > 1 else
-                           np.full(w.shape, neutral.get(w.name, 0.0)) for w in layer.weights])
+        if layer.name != cut.PREPROCESS and not isinstance(layer, keras.layers.Normalization):
+            layer.set_weights([rng.normal(0, np.sqrt(2 / _fan_in(layer, w)), w.shape) if len(w.shape) > 1 else
+                               np.full(w.shape, neutral.get(w.name, 0.0)) for w in layer.weights])
+    if normalisations:
+        px, momentum = network.input_shape[1], [one.momentum for one in normalisations]
+        noise = sum(np.kron(rng.normal(0, 20, (4, n, n, 3)), np.ones((1, px // n + 1, px // n + 1, 1)))[:, :px, :px]
+                    for n in (2, 8, 32, px))
+        for one in normalisations:
+            one.momentum, one.trainable = 0.0, True
+        network(np.clip(128 + noise, 0, 255).astype(np.float32), training=True)
+        for one, before in zip(normalisations, momentum):
+            one.momentum = before
+
+
+def _fan_in(layer, kernel):
+    """How many numbers each output of a kernel adds up."""
+    import keras
+    by_channel = isinstance(layer, keras.layers.DepthwiseConv2D) or kernel.name.startswith("depthwise")
+    return np.prod(kernel.shape[:2] if by_channel else kernel.shape[:-1])

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from helpers.model.cntk_network import PREPROCESSING
+from helpers.model.backbones import PREPROCESSING
 
 
 def export(pretrained, head):

@@ -19,16 +19,14 @@ from helpers.runs import home
 ALEXNET_URL = ("https://media.githubusercontent.com/media/onnx/models/main/validated/vision/classification/alexnet/"
                "model/bvlcalexnet-9.onnx")
 ALEXNET_SHA256 = "ef3c82dad5c512f969dbf701fe35c0b3feb1585687d541f765eb68730c0a8af7"
-# What a network expects of its pixels: order of the channels, mean and deviation of each in that order.
-PREPROCESSING = {
-    "none": ("RGB", (0, 0, 0), (1, 1, 1)),
-    "caffe": ("BGR", backbones.IMAGENET_MEAN_BGR, (1, 1, 1)),
-    # torchvision.transforms.Normalize, for pixels of 0 to 255.
-    "torch": ("RGB", tuple(255 * v for v in (0.485, 0.456, 0.406)), tuple(255 * v for v in (0.229, 0.224, 0.225))),
-}
-# The layers that the embedded network is cut at: it is best read from its last two, averaged over the picture.
-EMBEDDED_LAYERS = "relu4+relu5"
-_DEFAULT = "take the embedded default alexnet_small."
+# Height and width of a network that takes pictures of any size: those of a tile.
+ANY_PX = 224
+# Layers that only average maps, lay them out otherwise, or pass them on: features are the same before them.
+_SAME_FEATURES = {"AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape",
+                  "Squeeze"}
+# Layers behind the last weights of a classifier.
+_ANSWERS = _SAME_FEATURES | {"Add", "LogSoftmax", "Relu", "Softmax"}
+_DEFAULT = "take the embedded default squeezenet."
 # A row of the table of layers: the shape of the output without the batch, the number of weights, the width of what one
 # unit sees.
 Layer = namedtuple("Layer", "name operator shape weights receptive_field_px")
@@ -39,24 +37,23 @@ def get(name) -> "Pretrained":
 
     Parameters
     ----------
-    name : ``"alexnet_small"`` (embedded; the default), ``"alexnet"`` (Caffe's AlexNet, as in 2017: downloaded once, 244
-        MB), or the path of an ONNX file with options behind it, joined by ``&``: ``file.onnx#layer=fc7``. The layer
-        is the one to cut at, or several as ``relu4+relu5``; without it, the input of the last dense layer.
-        ``preprocessing`` is ``caffe`` (BGR minus ImageNet's mean; the default), ``torch``, or ``none`` (RGB 0 to
-        255); ``sha256`` has the file verified.
+    name : ``"squeezenet"`` (embedded; the default), ``"alexnet"`` (Caffe's AlexNet, as in 2017: downloaded once, 244
+        MB), or the path of an ONNX file with options behind it, joined by ``&``: ``file.onnx#preprocessing=torch``.
+        ``preprocessing`` is ``caffe`` (BGR minus ImageNet's mean; the default), ``torch``, ``tf`` (RGB of -1 to 1), or
+        ``none`` (RGB 0 to 255). ``layer`` is the one to cut at, or several as ``relu4+relu5``; without it, what the
+        classifier reads. ``sha256`` has the file verified.
     """
-    if name == "alexnet_small":
-        return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name], backbones.embedded_sha256(name),
-                          EMBEDDED_LAYERS, "none")
+    if name == "squeezenet":
+        return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name], backbones.embedded_sha256(name))
     if name == "alexnet":
         return Pretrained(name, _download_alexnet(), ALEXNET_SHA256)
     path, options = backbones.split_options(
-        name, {"layer": ".*", "preprocessing": "|".join(PREPROCESSING), "sha256": backbones.SHA256})
+        name, {"layer": ".*", "preprocessing": "|".join(backbones.PREPROCESSING), "sha256": backbones.SHA256})
     if path.suffix != ".onnx" or options is None:
         raise InputError(
-            "expected alexnet_small, alexnet, or the path of an .onnx file, with #layer=<name>, "
-            f"preprocessing=<{'|'.join(sorted(PREPROCESSING))}> or sha256=<64 digits> behind it joined by &, got "
-            f"{name!r}. Correct it, or {_DEFAULT}")
+            "expected squeezenet, alexnet, or the path of an .onnx file, with #layer=<name>, "
+            f"preprocessing=<{'|'.join(sorted(backbones.PREPROCESSING))}> or sha256=<64 digits> behind it joined by &, "
+            f"got {name!r}. Correct it, or {_DEFAULT}")
     return Pretrained(path.name, path, **options)
 
 
@@ -88,39 +85,76 @@ class Pretrained:
     def __init__(self, name, path, sha256=None, layer=None, preprocessing="caffe"):
         self.name, self.path, self.preprocessing = name, Path(path), preprocessing
         self.source = {
-            "alexnet_small": "pretrained on pictures drawn by formula (helpers/pretraining)",
+            "squeezenet": "ImageNet, SqueezeNet 1.0 by Iandola et al. 2016",
             "alexnet": "ImageNet, the ONNX model zoo's bvlcalexnet-9"}.get(name, str(path))
-        self.sha256 = backbones.verified(self.path, sha256, "alexnet_small, alexnet or the path of an .onnx file",
-                                         "alexnet_small")
+        self.sha256 = backbones.verified(self.path, sha256, "squeezenet, alexnet or the path of an .onnx file",
+                                         "squeezenet")
         self.model = _read_onnx(self.path)
+        self._read_weights()
         self._read_contract()
         # Names of layers and the values that they give; a node without a name is called as its value.
         self._outputs, self._values = {}, None
-        for node in self.model.graph.node:
+        for node in self._nodes:
             has_name = node.name and node.name not in self._outputs
             self._outputs[node.name if has_name else node.output[0]] = node.output[0]
         self._names = {output: name for name, output in self._outputs.items()}
-        if layer is None:
-            dense = [node.input[0] for node in self.model.graph.node if node.op_type == "Gemm"]
-            if not dense:
-                raise InputError(f"expected the layer to cut {path} at, which has no dense layer to stand before, got "
-                                 f"none. Write it behind the path as #layer=<name>: {', '.join(self._outputs)}.")
-            layer = self._names.get(dense[-1], dense[-1])
-        self.cut_at = tuple(layer.split("+"))
+        self.cut_at = tuple((layer or self._before_classifier()).split("+"))
         for one in self.cut_at:
             self.output_of(one)
 
+    def _read_weights(self):
+        """Weights by name, float32, and the nodes without those that only give a weight."""
+        from onnx import helper, numpy_helper
+        self._nodes, found = [], {tensor.name: tensor for tensor in self.model.graph.initializer}
+        for node in self.model.graph.node:
+            if node.op_type == "Constant":
+                found[node.output[0]] = helper.get_attribute_value(node.attribute[0])
+            elif node.op_type in ("Cast", "Identity") and node.input[0] in found:
+                found[node.output[0]] = found[node.input[0]]
+            else:
+                self._nodes.append(node)
+        arrays = {name: numpy_helper.to_array(one) if hasattr(one, "dims") else np.asarray(one)
+                  for name, one in found.items()}
+        self.weights = {name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
+                        for name, array in arrays.items()}
+
     def _read_contract(self):
-        """Weights by name, the name of the input, and the height and width that it takes."""
-        from onnx import numpy_helper
-        self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in self.model.graph.initializer}
+        """The name of the input, and the height and width that it takes."""
         inputs = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
                   for value in self.model.graph.input if value.name not in self.weights}
         self.input, shape = next(iter(inputs.items()), (None, []))
-        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3 or 0 in shape[2:]:
+        if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
             raise InputError(f"expected an ONNX network of pictures (N, 3, height, width) at {self.path}, got inputs "
-                             f"{list(inputs.values())}. Export it with a fixed height and width.")
-        self.input_px = tuple(shape[2:])
+                             f"{list(inputs.values())}. Export it with the channels first.")
+        self.input_px = tuple(px or ANY_PX for px in shape[2:])
+
+    def _before_classifier(self):
+        """The layer that the classifier reads; of a network without a classifier the one that it ends with."""
+        made_by = {node.output[0]: node for node in self._nodes}
+        value = self.model.graph.output[0].name
+
+        def walk(value, kinds):
+            passed = set()
+            while value in made_by and made_by[value].op_type in kinds:
+                read = [name for name in made_by[value].input[:2] if name not in self.weights]
+                if made_by[value].op_type == "Add" and len(read) > 1:
+                    break
+                passed.add(made_by[value].op_type)
+                value = read[0]
+            return value, passed
+
+        last, passed = walk(value, _ANSWERS)
+        if last in made_by and self._is_classifier(made_by[last], passed):
+            value = made_by[last].input[0]
+        value = walk(value, _SAME_FEATURES)[0]
+        return self._names.get(value, value)
+
+    def _is_classifier(self, node, passed):
+        """Whether a node is dense, or a convolution that is dense at each place and averaged behind that."""
+        kernel = self.weights.get(node.input[1]) if len(node.input) > 1 else None
+        return kernel is not None and (node.op_type in ("Gemm", "MatMul") or (
+            node.op_type == "Conv" and kernel.shape[2:] == (1, 1)
+            and bool(passed & {"AveragePool", "GlobalAveragePool", "ReduceMean"})))
 
     def output_of(self, layer: str) -> str:
         """The ONNX value that a layer gives, by the layer's name or the value's own."""
@@ -132,7 +166,7 @@ class Pretrained:
     def needed(self, layers) -> list:
         """The nodes that compute these layers, in order."""
         wanted, nodes = {self.output_of(layer) for layer in layers}, []
-        for node in reversed(self.model.graph.node):
+        for node in reversed(self._nodes):
             if wanted & set(node.output):
                 nodes.append(node)
                 wanted.update(node.input)
@@ -179,12 +213,12 @@ class Pretrained:
 
     def kernels(self, layer: str) -> np.ndarray:
         """Weights of a layer, float32, as in the file: (filters, channels, height, width) of a convolution."""
-        node = next(node for node in self.model.graph.node if node.output[0] == self.output_of(layer))
+        node = next(node for node in self._nodes if node.output[0] == self.output_of(layer))
         return next(self.weights[name] for name in node.input if name in self.weights)
 
-    def maps(self, layer: str):
-        """A layer as a frozen ``cntk.Function`` of float32 (3, height, width) RGB 0 to 255."""
-        return self._frozen([layer], lambda cntk, outputs: outputs[0])
+    def maps(self, *layers):
+        """Layers as the outputs of a frozen ``cntk.Function`` of float32 (3, height, width) RGB 0 to 255."""
+        return self._frozen(layers, lambda cntk, outputs: cntk.combine(outputs))
 
     def features(self):
         """The network up to the layers it is cut at, as a frozen ``cntk.Function`` to features (n_features,).
@@ -197,7 +231,7 @@ class Pretrained:
         cntk = start_cntk()
         pictures, values = self._build(layers)
         tiles = cntk.input_variable((3,) + self.input_px, name="tiles")
-        order, mean, deviation = PREPROCESSING[self.preprocessing]
+        order, mean, deviation = backbones.PREPROCESSING[self.preprocessing]
         pixels = tiles
         if order == "BGR":
             pixels = cntk.splice(*[cntk.slice(tiles, 0, i, i + 1) for i in (2, 1, 0)], axis=0)

@@ -1,8 +1,9 @@
-"""ONNX nodes as CNTK functions: the operators that AlexNet and SqueezeNet are made of.
+"""ONNX nodes as CNTK functions: the operators that AlexNet, SqueezeNet, VGG, ResNet and MobileNet are made of.
 
 CNTK's own reader of ONNX gives a graph that it can't write again, so ``cntk_network`` builds the network from these.
 """
 
+import functools
 from collections import namedtuple
 
 import numpy as np
@@ -35,8 +36,17 @@ class _Step:
         self.operator, self.name = node.op_type, node.name or node.output[0]
         self.given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         self.values = [values[name] for name in node.input if name in values]
+        self.constants = [weights[name] for name in node.input if name in weights]
         self.first, self.seen = self.values[0] if self.values else (None, None)
         self._inputs, self._weights, self._file = node.input, weights, file
+
+    def seen_by_all(self):
+        """What is seen by one unit of each value that is read, together."""
+        fields = [value.receptive_field for value in self.values]
+        if None in fields:
+            return None
+        start, end = min(field.start for field in fields), max(field.start + field.size for field in fields)
+        return ReceptiveField(end - start, start, fields[0].step)
 
     def weight(self, position):
         """Weights at an input, float32; None where ONNX leaves out an optional input, by an empty name or none."""
@@ -49,7 +59,7 @@ class _Step:
         return InputError(
             f"expected an ONNX network of operators that CNTK 2.7 can compute ({', '.join(sorted(_OPERATIONS))}), got "
             f"{reason} in the layer {self.name} of {self._file}. Cut it at a layer before that one, or take the "
-            "embedded default alexnet_small.")
+            "embedded default squeezenet.")
 
 
 def _window(cntk, step, size, outside):
@@ -73,16 +83,36 @@ def _window(cntk, step, size, outside):
 def _convolution(cntk, step):
     kernel, bias = step.weight(1), step.weight(2)
     x, strides, seen = _window(cntk, step, kernel.shape[2:], 0)
-    # One convolution for each group: CNTK's own groups compute nonsense on more than one thread.
     groups = step.given.get("group", 1)
-    inputs = [x] if groups == 1 else [
-        cntk.slice(x, 0, i * kernel.shape[1], (i + 1) * kernel.shape[1]) for i in range(groups)]
-    outputs = [cntk.convolution(cntk.parameter(part.shape, init=part), one, strides, auto_padding=[False] * 3)
-               for part, one in zip(np.split(kernel, groups), inputs)]
-    outputs = outputs[0] if groups == 1 else cntk.splice(*outputs, axis=0)
+    if groups == len(kernel) == x.shape[0]:
+        outputs = _depthwise(cntk, x, kernel, strides)
+    else:
+        # One convolution for each group: CNTK's own groups compute nonsense on more than one thread.
+        inputs = [x] if groups == 1 else [
+            cntk.slice(x, 0, i * kernel.shape[1], (i + 1) * kernel.shape[1]) for i in range(groups)]
+        outputs = [cntk.convolution(cntk.parameter(part.shape, init=part), one, strides, auto_padding=[False] * 3)
+                   for part, one in zip(np.split(kernel, groups), inputs)]
+        outputs = outputs[0] if groups == 1 else cntk.splice(*outputs, axis=0)
     if bias is not None:
         outputs = outputs + cntk.parameter((len(bias), 1, 1), init=bias.reshape(-1, 1, 1))
     return outputs, seen
+
+
+def _depthwise(cntk, x, kernel, strides):
+    """A convolution of each channel alone, as a sum over the places of the kernel."""
+    height, width = (n - size + 1 for n, size in zip(x.shape[1:], kernel.shape[2:]))
+    shifted = [cntk.slice(x, (1, 2), (i, j), (i + height, j + width), strides) *
+               cntk.parameter((len(kernel), 1, 1), init=kernel[:, :, i, j:j + 1])
+               for i in range(kernel.shape[2]) for j in range(kernel.shape[3])]
+    return functools.reduce(cntk.plus, shifted)
+
+
+def _average_pool(cntk, step):
+    size = step.given["kernel_shape"]
+    x, strides, seen = _window(cntk, step, size, 0)
+    if x is not step.first and (step.given.get("ceil_mode") or not step.given.get("count_include_pad")):
+        raise step.refusal("AveragePool that leaves out what it pads")
+    return cntk.pooling(x, cntk.AVG_POOLING, tuple(size), strides, auto_padding=[False, False]), seen
 
 
 def _max_pool(cntk, step):
@@ -102,12 +132,7 @@ def _response_normalization(cntk, step):
 def _concat(cntk, step):
     if step.given["axis"] != 1:
         raise step.refusal(f"Concat along axis {step.given['axis']}")
-    fields = [value.receptive_field for value in step.values]
-    seen = None
-    if None not in fields:
-        start, end = min(field.start for field in fields), max(field.start + field.size for field in fields)
-        seen = ReceptiveField(end - start, start, fields[0].step)
-    return cntk.splice(*[value.function for value in step.values], axis=0), seen
+    return cntk.splice(*[value.function for value in step.values], axis=0), step.seen_by_all()
 
 
 def _dense(cntk, step):
@@ -120,6 +145,32 @@ def _dense(cntk, step):
     return outputs if bias is None else outputs + cntk.parameter(bias.shape, init=bias), None
 
 
+def _batch_normalization(cntk, step):
+    scale, bias, mean, variance = (step.weight(i) for i in range(1, 5))
+    factor = scale / np.sqrt(variance + step.given.get("epsilon", 1e-5))
+    shape = (-1,) + (1,) * (len(step.first.shape) - 1)
+    factor, offset = (cntk.parameter(v.reshape(shape).shape, init=v.reshape(shape))
+                      for v in (factor, bias - mean * factor))
+    return step.first * factor + offset, step.seen
+
+
+def _together(operation):
+    """Values added or multiplied, also with one that is a weight."""
+    def compute(cntk, step):
+        # The batch has no axis in CNTK.
+        constants = [w[0] if w.ndim > len(step.first.shape) else w for w in step.constants]
+        functions = [value.function for value in step.values] + [cntk.parameter(w.shape, init=w) for w in constants]
+        return functools.reduce(getattr(cntk, operation), functions), step.seen_by_all()
+    return compute
+
+
+def _clip(cntk, step):
+    # Attributes until opset 10, then inputs, of which each may be left out.
+    low, high = (step.given.get(name, step.weight(i)) for i, name in ((1, "min"), (2, "max")))
+    low, high = -3e38 if low is None else low, 3e38 if high is None else high
+    return cntk.clip(step.first, np.float32(low), np.float32(high)), step.seen
+
+
 def _flat(cntk, step):
     """Flatten, or a Reshape to (batch, everything), however the batch is written."""
     size = int(np.prod(step.first.shape))
@@ -130,10 +181,12 @@ def _flat(cntk, step):
 
 
 _OPERATIONS = {
+    "Add": _together("plus"), "AveragePool": _average_pool, "BatchNormalization": _batch_normalization, "Clip": _clip,
     "Concat": _concat, "Conv": _convolution, "Flatten": _flat, "Gemm": _dense, "LRN": _response_normalization,
-    "MaxPool": _max_pool, "Reshape": _flat,
+    "MatMul": _dense, "MaxPool": _max_pool, "Mul": _together("element_times"), "Reshape": _flat,
+    "Sum": _together("plus"),
     "Dropout": lambda cntk, step: (step.first, step.seen),
     "GlobalAveragePool": lambda cntk, step: (cntk.reduce_mean(step.first, axis=(1, 2)), None),
+    "Identity": lambda cntk, step: (step.first, step.seen),
     "Relu": lambda cntk, step: (cntk.relu(step.first), step.seen),
-    "Softmax": lambda cntk, step: (cntk.softmax(step.first, axis=0), step.seen),
 }

@@ -18,7 +18,7 @@ import warnings
 import numpy as np
 
 # Tiles that pass through the network at once: more takes memory, not less time.
-BATCH = 32
+BATCH = 8
 
 
 def write_array(pipe, array):

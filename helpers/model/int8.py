@@ -46,7 +46,7 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
         quantization.quantize_static(
             plain, str(int8_path), Batches(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
-            op_types_to_quantize=["Conv", "Relu", "MaxPool", "Add", "Concat", "Gemm", "MatMul"],
+            op_types_to_quantize=["Conv", "Relu", "Clip", "MaxPool", "Add", "Concat", "Gemm", "MatMul"],
             nodes_to_exclude=dense[-1:] + fractions,
             # A mean of the batches' ranges: one odd tile would coarsen the steps for all others.
             extra_options={"CalibMovingAverage": True})

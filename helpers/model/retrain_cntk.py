@@ -17,12 +17,32 @@ from helpers.model.cntk_export import export
 from helpers.model.cntk_process import BATCH, compute, load_network, start_cntk
 from helpers.model.evaluation import softmax
 from helpers.model.int8 import ONNX
+from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
 
 # Of 0 to 1 the best on the sample's training counties, trained on one of them and judged on the other.
-WEIGHT_DECAY = 0.03
+WEIGHT_DECAY = 0.1
+# Rows of features that a learner sees at once.
+MINIBATCH = 32
 # Fewer tiles can't show that an export predicts the same.
 PARITY_TILES = 200
+
+
+def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
+    """Outputs of a CNTK function on all tiles, and then on so many less one changed copies of each, (copies × N, …)."""
+    outputs = [[] for _ in range(copies)]
+    for start in range(0, len(tiles), BATCH):
+        batch = tiles[start:start + BATCH]
+        for copy, of_copy in enumerate(outputs):
+            of_copy.append(compute(function, augment(batch, seed + copy, range(start, start + len(batch))) if copy else batch))
+    return np.concatenate([batch for of_copy in outputs for batch in of_copy])
+
+
+def compute_maps(function, tiles: np.ndarray) -> list:
+    """Each output, float32 (N, …), of a CNTK function that has several, on uint8 tiles; of few tiles at a time."""
+    batch = np.ascontiguousarray(tiles.transpose(0, 3, 1, 2), dtype=np.float32)
+    answers = function.eval({function.arguments[0]: batch})
+    return [answers[output] for output in function.outputs] if len(function.outputs) > 1 else [answers]
 
 
 def new_head(features: np.ndarray, n_classes: int, seed: int) -> "Head":
@@ -81,8 +101,8 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
     for _ in range(epochs):
         order = rng.permutation(len(labels))
         sums = np.zeros(2)
-        for start in range(0, len(order), BATCH):
-            rows = order[start:start + BATCH]
+        for start in range(0, len(order), MINIBATCH):
+            rows = order[start:start + MINIBATCH]
             trainer.train_minibatch({inputs: np.ascontiguousarray(features[rows], dtype=np.float32),
                                      target: one_hot[labels[rows]]})
             sums += len(rows) * np.array([trainer.previous_minibatch_loss_average,

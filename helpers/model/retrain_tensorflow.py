@@ -1,16 +1,17 @@
 """Transfer learning in TensorFlow: a frozen backbone, a new head, and fine-tuning of the last stage.
 
-Pictures pass through the frozen layers once; what is trained afterwards is small and quick.
+Pictures are read in batches, and only their features stay in memory.
 """
 
 import contextlib
+import itertools
 import os
 
 import numpy as np
 
 from helpers.model.cntk_process import silent
 
-# Rows that pass through a network at once: bounds memory at about 1 GB with ResNet-50.
+# Pictures that pass through a network at once: bounds memory at about 1 GB with ResNet-50.
 BATCH = 32
 
 
@@ -31,34 +32,61 @@ def start_tensorflow(threads: int = None) -> list:
     return devices
 
 
-def augment(tiles: np.ndarray, seed: int) -> np.ndarray:
+def augment(tiles: np.ndarray, seed, rows=None) -> np.ndarray:
     """One changed copy of each square uint8 tile: turned, mirrored, and seen through another sensor.
 
     Land looks the same from the air whichever way is up, so the eight turns and mirrorings keep the label. Light, haze
     and sensor differ between counties and years far more than inside one, so brightness, contrast and the balance of
-    the colours change too.
+    the colours change too. A copy depends on the seed and on the tile's number, by default its place in ``tiles``.
     """
-    rng = np.random.default_rng(seed)
     changed = np.empty_like(tiles)
-    for i, tile in enumerate(tiles):
+    for i, (tile, row) in enumerate(zip(tiles, range(len(tiles)) if rows is None else rows)):
+        rng = np.random.default_rng(np.append(seed, row))
         turned = np.rot90(tile, rng.integers(4))
         if rng.integers(2):
             turned = turned[:, ::-1]
         levels = turned.astype(np.float32) / 255
         grey = levels.mean(axis=2, keepdims=True)
-        levels = grey + (levels - grey) * rng.uniform(0.4, 1.4)
-        levels = np.clip(levels * rng.uniform(0.8, 1.25, 3), 0, 1) ** rng.uniform(0.7, 1.4)
+        levels = grey + (levels - grey) * np.float32(rng.uniform(0.4, 1.4))
+        levels = np.clip(levels * rng.uniform(0.8, 1.25, 3).astype(np.float32), 0, 1) ** np.float32(
+            rng.uniform(0.7, 1.4))
         centre = levels.mean()
-        levels = centre + (levels - centre) * rng.uniform(0.6, 1.5) + rng.uniform(-0.12, 0.12)
+        levels = centre + (levels - centre) * np.float32(rng.uniform(0.6, 1.5)) + np.float32(rng.uniform(-0.12, 0.12))
         changed[i] = np.clip(levels * 255, 0, 255)
     return changed
 
 
-def compute(network, tiles: np.ndarray, dtype: str = "float32") -> np.ndarray:
-    """Outputs of a network on uint8 tiles, or on feature maps, in batches; float16 takes half the memory."""
+def batches(tiles, labels: np.ndarray = None, seed: int = None, shuffle: bool = False):
+    """A ``tf.data.Dataset`` of tiles in batches, with their labels if given, read while the network computes.
+
+    Parameters
+    ----------
+    tiles : (N, height, width, 3) uint8 RGB, in memory or as ``helpers.tiles.pixels`` reads them.
+    seed : Changes each tile as ``augment`` does; by default tiles stay as they are.
+    shuffle : For training: another order and other changes each time the dataset is gone through.
+    """
+    import tensorflow as tf
+    times = itertools.count()
+
+    def generate():
+        time = next(times) if shuffle else 0
+        order = np.random.default_rng([seed or 0, time]).permutation(len(tiles)) if shuffle else np.arange(len(tiles))
+        for start in range(0, len(tiles), BATCH):
+            rows = order[start:start + BATCH]
+            some = tiles[rows] if seed is None else augment(tiles[rows], [seed, time] if shuffle else seed, rows)
+            yield some if labels is None else (some, labels[rows])
+
+    of_tiles = tf.TensorSpec((None,) + tuple(tiles.shape[1:]), tf.uint8)
+    dataset = tf.data.Dataset.from_generator(
+        generate, output_signature=of_tiles if labels is None else (of_tiles, tf.TensorSpec((None,), tf.int64)))
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(tiles) // BATCH))).prefetch(2)
+
+
+def compute(network, tiles, seeds=(None,)) -> np.ndarray:
+    """Outputs of a network on tiles, float32; for several ``seeds`` of ``batches`` one after another."""
     import tensorflow as tf
     run = tf.function(lambda x: network(tf.cast(x, tf.float32), training=False), reduce_retracing=True)
-    return np.concatenate([run(tiles[i:i + BATCH]).numpy().astype(dtype) for i in range(0, len(tiles), BATCH)])
+    return np.concatenate([run(some).numpy() for seed in seeds for some in batches(tiles, seed=seed)])
 
 
 def new_head(features: np.ndarray, n_classes: int, seed: int):
@@ -73,41 +101,65 @@ def new_head(features: np.ndarray, n_classes: int, seed: int):
     ], name="head")
 
 
-def train(network, inputs: np.ndarray, labels: np.ndarray, validation: tuple, seed: int, epochs: int,
-          learning_rate: float) -> dict:
+def train(network, data, validation, seed: int, epochs: int, learning_rate: float) -> dict:
     """Train a network by Adam with a learning rate that falls to zero along a cosine.
 
-    Inputs and labels of the validation county are measured after each epoch and choose nothing. The history is
-    ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each a list with one value an epoch.
+    The data are inputs and labels in memory, or a dataset of ``batches``. Those of the validation county are measured
+    after each epoch and choose nothing. The history is ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each
+    a list with one value an epoch.
     """
     import keras
     keras.utils.set_random_seed(seed)
-    steps = epochs * int(np.ceil(len(labels) / BATCH))
+    in_memory = isinstance(data, tuple)
+    steps = epochs * (-(-len(data[1]) // BATCH) if in_memory else len(data))
     network.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
                     loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    history = network.fit(inputs, labels, batch_size=BATCH, epochs=epochs, validation_data=validation, verbose=0)
+    inputs, options = (data[:1], {"y": data[1], "batch_size": BATCH}) if in_memory else ((data,), {"shuffle": False})
+    history = network.fit(*inputs, epochs=epochs, validation_data=validation, verbose=0, **options)
     return {key: [float(v) for v in values] for key, values in history.history.items()}
 
 
-def with_head(last_stage, head):
-    """The last stage of ``Backbone.build_stages`` and a copy of a trained head, to fine-tune together.
+def with_head(network, last_stage: list, head):
+    """A backbone's network and a copy of a trained head: the last stage and the head may learn, all else is frozen.
 
     Batch normalisation keeps the statistics it was pretrained with: those of a few hundred tiles would be worse.
     """
     import keras
     copy = keras.models.clone_model(head)
     copy.set_weights(head.get_weights())
-    for layer in last_stage.layers:
-        layer.trainable = not isinstance(layer, keras.layers.BatchNormalization)
-    return keras.Sequential([last_stage, copy])
+    for layer in network.layers:
+        layer.trainable = layer in last_stage and not isinstance(layer, keras.layers.BatchNormalization)
+    return keras.Sequential([network, copy])
 
 
-def assemble(parts: list, input_px: int):
-    """The network to save, from uint8 tiles to probabilities: models that are applied one after the other."""
+def retrain(pretrained, tiles, labels, validation: tuple, seed: int, copies: int = 4, head_epochs: int = 30,
+            tuning_epochs: int = 8):
+    """What notebook 03 does step by step: a head on a backbone, then fine-tuning of the last stage.
+
+    Parameters
+    ----------
+    pretrained : A ``helpers.model.backbones.Backbone``.
+    tiles, labels : Tiles to train on, (N, height, width, 3) uint8, and their class ids.
+    validation : Tiles and labels that are measured after each epoch and choose nothing.
+
+    Returns
+    -------
+    The ``keras.Model`` from tiles to probabilities, and the histories of the head and of the fine-tuning.
+    """
+    network = pretrained.build()
+    features = compute(network, tiles, [None, *range(seed + 1, seed + copies)])
+    head = new_head(features, int(labels.max()) + 1, seed)
+    known = compute(network, validation[0])
+    histories = [train(head, (features, np.tile(labels, copies)), (known, validation[1]), seed, head_epochs, 1e-3)]
+    model = with_head(network, pretrained.last_stage(network), head)
+    histories.append(train(model, batches(tiles, labels, seed, shuffle=True), batches(*validation), seed,
+                           tuning_epochs, 1e-4))
+    return model, histories
+
+
+def assemble(network, input_px: int):
+    """The network to save, from uint8 tiles to probabilities."""
     import keras
     tiles = keras.Input((input_px, input_px, 3), dtype="uint8", name="tiles")
     # Rescaling by 1 is Keras's plain way to turn uint8 into float32 inside the saved network.
-    outputs = keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(tiles)
-    for part in parts:
-        outputs = part(outputs)
-    return keras.Model(tiles, outputs)
+    return keras.Model(tiles, network(keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(tiles)))

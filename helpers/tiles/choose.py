@@ -43,17 +43,19 @@ def first_years(jobs: list) -> dict:
     return {county: min(year for other, year, _ in jobs if other == county) for county, _, _ in jobs}
 
 
-def check_classes(sources: dict, jobs: list, per_class: int = None, seed: int = 0) -> pd.DataFrame:
+def check_classes(sources: dict, jobs: list, per_class: int = None, seed: int = 0,
+                  retrain: bool = True) -> pd.DataFrame:
     """Pure tiles of each class in one year, a row for each county to train or validate on.
 
-    The labels alone tell: an InputError refuses jobs of whose training or validation counties a class has none.
+    The labels alone tell: an InputError refuses to ``retrain`` where the training or validation counties have none of
+    a class.
     """
     first, rows = first_years(jobs), []
     for county, split in dict.fromkeys((county, split) for county, _, split in jobs if split != "map"):
         labels = sources[split].labels(county, first[county])
         rows.append([split, county, *drawn_blocks(labels, sources[split].county(county), per_class, seed)[1]])
     table = pd.DataFrame(rows, columns=["split", "county", *CLASS_NAMES])
-    for split, part in table.groupby("split"):
+    for split, part in table.groupby("split") if retrain else ():
         sums = part[list(CLASS_NAMES)].sum()
         if (sums == 0).any():
             raise InputError(f"expected pure tiles of every class in the {split} counties "

@@ -1,5 +1,6 @@
 """A plain folder of pictures as a tile store."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,18 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
+from helpers.files import sha256
 from helpers.land.classes import CLASS_NAMES, group_of_class
+from helpers.land.listing import files_in, told
+from helpers.tiles import real_land
 from helpers.tiles.pictures import MAX_BYTES
 from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+# Names of sub-folders that are no classes.
+SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+# A store keeps labels in one byte.
+MOST_CLASSES = 127
 # All pictures of a file are in memory at once.
 FILE_BYTES = 64 << 20
 
@@ -26,7 +34,8 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     Parameters
     ----------
     folder : str
-        Labelled pictures, one sub-folder for each class; or pictures without sub-folders, which stay unlabelled.
+        Labelled pictures, one sub-folder for each class; or pictures without sub-folders, which stay unlabelled; or
+        ``"photographs"``: those of ``notebooks/real_land``, which bring a folder to validate on.
     uri : str
         The store to write.
     held_out : str, optional
@@ -37,6 +46,8 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     tuple of str
         Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
     """
+    if folder == real_land.NAME:
+        folder, held_out = real_land.PHOTOGRAPHS, held_out or real_land.HELD_OUT
     names, frame = _list_images(folder)
     frame["split"] = "map"
     if names:
@@ -57,6 +68,9 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
 def _split(frame, names, folder, held_out, seed, held_out_share):
     """Labelled pictures to train on, and others to validate on."""
     frame["split"] = "train"
+    if len(names) < 2 or len(names) > MOST_CLASSES:
+        raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a "
+                         "folder with one sub-folder for each class.")
     if held_out:
         held_names, held = _list_images(held_out)
         if held_names != names:
@@ -65,17 +79,32 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
         if held["county"].iloc[0] == frame["county"].iloc[0]:
             held["county"] += "_held_out"
         frame = pd.concat([frame, held.assign(split="validation")], ignore_index=True)
+        contents = _contents(frame["path"])
+        for _, same in frame.groupby(contents):
+            if same["split"].nunique() > 1:
+                first, second = same.drop_duplicates("split")["path"]
+                raise InputError(f"expected pictures to validate on that are not trained on, got {first} and {second} "
+                                 "of the same content. Take one out.")
     else:
         rng = np.random.RandomState(seed)
         for _, part in frame.groupby("label", sort=True):
             size = int(round(held_out_share * len(part)))
             frame.loc[rng.choice(part.index, size, replace=False), "split"] = "validation"
+        # Copies of a picture stay together, or the network would be judged by what it was trained on.
+        frame["split"] = frame.groupby(_contents(frame["path"]))["split"].transform("first")
     for split in ("train", "validation"):
         empty = [name for i, name in enumerate(names) if not ((frame.label == i) & (frame.split == split)).any()]
         if empty:
             raise InputError(f"expected at least five pictures of every class in {folder}, got too few of "
                              f"{', '.join(empty)}. Add pictures.")
     return frame
+
+
+def _contents(paths):
+    """For each file what only files of the same content share: only those of the same size are read."""
+    sizes = paths.map(lambda path: os.path.getsize(path) if os.path.isfile(path) else -1)
+    alike = (sizes > 0) & sizes.duplicated(keep=False)
+    return paths.where(~alike, paths.map(dict(zip(paths[alike], map(sha256, paths[alike])))))
 
 
 def _write(rows, images, names, uri):
@@ -120,12 +149,15 @@ def _list_images(folder):
     if not folder.is_dir():
         raise InputError(f"expected a folder of pictures at {folder}, got no such folder. Check the path.")
     inside = folder.resolve()
+    found, skipped = files_in(folder, IMAGE_SUFFIXES, deep=True)
     # A link that leads out of the folder is none of its pictures.
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
-                   and inside in p.resolve().parents)
+    paths = [p for p in found if inside in p.resolve().parents]
+    skipped = sorted(skipped + list(set(found) - set(paths)))
     if not paths:
         raise InputError(f"expected pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}, got none. Put them into one "
-                         "sub-folder for each class.")
+                         f"sub-folder for each class. {told(skipped, folder)}".strip())
+    if skipped:
+        print(told(skipped, folder))
     for path in paths:
         try:
             str(path).encode()
@@ -137,6 +169,10 @@ def _list_images(folder):
     if names and None in tops:
         raise InputError(f"expected every picture of {folder} in a sub-folder named after its class, got "
                          f"{paths[tops.index(None)].name} beside them. Move it.")
+    splits = [name for name in names if name.lower() in SPLITS]
+    if len(splits) > 1 or splits and splits == names:
+        raise InputError(f"expected one sub-folder for each class in {folder}, got {', '.join(splits)}. Give the "
+                         "folder to train on as --images and the one to validate on as --held-out-images.")
     # The six classes keep their own order, so that land cover pictures mean what land cover tiles mean.
     if set(names) == set(CLASS_NAMES):
         names = CLASS_NAMES

@@ -4,6 +4,7 @@ Whatever has a clear meaning as RGB is converted: grey, palette, CMYK and transp
 upper eight; the first frame of an animation counts. Every other picture is refused with a reason.
 """
 
+import contextlib
 import hashlib
 import io
 import struct
@@ -75,7 +76,7 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
     """Pixels (h, w, 3), uint8 RGB, of a picture, resized to ``size`` (height, width). A tile of a grid must have
     ``tile_px`` in square. A BadPicture tells why a picture can't be used.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
     if image is None:
         raise BadPicture("missing", "expected the bytes of a picture, got none: it was gone when the store was "
                                     "written. Bring it back and write the store again.")
@@ -96,6 +97,8 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, tile_px)
+                with contextlib.suppress(Exception):  # A camera's note that can't be read turns nothing.
+                    picture = ImageOps.exif_transpose(picture)
                 picture = _rgb(picture)
                 if size is not None and (picture.height, picture.width) != tuple(size):
                     picture = picture.resize((size[1], size[0]), Image.BILINEAR)

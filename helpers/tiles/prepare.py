@@ -18,6 +18,7 @@ from helpers.cluster import work
 from helpers.cluster.progress import progress
 from helpers.land import downloads, grid
 from helpers.land.labels import label
+from helpers.land.rasters import split_crs
 from helpers.land.scenes import cut_tiles, open_scenes, scene_order, with_tries
 from helpers.land.sources import LEAF_OFF, leaf_off as leaf_off_scenes
 from helpers.tiles import store
@@ -107,9 +108,10 @@ def _reads(scene):
 
 def _state(href):
     """Size and time of change of a file of this machine; None of one on a server, or of one that is gone."""
-    if downloads.is_remote(href) or not os.path.exists(href):
+    path = href if downloads.is_remote(href) else split_crs(href)[0]
+    if downloads.is_remote(href) or not os.path.exists(path):
         return None
-    found = os.stat(href)
+    found = os.stat(path)
     return [found.st_size, found.st_mtime_ns]
 
 

@@ -268,6 +268,28 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
     return frame if columns is None else frame[list(columns)]
 
 
+def batches(uri: str, tiles: pd.DataFrame, size: int = 32):
+    """Yield the pictures of some tiles (``county``, ``year``, ``tile_id``), a few at a time, as the files hold them.
+
+    Each batch is the rows of ``tiles``, as numbers from 0, and a frame of their ``tile_id`` and ``image``.
+    """
+    stored = {(part["county"], part["year"]): part for part in partitions(uri)}
+    wanted = tiles[["county", "year", "tile_id"]].assign(number=range(len(tiles)))
+    for key, part in wanted.groupby(["county", "year"], sort=False):
+        ids = pa.array(part["tile_id"].unique(), pa.string())
+        folder = partition_folder(uri, *key)
+        for name in _listed(uri, stored[key]) if key in stored else ():
+            system, path = filesystem(join(folder, name))
+            with work.damage_named(join(folder, name)), system.open(path, "rb") as opened:
+                file = pq.ParquetFile(opened)
+                groups = [group for group in range(file.num_row_groups) if pc.any(pc.is_in(
+                    file.read_row_group(group, ["tile_id"])["tile_id"].cast(pa.string()), value_set=ids)).as_py()]
+                for batch in file.iter_batches(size, groups, ["tile_id", "image"]) if groups else ():
+                    found = part.merge(batch.to_pandas(), on="tile_id")
+                    if len(found):
+                        yield found["number"].to_numpy(), found[["tile_id", "image"]]
+
+
 def pure(frame: pd.DataFrame, classes=CLASS_NAMES) -> pd.DataFrame:
     """The rows of a store that may train or validate a model: labelled, and pure. Each class must have some."""
     chosen = frame[frame["label"].notna() & (frame["purity"] >= PURE)]

@@ -168,7 +168,7 @@ for package in importlib.metadata.distributions():
 PYTHON
     keep=$part/lib/python3.10/site-packages/helpers
     mkdir -p "$keep"
-    tar -C "$code/helpers" --exclude=weights --exclude=pretraining --exclude=__pycache__ -cf - . | tar -x -C "$keep"
+    tar -C "$code/helpers" --exclude=weights --exclude=__pycache__ -cf - . | tar -x -C "$keep"
     # Compiled once here, not by each executor of each job; not for times of files, which unpacking may change.
     "$environment/bin/python" -W ignore -m compileall -q -q -j 0 --invalidation-mode unchecked-hash "$part/lib" || true
     tar -C "$part" --dereference -cf - . | gzip -1 > "$executors.part"

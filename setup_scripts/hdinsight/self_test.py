@@ -1,4 +1,4 @@
-"""Scores ten drawn tiles with the embedded AlexNet: a node's set-up tests itself with it.
+"""Scores ten drawn tiles with the embedded SqueezeNet: a node's set-up tests itself with it.
 
     python self_test.py head|worker|executor FOLDER
 
@@ -18,7 +18,7 @@ from helpers.model import bundle, engines
 from helpers.scoring.batch import score_images
 from helpers.tiles.pictures import encode
 
-PX = 224
+PX = 227
 
 
 def draw(folder):
@@ -30,24 +30,24 @@ def draw(folder):
                   "image": [encode(image) for image in pixels]}).to_parquet(folder / "tiles.parquet")
     with whole_folder(folder / "model") as part:
         network(part / "model.onnx")
-        bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "alexnet_small"},
+        bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "squeezenet"},
                              "input_px": [PX, PX]})
 
 
 def network(path):
-    """The embedded AlexNet, whose 256 features six random directions turn into probabilities."""
+    """The embedded SqueezeNet, whose 1,000 answers six random directions turn into probabilities."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     from helpers.model import backbones
-    model = onnx.load(str(Path(backbones.__file__).with_name("weights") / backbones.EMBEDDED["alexnet_small"]))
+    model = onnx.load(str(Path(backbones.__file__).with_name("weights") / backbones.EMBEDDED["squeezenet"]))
     graph = model.graph
     graph.node.insert(0, helper.make_node("Transpose", ["values"], [graph.input[0].name], perm=[0, 3, 1, 2]))
     graph.node.insert(0, helper.make_node("Cast", ["tiles"], ["values"], to=TensorProto.FLOAT))
-    graph.node.append(helper.make_node("MatMul", ["relu7", "directions"], ["logits"]))
-    graph.node.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
+    graph.node.append(helper.make_node("MatMul", ["logits", "directions"], ["directed"]))
+    graph.node.append(helper.make_node("Softmax", ["directed"], ["probabilities"], axis=1))
     graph.initializer.append(numpy_helper.from_array(
-        np.random.default_rng(0).normal(0, 0.1, (256, 6)).astype(np.float32), "directions"))
+        np.random.default_rng(0).normal(0, 0.1, (1000, 6)).astype(np.float32), "directions"))
     del graph.input[:], graph.output[:]
     graph.input.append(helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", PX, PX, 3]))
     graph.output.append(helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 6]))

@@ -2,9 +2,14 @@
 
     counties    the five counties: where they lie, size, years
     textures    how land looks from the air: swatches and palettes
-    landscape   what covers each county, in 2010 and in 2016
+    lattice     columns and rows of cells, for fields and blocks
+    landscape   what truly covers each county, in 2010 and in 2016
+    looks       how each region of a county looks in a year
+    objects     what stands on it: houses, roads, trees
     painting    a county in a year, painted at 1 m
-    scenes      sensors, scenes, label rasters, truth
+    scenes      sensors, weather, scenes
+    labels      label rasters, wrong as often as NLCD's are
+    truth       what is newly developed, whatever the labels say
     units       what is drawn side by side, and what is drawn already
     catalogue   the static STAC catalogue
 """

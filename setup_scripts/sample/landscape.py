@@ -1,9 +1,10 @@
 """The layout of a sample county: what covers the ground, in 2010 and in 2016.
 
-Positions here are metres east and south of the upper left corner of the county's frame. Nature (woods, scrub,
-grass, bare ground, water) follows smooth noise; fields and town blocks fill the cells of lattices, one lattice for
-each district, turned and bent in its own way. Everything has a *region*: an index into the tables that say how it
-looks and which NLCD code it carries.
+Positions here are metres east and south of the upper left corner of the county's frame. Six noise fields compete for
+the land. Where trees, bushes, grass and bare ground compete, their covers pass into each other over hundreds of
+metres, as on real land, and the true class is that with the highest field. Fields and town blocks fill the cells of
+lattices, one lattice for each district. Everything has a *region*: an index into the tables that say how it looks and
+which NLCD code it truly carries.
 """
 
 from collections import namedtuple
@@ -12,97 +13,36 @@ import numpy as np
 import shapely
 from scipy import ndimage
 
+from sample.lattice import Lattice
 from sample.textures import noise
 from helpers.land.grid import TILE_M
 
 LOW_M = 8                     # pixel of the coarse layout
 TILE_LOW = int(TILE_M) // LOW_M
 STANDS = 20                   # looks that one kind of nature may have in a county
-NATURE = ("barren", "forest", "shrub", "herb", "marsh", "water", "mud", "cleared", "quarry")
-BARREN, FOREST, SHRUB, HERB, MARSH, WATER, MUD, CLEARED, QUARRY = range(len(NATURE))
+NATURE = ("barren", "forest", "shrub", "herb", "water", "cleared", "quarry")
+BARREN, FOREST, SHRUB, HERB, WATER, CLEARED, QUARRY = range(len(NATURE))
+VEGETATED = 4 * STANDS        # below it are the regions whose looks covers mix
 VERGE, ROAD, STREET = (len(NATURE) * STANDS + i for i in range(3))
 FIRST_CELL = STREET + 1
-NATURAL, FIELD, TOWN = range(3)
+NATURAL, CROPS, PASTURE, RANGE, SITE, TOWN = range(6)
 TOWN_KINDS = ("park", "large_lots", "houses", "dense", "commerce")
 # Field name -> class_id of the six noise fields that compete for the land.
 _CLASSES = 6
 _CULTIVATED, _DEVELOPED = 3, 5
 _NATURE_OF_CLASS = {0: BARREN, 1: FOREST, 2: SHRUB, 4: HERB}
-# Ground with a look of its own: polygon (n, 2) in metres, kind "pivot" (a field) or "single" (a property), and the
-# first year that shows it.
-Patch = namedtuple("Patch", "polygon kind year")
-
-
-class Lattice:
-    """Columns and rows of cells of one district, at an angle, gently bent."""
-
-    def __init__(self, rng, angle, size_m, fields):
-        self.cos, self.sin = float(np.cos(angle)), float(np.sin(angle))
-        self.origin = size_m * 1.05 + 200
-        length = int(2.1 * self.origin)
-        v = np.arange(length)
-        bend = rng.uniform(20, 45) * np.sin(v / rng.uniform(400, 700) + rng.uniform(0, 6))
-        self.bend = bend.astype(np.float32)
-        self.columns = self._cuts(rng, fields, length)
-        self.rows = [self._cuts(rng, (fields[0] * 1.15, fields[1] * 1.3), length) for _ in range(8)]
-        self.column_of, self.column_edge = self._tables(self.columns, length)
-        tables = [self._tables(rows, length) for rows in self.rows]
-        self.row_of = np.array([t[0] for t in tables])
-        self.row_edge = np.array([t[1] for t in tables])
-        roads = self.columns[int(rng.integers(2, 5))::int(rng.integers(4, 6))]
-        self.road_edge = np.abs(np.arange(length)[:, None] + 0.5 - roads[None]).min(axis=1).astype(np.float32)
-        self.row_limit = max(len(rows) for rows in self.rows)
-
-    @staticmethod
-    def _cuts(rng, widths, length):
-        cuts = np.cumsum(rng.uniform(*widths, int(length / widths[0]) + 1))
-        return cuts[cuts < length - 1].astype(int)
-
-    @staticmethod
-    def _tables(cuts, length):
-        at = np.arange(length)
-        index = np.searchsorted(cuts, at, side="right")
-        padded = np.concatenate([[-9999], cuts, [length + 9999]])
-        edge = np.minimum(at + 0.5 - padded[index], padded[index + 1] - at - 0.5)
-        return index.astype(np.int16), np.minimum(edge, 3000).astype(np.float32)
-
-    def to_cell(self, x, y):
-        """Lattice coordinates (u along rows, v along columns) of positions."""
-        v = y * self.cos - x * self.sin + np.float32(self.origin)
-        u = x * self.cos + y * self.sin + np.float32(self.origin) + self.bend[v.astype(np.int32)]
-        return u, v
-
-    def to_map(self, u, v):
-        """Positions of lattice coordinates; undoes ``to_cell``."""
-        u, v = np.asarray(u, float), np.asarray(v, float)
-        ru = u - self.bend[v.astype(int)] - self.origin
-        rv = v - self.origin
-        return np.stack([ru * self.cos - rv * self.sin, ru * self.sin + rv * self.cos], axis=-1)
-
-    def keys(self, u, v):
-        """Column and row of lattice coordinates as one number, and the distance (m) to the nearest cut."""
-        iu, iv = u.astype(np.int32), v.astype(np.int32)
-        column = self.column_of[iu]
-        variant = column & 7
-        row = self.row_of[variant, iv]
-        edge = np.minimum(self.column_edge[iu], self.row_edge[variant, iv])
-        return column.astype(np.int32) * self.row_limit + row, edge
-
-    def cell_bounds(self, key):
-        """``(u0, v0, u1, v1)`` of a cell."""
-        column, row = divmod(int(key), self.row_limit)
-        rows = self.rows[column & 7]
-        ends = [(cuts[i - 1] if i else 0, cuts[i] if i < len(cuts) else cuts[-1] + 200)
-                for cuts, i in ((self.columns, column), (rows, row))]
-        return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+# How far covers pass into each other: the difference of two fields, in deviations, at which one has e times as much.
+_BLEND = 0.31
+# A single property: polygon (4, 2) in metres, and the first year that shows it.
+Patch = namedtuple("Patch", "polygon year")
 
 
 class Landscape:
     """The layout of one county.
 
-    ``nature`` has the natural regions on the coarse grid by year. ``cells`` has arrays with a value for each cell:
-    ``district``, ``key``, ``style``, and ``kind`` (NATURAL, FIELD, TOWN) by year. ``boundary`` is in metres of the
-    frame.
+    ``nature`` has the natural regions on the coarse grid by year, ``covers`` the cover of trees, bushes and grass there
+    (0 to 255, packed in one number). ``cells`` has arrays with a value for each cell: ``district``, ``key``, ``style``,
+    and ``kind`` (NATURAL ... TOWN) by year. ``boundary`` is in metres of the frame.
     """
 
     def __init__(self, seed, county):
@@ -113,6 +53,7 @@ class Landscape:
         self._lay_lattices()
         self._lay_boundary()
         self._lay_classes()
+        self._lay_farms()
         self._lay_town_styles()
         self._lay_changes()
         self._lay_patches()
@@ -132,7 +73,7 @@ class Landscape:
         centre = np.array([self.width, self.height]) / 2
         self.sites = (centre + np.stack([np.cos(around), np.sin(around)], 1) * centre * 0.6
                       + rng.uniform(-300, 300, (count, 2))).astype(np.float32)
-        y, x = (np.indices(self.shape, dtype=np.float32) + 0.5) * LOW_M
+        y, x = self._middles()
         self.low_district = self.district(x, y)
         key = np.zeros(self.shape, np.int64)
         for d, lattice in enumerate(self.lattices):
@@ -145,16 +86,13 @@ class Landscape:
         self.cells["y"] = np.bincount(self.low_cell.ravel(), y.ravel()) / area
         self.cells["area"] = area * LOW_M ** 2
 
+    def _middles(self):
+        """Positions of the coarse pixels: y and x."""
+        return (np.indices(self.shape, dtype=np.float32) + 0.5) * LOW_M
+
     def district(self, x, y):
         """Index of the district that holds positions: that with the nearest site."""
-        best = np.zeros(np.broadcast(x, y).shape, np.int8)
-        nearest = (x - self.sites[0, 0]) ** 2 + (y - self.sites[0, 1]) ** 2
-        for d in range(1, len(self.sites)):
-            distance = (x - self.sites[d, 0]) ** 2 + (y - self.sites[d, 1]) ** 2
-            closer = distance < nearest
-            best[closer] = d
-            nearest = np.minimum(nearest, distance)
-        return best
+        return np.argmin([(x - at_x) ** 2 + (y - at_y) ** 2 for at_x, at_y in self.sites], axis=0).astype(np.int8)
 
     def _lay_boundary(self):
         """Three sides that wander, and one that follows a river."""
@@ -196,27 +134,39 @@ class Landscape:
             means = np.stack([ndimage.mean(f, self.low_cell, np.arange(len(self.cells["key"]))) for f in fields])
             fewest, bias = self._balance(fields, means)
             if fewest > best[0]:
-                best = fewest, bias, fields, means, self.lakes, self.low_water
+                best = fewest, bias, fields, means, self.low_water
             if fewest >= self.county.target:
                 break
-        _, bias, fields, means, self.lakes, self.low_water = best
-        kind = self._kinds(means + bias[:, None])
+        _, bias, fields, means, self.low_water = best
+        self._cell_fields = means + bias[:, None]
+        kind = self._kinds(self._cell_fields)
         self.cells["kind"] = {2010: kind, 2016: kind.copy()}
-        biased = means + bias[:, None]
-        self._town_field = biased[_DEVELOPED] - np.delete(biased, _DEVELOPED, 0).max(axis=0)
-        natural = np.argmax((fields + bias[:, None, None])[list(_NATURE_OF_CLASS)], axis=0)
-        nature = np.array(list(_NATURE_OF_CLASS.values()))[natural].astype(np.int16)
-        wet = noise(rng, self.shape, 60, 1.8, 6)
-        near = ndimage.distance_transform_edt(~self.low_water) * LOW_M
-        nature[(near < 40 + 35 * wet) & (nature == HERB)] = MARSH
-        nature[(near < 22 + 10 * wet) & (nature != FOREST)] = MUD
+        natural = (fields + bias[:, None, None])[list(_NATURE_OF_CLASS)]
+        nature = np.array(list(_NATURE_OF_CLASS.values()))[natural.argmax(axis=0)].astype(np.int16)
         nature[self.low_water] = WATER
+        self._lay_covers(natural)
         # Stands: five more noise fields compete for looks, and one makes each look a little lighter or darker.
         look = np.argmax([noise(rng, self.shape, 1400 / LOW_M, 2.4, 5) for _ in range(5)], axis=0)
         light = noise(rng, self.shape, 900 / LOW_M, 2.0, 5)
         stand = look * 4 + np.digitize(light, np.quantile(light, [0.25, 0.5, 0.75]))
         self.low_stand = stand.astype(np.int16)
         self.low_nature = {2010: nature, 2016: nature.copy()}
+
+    def _lay_covers(self, natural):
+        """Covers of trees, bushes and grass, from the four fields: each has most where its field is highest."""
+        rng = self.rng
+        # What a place really bears differs from what its class lets one expect.
+        luck = np.stack([noise(rng, self.shape, 700 / LOW_M, 1.8, 4) for _ in range(4)])
+        power = np.exp((natural + 0.18 * luck) / _BLEND)
+        bare, trees, bushes, grass = power / power.sum(axis=0)
+        shares = np.stack([trees ** 1.5, 0.85 * bushes + 0.25 * trees * (1 - trees),
+                           grass / (grass + bare + 1e-6)])
+        shares[2] = 0.5 + 0.5 * np.tanh(3 * (shares[2] - 0.5)) / np.tanh(1.5)
+        packed = {}
+        for year, dry in ((2010, 1.0), (2016, 0.9)):
+            levels = np.clip(shares * np.array([1, 1, dry])[:, None, None] * 255, 0, 254).astype(np.uint32)
+            packed[year] = levels[0] | levels[1] << 8 | levels[2] << 16
+        self.covers = packed
 
     def _balance(self, fields, means):
         """The fewest pure tiles of any class, and what to add to each field for it."""
@@ -235,21 +185,20 @@ class Landscape:
         return best
 
     def _lay_water(self, rng):
-        y, x = (np.indices(self.shape) + 0.5) * LOW_M
+        y, x = self._middles()
         inside = shapely.contains_xy(self.river.buffer(rng.uniform(17, 26)), x, y)
-        self.lakes = np.full(self.shape, np.inf, np.float32)
+        self.low_water = inside
         ragged = noise(rng, self.shape, 40, 2.0, 4)
         for _ in range(2 if self.width < 5000 else 4):
             cx, cy = rng.uniform(0.12, 0.85) * self.width, rng.uniform(0.12, 0.88) * self.height
             radius = rng.uniform(70, 190)
             ax, ay = rng.uniform(0.7, 1.4, 2)
-            self.lakes = np.minimum(self.lakes, np.hypot((x - cx) * ax, (y - cy) * ay) / radius + 0.22 * ragged)
-        self.low_water = inside | (self.lakes < 1)
+            self.low_water = self.low_water | (np.hypot((x - cx) * ax, (y - cy) * ay) / radius + 0.22 * ragged < 1)
 
     @staticmethod
     def _kinds(means):
         winner = means.argmax(axis=0)
-        kind = np.where(winner == _DEVELOPED, TOWN, np.where(winner == _CULTIVATED, FIELD, NATURAL))
+        kind = np.where(winner == _DEVELOPED, TOWN, np.where(winner == _CULTIVATED, CROPS, NATURAL))
         return kind.astype(np.int8)
 
     @staticmethod
@@ -257,7 +206,7 @@ class Landscape:
         """Class of each pixel, -1 for water."""
         nature = list(_NATURE_OF_CLASS)
         natural = np.array(nature)[fields[nature].argmax(axis=0)]
-        classes = np.where(kind == FIELD, _CULTIVATED, np.where(kind == TOWN, _DEVELOPED, natural))
+        classes = np.where(kind == CROPS, _CULTIVATED, np.where(kind == TOWN, _DEVELOPED, natural))
         return np.where(water, -1, classes)
 
     def pure_tiles(self, classes):
@@ -270,51 +219,68 @@ class Landscape:
                          & self.in_county).sum()
         return counts
 
+    def _lay_farms(self):
+        """Pasture, which is cultivated, and fenced range, which is grassland, on both sides of where one ends."""
+        rng, kind = self.rng, self.cells["kind"]
+        barren, forest, shrub, cultivated, grass, developed = self._cell_fields
+        water = ndimage.maximum(self.low_water, self.low_cell, np.arange(len(grass)))
+        margin = cultivated - grass
+        pasture = (kind[2010] == CROPS) & (rng.random(grass.size) < 0.15 + 0.65 / (1 + np.exp((margin - 0.5) / 0.15)))
+        fenced = ((kind[2010] == NATURAL) & (grass > np.max([barren, forest, shrub], axis=0) + 0.25) & (water == 0)
+                  & (rng.random(grass.size) < 0.2 + 0.6 / (1 + np.exp((-margin - 0.6) / 0.15))))
+        for year in kind:
+            kind[year][pasture], kind[year][fenced] = PASTURE, RANGE
+
     # ---- towns
 
     def _lay_town_styles(self):
         """What stands on each town cell: the further inside a town, the denser."""
-        rng = self.rng
-        rank = self._town_field + rng.normal(0, 0.22, len(self._town_field))
+        rng, fields = self.rng, self._cell_fields
+        rank = fields[_DEVELOPED] - np.delete(fields, _DEVELOPED, 0).max(axis=0)
+        rank = rank + rng.normal(0, 0.22, len(rank))
         style = np.digitize(rank, [0.3, 0.75, 1.1])
         style = np.where((style >= 2) & (rng.random(style.size) < 0.33), 3, np.minimum(style, 2))
-        style = np.where(rng.random(style.size) < 0.06, -1, style) + 1
+        style = np.where(rng.random(style.size) < 0.08, -1, style) + 1
         self.cells["style"] = style.astype(np.int8)
         self.cells["built"] = np.full(style.size, 1990)
 
     # ---- what is new in 2016
 
     def _lay_changes(self):
+        """Subdivisions, some of them building sites before; sites that nobody has built on; cuts and pits."""
         rng, county = self.rng, self.county
-        cells, kind = self.cells, self.cells["kind"][2016]
+        cells, kinds = self.cells, self.cells["kind"]
         self.subdivisions = []
-        water = ndimage.maximum(self.low_water, self.low_cell, np.arange(len(kind)))
+        water = ndimage.maximum(self.low_water, self.low_cell, np.arange(len(cells["x"])))
         inside = shapely.contains_xy(self.boundary.buffer(-150), cells["x"], cells["y"])
-        free = (kind != TOWN) & (water == 0) & inside & (cells["area"] > 0.6 * np.median(cells["area"]))
-        for _ in range(county.developments[1]):
+        free = (kinds[2010] != TOWN) & (water == 0) & inside & (cells["area"] > 0.6 * np.median(cells["area"]))
+        for i in range(3 * county.developments[1]):
             choice = np.flatnonzero(free)
             if not len(choice):
                 break
             start = rng.choice(choice)
             distance = np.hypot(cells["x"] - cells["x"][start], cells["y"] - cells["y"][start])
-            near = choice[np.argsort(distance[choice])][:int(rng.integers(4, 8))]
+            near = choice[np.argsort(distance[choice])][:int(rng.integers(4, 8) if i % 3 == 0 else rng.integers(1, 4))]
             near = near[distance[near] < 700]
-            kind[near] = TOWN
-            cells["style"][near] = rng.choice([1, 2, 2, 3]) if rng.random() < 0.85 else 4
-            cells["built"][near] = 2014
-            self.subdivisions.append(near)
-            free &= distance > 900
-        nature = self.low_nature[2016]
-        y, x = (np.indices(self.shape) + 0.5) * LOW_M
-        # A drought: lakes fall, and the smallest is dry.
-        reach = rng.uniform(0.72, 0.82)
-        low = (self.lakes > reach) & (self.lakes < 1) & (self.low_nature[2010] == WATER)
-        nature[low] = MUD
-        labels, count = ndimage.label(self.lakes < 1)
-        if count > 1:
-            sizes = ndimage.sum(labels > 0, labels, np.arange(1, count + 1))
-            nature[(labels == 1 + int(np.argmin(sizes))) & (self.lakes < 1)] = MUD
-        # Clearcuts in the woods, and a pit that grows into other land.
+            if i % 3 == 0:
+                kinds[2016][near] = TOWN
+                cells["style"][near] = rng.choice([1, 2, 2, 3]) if rng.random() < 0.85 else 4
+                cells["built"][near] = 2014
+                self.subdivisions.append(near)
+                if rng.random() < 0.3:
+                    kinds[2010][near] = SITE
+            else:
+                kinds[2016][near] = SITE
+                if i % 3 == 2:
+                    kinds[2010][near] = SITE
+            free &= distance > (900 if i % 3 == 0 else 500)
+        self._cut_and_dig()
+        self.nature = {year: (n * STANDS + self.low_stand).astype(np.int16) for year, n in self.low_nature.items()}
+
+    def _cut_and_dig(self):
+        """Clearcuts in the woods, and a pit that grows into other land."""
+        rng, nature = self.rng, self.low_nature[2016]
+        y, x = self._middles()
         cuts = max(2, int(self.in_county.sum() / 110))
         wood = np.argwhere(self.low_nature[2010] == FOREST)
         for _ in range(cuts):
@@ -328,22 +294,12 @@ class Landscape:
             cy, cx = (open_land[rng.integers(len(open_land))] + 0.5) * LOW_M
             pit = np.hypot(x - cx, y - cy) < rng.uniform(110, 190)
             nature[pit & ((nature == SHRUB) | (nature == HERB))] = QUARRY
-        self.nature = {year: (n * STANDS + self.low_stand).astype(np.int16) for year, n in self.low_nature.items()}
 
-    # ---- patches: pivots and single properties
+    # ---- single properties
 
     def _lay_patches(self):
         rng = self.rng
         self.patches = []
-        kind = self.cells["kind"]
-        for cell in np.flatnonzero(kind[2010] == FIELD):
-            u0, v0, u1, v1 = self.bounds_of(cell)
-            if min(u1 - u0, v1 - v0) > 150 and rng.random() < 0.07 and kind[2016][cell] == FIELD:
-                t = np.linspace(0, 2 * np.pi, 60)
-                radius = min(u1 - u0, v1 - v0) / 2 - 8
-                circle = self.lattices[self.cells["district"][cell]].to_map(
-                    (u0 + u1) / 2 + radius * np.cos(t), (v0 + v1) / 2 + radius * np.sin(t))
-                self.patches.append(Patch(circle, "pivot", 2010))
         new = self.county.developments[0]
         tiles = np.argwhere(self.in_county)
         rng.shuffle(tiles)
@@ -371,11 +327,12 @@ class Landscape:
             return None
         r0, c0 = (polygon.min(axis=0)[::-1] // LOW_M).astype(int)
         r1, c1 = (polygon.max(axis=0)[::-1] // LOW_M).astype(int) + 1
-        cell = self.cells["kind"][2016][self.low_cell[r0:r1, c0:c1]]
+        around = self.low_cell[r0:r1, c0:c1]
+        cell = np.concatenate([self.cells["kind"][y][around].ravel() for y in (2010, 2016)])
         nature = np.concatenate([self.low_nature[y][r0:r1, c0:c1].ravel() for y in (2010, 2016)])
-        if (cell == TOWN).any() or np.isin(nature, (WATER, MUD, CLEARED, QUARRY)).any():
+        if (cell >= SITE).any() or np.isin(nature, (WATER, CLEARED, QUARRY)).any():
             return None
-        return Patch(polygon, "single", year)
+        return Patch(polygon, year)
 
     def bounds_of(self, cell):
         """``(u0, v0, u1, v1)`` of a cell in its lattice."""

@@ -38,8 +38,11 @@ def noise(rng, shape, wavelength, slope=2.0, shortest=2.0) -> np.ndarray:
 
 # ---- heights and light
 
-def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
-    """Heights (m) and tints of crowns on a torus of half the swatch's side; they stand where ``cover`` is above 0."""
+def _domes(rng, spacing, radii, power=2.0, jitter=0.5, rows=False):
+    """Crowns on a torus of half the swatch's side: heights (m), tints, and ranks from 0 to 254.
+
+    A crown stands where the cover of trees or bushes is above its rank. The higher a crown, the lower its rank.
+    """
     size = SIZE // 2
     steps = 2 * round(size / spacing / 2)
     grid = (np.indices((steps, steps)) + 0.5) * size / steps
@@ -47,16 +50,15 @@ def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
         grid[1] += (np.arange(steps) % 2 * size / steps / 2)[:, None]
     y, x = (grid + rng.uniform(-jitter, jitter, grid.shape) * size / steps).reshape(2, -1) % size
     radius = rng.uniform(*radii, x.size)
-    if cover is not None:
-        keep = cover[y.astype(int), x.astype(int)] > rng.normal(0, 0.25, x.size)
-        y, x, radius = y[keep], x[keep], radius[keep]
+    # Crowns stand in clumps: neighbours have ranks that are alike.
+    clump = noise(rng, (size, size), 90, 1.4)[y.astype(int), x.astype(int)] + rng.normal(0, 0.9, x.size)
+    rank = np.zeros(x.size) if rows else clump.argsort().argsort() * (254 / x.size)
     reach = int(np.ceil(radii[1])) + 1
     pad = reach + 1
     height = np.zeros((size + 2 * pad, size + 2 * pad), np.float32)
-    owner = np.zeros(height.shape, np.uint8)
+    owner = np.zeros(height.shape, np.int32)
     ring = np.arange(-reach, reach + 1, dtype=np.float32)
-    tint = rng.integers(0, TINTS, x.size)
-    tall = rng.uniform(1.3, 2.3, x.size)
+    tall = 2.3 - rank / 254
     squeeze = rng.uniform(0.85, 1.18, x.size)
     for i in range(x.size):
         cy, cx = int(y[i]), int(x[i])
@@ -66,56 +68,42 @@ def _domes(rng, spacing, radii, power=2.0, cover=None, jitter=0.5, rows=False):
         view = slice(cy + pad - reach, cy + pad + reach + 1), slice(cx + pad - reach, cx + pad + reach + 1)
         above = dome > height[view]
         height[view][above] = dome[above]
-        owner[view][above] = tint[i]
+        owner[view][above] = i
     # Fold what stands over the edges back to the other side.
     for axis in (0, 1):
         height, owner = np.moveaxis(height, axis, 0), np.moveaxis(owner, axis, 0)
         for inner, outer in ((slice(size, size + pad), slice(0, pad)), (slice(pad, 2 * pad), slice(-pad, None))):
             above = height[outer] > height[inner]
             height[inner][above], owner[inner][above] = height[outer][above], owner[outer][above]
-        height = np.moveaxis(height[pad:-pad], 0, axis)
-        owner = np.moveaxis(owner[pad:-pad], 0, axis)
-    return np.ascontiguousarray(height), np.tile(owner, (2, 2))
+        height, owner = (np.moveaxis(a[pad:-pad], 0, axis) for a in (height, owner))
+    ranks = np.where(height > 0.05, rank[owner], 255).astype(np.uint8)
+    return np.ascontiguousarray(height), rng.integers(0, TINTS, x.size)[owner].astype(np.uint16), ranks
 
 
-def _light(height, sun, reach=12):
-    """Lambertian light (0 to 1) on a surface of heights (m), and a mask of shadows up to ``reach`` m long."""
+def _light(height, sun):
+    """Lambertian light (0 to 1) on a surface of heights (m)."""
     azimuth, elevation = sun
     east, north = np.sin(azimuth) * np.cos(elevation), np.cos(azimuth) * np.cos(elevation)
     gy, gx = ((np.roll(height, -1, axis) - np.roll(height, 1, axis)) / 2 for axis in (0, 1))
     light = (-gx * east + gy * north + np.sin(elevation)) / np.sqrt(1 + gx ** 2 + gy ** 2)
-    shadow = np.zeros(height.shape, bool)
+    return np.clip(light, 0, 1)
+
+
+def _shadows(height, ranks, sun, reach=12):
+    """Ranks of what throws a shadow up to ``reach`` m long, the lowest of each pixel; 255 where nothing does."""
+    azimuth, elevation = sun
+    found = np.full(height.shape, 255, np.uint8)
     for step in range(1, reach + 1):
-        dx, dy = step * np.sin(azimuth), -step * np.cos(azimuth)
-        blocker = np.roll(height, (-round(dy), -round(dx)), (0, 1))
-        shadow |= blocker > height + step * np.tan(elevation)
-    return np.clip(light, 0, 1), shadow
+        shift = -round(-step * np.cos(azimuth)), -round(step * np.sin(azimuth))
+        blocked = np.roll(height, shift, (0, 1)) > height + step * np.tan(elevation)
+        found = np.where(blocked, np.minimum(found, np.roll(ranks, shift, (0, 1))), found)
+    return found
 
 
 def _stretch(values, low, high):
     """Values brought so that their 2nd and 98th percentiles are ``low`` and ``high``."""
     a, b = np.percentile(values[::7, ::7], (2, 98))
     return low + (values - a) * ((high - low) / max(b - a, 1e-6))
-
-
-def _canopy(crowns, sun, grain, floor):
-    """Shade and tint of crowns over a floor."""
-    height, owner = crowns
-    (light, shadow), height = _light(height, sun), np.tile(height, (2, 2))
-    light, shadow = np.tile(light, (2, 2)), np.tile(shadow, (2, 2))
-    shade = np.where(height > 0.05, _stretch(light, 0.3, 0.95), floor)
-    shade = np.where(shadow, shade * 0.35, shade) + 0.05 * grain
-    return shade, owner
-
-
-def _scrub(crowns, sun, grain, soil):
-    """Shade and tint of bushes, dark, over a light soil with a texture of its own (-1 to 1)."""
-    height, owner = crowns
-    light, shadow = (np.tile(a, (2, 2)) for a in _light(height, sun))
-    bush = np.tile(height, (2, 2)) > 0.05
-    shade = np.where(bush, _stretch(light, 0.05, 0.42), 0.78 + 0.11 * soil)
-    shade = np.where(shadow & ~bush, shade * 0.45, shade) + 0.03 * grain
-    return shade, owner
 
 
 def _rows(rng, period, width, wobble, noise_amount, gaps=0.0):
@@ -132,117 +120,68 @@ def _rows(rng, period, width, wobble, noise_amount, gaps=0.0):
     return shade + noise_amount * noise(rng, (SIZE, SIZE), 40, 1.1) + 0.05 * passes
 
 
-def _stripes(rng, widths, soft=0.1):
-    """Random stripes along the first axis: values -1 to 1 for each column of the swatch."""
-    edges, values = [0], []
-    while edges[-1] < SIZE:
-        edges.append(edges[-1] + int(rng.integers(*widths)))
-        values.append(rng.uniform(-1, 1))
-    return np.repeat(values, np.diff(edges))[:SIZE][None] * np.ones((SIZE, 1)) * (1 - soft)
-
-
 class Swatches:
     """All textures of one world: crowns and bushes are placed once, and ``lit`` shades them for a sun."""
 
-    NAMES = ("broadleaf", "conifer", "mixed", "swamp", "young", "scrub_sparse", "scrub_dense", "scrub_large",
-             "rows_fine", "rows_broad", "tilled", "hay", "orchard", "strips",
-             "meadow", "tussock", "marsh", "dunes", "rock", "badland", "gravel", "lawn", "paved", "water", "cleared")
+    CROWNS = {"bushes": (4.2, (0.8, 1.7)), "scrub": (6.4, (1.4, 3.2)), "young": (4.6, (1.5, 2.6)),
+              "conifer": (4.4, (1.9, 3.4), 1.2), "broadleaf": (6.6, (3.0, 6.2)),
+              "orchard": (SIZE / 146, (2.2, 2.9), 2.0, 0.05, True)}
+    NAMES = (*CROWNS, "rows", "broad_rows", "tilled", "hay", "meadow", "tussock", "sand", "rock", "paved", "water")
     INDEX = {name: i for i, name in enumerate(NAMES)}
 
     def __init__(self, seed):
-        self.seed = seed
         rng = np.random.default_rng([seed, 11])
-        n = (SIZE // 2, SIZE // 2)
-        clump = noise(rng, n, 160, 1.6)
-        self._crowns = {
-            "broadleaf": _domes(rng, 6.6, (3.2, 6.2)),
-            "conifer": _domes(rng, 4.2, (1.9, 3.4), power=1.2),
-            "mixed": _domes(rng, 5.4, (1.9, 5.6), power=1.7),
-            "swamp": _domes(rng, 6.4, (2.0, 4.8), cover=clump + 0.9),
-            "young": _domes(rng, 4.4, (1.4, 2.4), cover=clump + 1.1, jitter=0.42),
-            "scrub_sparse": _domes(rng, 9.5, (1.2, 3.0), cover=noise(rng, n, 90, 1.4) + 0.9),
-            "scrub_dense": _domes(rng, 5.6, (1.1, 2.6), cover=noise(rng, n, 120, 1.5) + 0.6),
-            "scrub_large": _domes(rng, 12.5, (1.4, 4.8), cover=noise(rng, n, 110, 1.5) + 0.9),
-            "orchard": _domes(rng, SIZE / 146, (2.2, 2.9), jitter=0.05, rows=True),
-        }
-        self._lay_surfaces()
+        self._crowns = {name: _domes(rng, *how) for name, how in self.CROWNS.items()}
+        self._lay_surfaces(np.random.default_rng([seed, 12]))
 
-    def _lay_surfaces(self):
+    def _lay_surfaces(self, rng):
         """What doesn't depend on the sun: fields, grass, water, and the heights of bare ground."""
-        rng = np.random.default_rng([self.seed, 12])
         n = (SIZE, SIZE)
         # A little grain, soft as through a lens: it makes ground look like ground, and files large.
-        self._grain = grain = 0.6 * noise(rng, n, 6, 0.3)
-        self._soft, self._rough, broad = noise(rng, n, 120, 1.7), noise(rng, n, 24, 1.1), noise(rng, n, 300, 2.0)
-        soft, rough = self._soft, self._rough
+        self._grain = grain = 0.52 * noise(rng, n, 6, 0.3)
+        soft, rough, broad = noise(rng, n, 120, 1.7), noise(rng, n, 24, 1.1), noise(rng, n, 300, 2.0)
         self._flat = out = {}
-        out["rows_fine"] = _rows(rng, 3.4, 0.5, 1.2, 0.07, 0.35)
-        out["rows_broad"] = _rows(rng, 7.0, 0.42, 1.8, 0.08, 0.35)
-        out["hay"] = _rows(rng, 12.0, 0.22, 4.0, 0.08, 0.5)
-        tramline = (np.arange(SIZE) % 22 < 2) | ((np.arange(SIZE) + 5) % 22 < 2)
-        out["tilled"] = (0.5 + 0.13 * soft + 0.09 * _stripes(rng, (4, 16)) + 0.03 * grain
-                         + 0.14 * _stripes(rng, (2, 4)) - 0.16 * tramline[None])
-        out["strips"] = (_rows(rng, 4.0, 0.5, 1.5, 0.05) * 0.35 + 0.33 + 0.36 * _stripes(rng, (14, 40))
-                         + 0.03 * grain)
-        # Grass: mottles without direction, no lines.
+        out["rows"] = _rows(rng, 3.4, 0.5, 1.2, 0.07, 0.35)
+        out["broad_rows"] = _rows(rng, 7.0, 0.42, 1.8, 0.08, 0.35)
+        # Lines in hay and on tilled ground are faint: both may look like meadow and bare ground.
+        out["hay"] = 0.3 * _rows(rng, 12.0, 0.22, 4.0, 0.08, 0.5) + 0.35 + 0.13 * soft + 0.07 * rough + 0.05 * grain
+        strips = np.repeat(rng.uniform(-1, 1, SIZE // 8), 8)[None]
+        out["tilled"] = 0.5 + 0.13 * soft + 0.07 * strips + 0.05 * rough + 0.05 * grain
         out["meadow"] = 0.5 + 0.15 * soft + 0.08 * rough + 0.05 * grain + 0.06 * broad
         out["tussock"] = 0.5 + 0.10 * noise(rng, n, 9, 0.6) + 0.12 * soft + 0.06 * grain
-        pools = np.clip((noise(rng, n, 60, 1.5) - 0.8) * 3, 0, 1)
-        out["marsh"] = 0.55 + 0.14 * noise(rng, n, 70, 1.3) - 0.42 * pools + 0.05 * grain
-        out["lawn"] = 0.5 + 0.12 * rough + 0.1 * soft + 0.05 * grain
         out["paved"] = 0.5 + 0.06 * soft + 0.04 * grain + 0.06 * rough
         out["water"] = 0.45 + 0.1 * broad + 0.03 * grain
-        # Bare ground: dunes, gullies, cracked rock, the terraces of a pit.
-        terraces = np.floor(noise(rng, n, 420, 2.6, 30) * 3.2 + 0.15 * soft)
-        self._heights = {
-            "dunes": self._dunes(rng),
-            "badland": -np.abs(noise(rng, n, 170, 2.3, 5)) * 14 - 2.0 * np.abs(noise(rng, n, 60, 2.2, 6)),
-            "rock": (noise(rng, n, 90, 1.6, 3) * 5 + 2.5 * np.floor(1.5 * noise(rng, n, 70, 2.0, 5))
-                     - 3.0 * np.exp(-(noise(rng, n, 80, 1.9, 4) / 0.05) ** 2)),
-            "gravel": terraces.astype(np.float32) * 2.5}
-        out["gravel"] = 0.55 + 0.07 * ((terraces * 37) % 5 - 2) + 0.05 * rough + 0.04 * grain
-        out["cleared"] = 0.12 * _stripes(rng, (3, 9)) + 0.1 * rough + 0.1
-        self._tint = {name: np.clip((field + 2) * TINTS / 4, 0, TINTS - 1).astype(np.uint16) * SHADES
-                      for name, field in (("soft", soft), ("rough", rough))}
+        self._heights = {"sand": 4 * noise(rng, n, 120, 2.4, 5) + 0.5 * noise(rng, n, 14, 1.5, 5),
+                         "rock": (noise(rng, n, 90, 1.6, 3) * 4 + 2.5 * np.floor(1.5 * noise(rng, n, 70, 2.0, 5))
+                                  - 8 * np.abs(noise(rng, n, 170, 2.3, 5)))}
+        self._tint = np.clip((soft + 2) * TINTS / 4, 0, TINTS - 1).astype(np.uint16) * SHADES
+        # How soon grass grows over a pixel of bare ground, 0 to 254: in patches, with ragged edges.
+        patchy = noise(rng, n, 150, 1.5, 3)
+        self.grass_rank = (patchy.ravel().argsort().argsort().reshape(n) * (254 / SIZE ** 2)).astype(np.uint8)
 
-    def lit(self, sun) -> np.ndarray:
-        """All swatches (len(NAMES), 1024, 1024), uint16, ``tint * 128 + shade``.
+    def lit(self, sun):
+        """All swatches (len(NAMES), 1024, 1024), uint16, ``tint * 128 + shade``; and ranks of crowns, uint8.
 
-        ``sun``: azimuth, clockwise from north, and elevation, in radians.
+        ``sun``: azimuth, clockwise from north, and elevation, in radians. A pixel belongs to a crown or to its shadow
+        where the cover is above the pixel's rank.
         """
-        soft, rough, grain = self._soft, self._rough, self._grain
-        out = dict(self._flat)
-        for name in ("broadleaf", "conifer", "mixed", "swamp", "young"):
-            out[name] = _canopy(self._crowns[name], sun, grain, floor=0.42 if name == "young" else 0.25)
-        for name, bare in (("scrub_sparse", 0.6 * soft + 0.5 * rough), ("scrub_dense", soft),
-                           ("scrub_large", rough)):
-            out[name] = _scrub(self._crowns[name], sun, grain, 0.6 * bare)
-        out["orchard"] = _scrub(self._crowns["orchard"], sun, grain, 0.3 * soft)
-        for name, low, high in (("dunes", 0.2, 0.85), ("badland", 0.1, 0.9), ("rock", 0.12, 0.88)):
-            out[name] = _stretch(_light(self._heights[name], sun, 0)[0], low, high) + 0.04 * grain
-        step = _light(self._heights["gravel"], sun, 6)
-        out["gravel"] = out["gravel"] + 0.5 * (step[0] - np.sin(sun[1])) - 0.25 * step[1]
-        out["cleared"] = out["cleared"] + 0.62 * _scrub(self._crowns["scrub_sparse"], sun, grain, soft)[0]
         packed = np.empty((len(self.NAMES), SIZE, SIZE), np.uint16)
+        ranks = np.empty((len(self.CROWNS), SIZE, SIZE), np.uint8)
         for i, name in enumerate(self.NAMES):
-            shade, owner = out[name] if isinstance(out[name], tuple) else (out[name], None)
-            tint = self._tint["rough" if name in ("tussock", "cleared") else "soft"] if owner is None \
-                else owner.astype(np.uint16) * SHADES
+            tint = self._tint
+            if name in self._crowns:
+                height, owner, rank = self._crowns[name]
+                shadow = _shadows(height, rank, sun)
+                shade = np.where(rank < 255, _stretch(_light(height, sun), 0.3, 0.95), 0.9)
+                shade = np.where(shadow < 255, np.where(rank < 255, shade * 0.5, 0.06), shade)
+                ranks[i] = np.tile(np.minimum(rank, shadow), (2, 2))
+                shade, tint = np.tile(shade, (2, 2)) + 0.05 * self._grain, np.tile(owner, (2, 2)) * SHADES
+            elif name in self._heights:
+                shade = _stretch(_light(self._heights[name], sun), 0.15, 0.85) + 0.05 * self._grain
+            else:
+                shade = self._flat[name]
             packed[i] = np.clip(shade * SHADES, 0, SHADES - 1).astype(np.uint16) + tint
-        return packed
-
-    @staticmethod
-    def _dunes(rng):
-        """Heights of wind-blown sand: long crests, steep on one side."""
-        n = (SIZE, SIZE)
-        warp = noise(rng, n, 200, 2.0, 12)
-        y, x = np.indices(n, dtype=np.float32)
-        height = np.zeros(n, np.float32)
-        for kx, ky, size in ((23, 6, 3.0), (61, 14, 0.8), (128, 33, 0.25)):
-            phase = (kx * x + ky * y) / SIZE + warp * (0.9 if size > 1 else 1.6)
-            saw = phase % 1
-            height += size * np.where(saw < 0.7, saw / 0.7, (1 - saw) / 0.3) * (1 + 0.4 * noise(rng, n, 120, 1.8))
-        return height
+        return packed, ranks
 
 
 # ---- palettes
@@ -260,7 +199,7 @@ def plants(grey, green):
 
 
 def palette(dark, middle, light, tint=0.0, shift=(1.0, 0.0, -0.6, 0.5)) -> np.ndarray:
-    """Packed colours (TINTS * SHADES,) from those of the shades 0, 64 and 127.
+    """Colours (TINTS * SHADES, 4) from those of the shades 0, 64 and 127.
 
     The eight tints lie apart by ``tint``, a share of the colour, in the direction ``shift`` (four bands).
     """
@@ -268,7 +207,7 @@ def palette(dark, middle, light, tint=0.0, shift=(1.0, 0.0, -0.6, 0.5)) -> np.nd
     dark, middle, light = (np.asarray(c, float)[None, None] for c in (dark, middle, light))
     ramp = np.where(at < 1, dark + (middle - dark) * at, middle + (light - middle) * (at - 1))
     tints = np.linspace(-1, 1, TINTS)[:, None, None] * tint * np.asarray(shift)[None, None]
-    return pack(ramp * (1 + tints)).ravel()
+    return (ramp * (1 + tints)).reshape(-1, 4)
 
 
 def pack(colours):

@@ -18,7 +18,7 @@ from helpers.cluster import work
 from helpers.files import read_json, write_json
 from sample.counties import COUNTIES, LABEL_YEARS
 
-VERSION = 1  # raise it when the same seed no longer gives the same files
+VERSION = 3  # raise it when the same seed no longer gives the same files
 
 
 def units_of(counties) -> list:
@@ -101,19 +101,19 @@ def _end_with_parent():
 
 def do(folder: Path, seed: int, unit):
     """Draw one unit."""
-    from sample import scenes
     from sample.painting import Ground
     county, what = unit
     scape, extra = landscape(seed, county), {}
     if what == "labels":
-        import shapely
-        codes = {year: Ground(scape, year).codes(0, 0, int(scape.width), int(scape.height), scenes.CODE_M)
+        from sample import labels, truth
+        codes = {year: Ground(scape, year).codes(0, 0, int(scape.width), int(scape.height), labels.CODE_M)
                  for year in LABEL_YEARS}
-        items = [scenes.draw_labels(folder, codes[year], scape.county, label_year)
+        items = [labels.draw_labels(folder, codes[year], scape.county, label_year, seed)
                  for year, label_year in LABEL_YEARS.items()]
-        scenes.draw_truth(folder, scape, codes[2010], codes[2016])
-        extra = {"boundary": shapely.geometry.mapping(scenes.boundary(scape)), "name": scape.county.name}
+        truth.draw_truth(folder, scape, codes[2010], codes[2016])
+        extra = {"boundary": truth.boundary(scape), "name": scape.county.name}
     else:
+        from sample import scenes
         ground = Ground(scape, what, swatches(seed))
         named = zip(scenes.scene_ids(seed, scape.county, what), scenes.footprints(scape.county))
         items = [scenes.draw_scene(folder, seed, ground, number, name, footprint)

@@ -194,7 +194,7 @@ class Benchmark:
             np.save(self.folder / "tiles.npy", self.sample())
             subprocess.run([environment / "bin" / "python", HERE / "cntk_alexnet.py", self.folder], check=True,
                            env=dict(os.environ, LD_LIBRARY_PATH=str(environment / "lib" / "mpi"),
-                                    PYTHONPATH=str(REPOSITORY), TUTORIAL_PYTHON=sys.executable))
+                                    PYTHONPATH=f"{REPOSITORY}:{REPOSITORY / 'tests'}", TUTORIAL_PYTHON=sys.executable))
         if not (folder / INT8).is_file():
             add_int8_unjudged(folder, self.sample())
         return bundle.load(folder)
@@ -272,7 +272,7 @@ class Benchmark:
 
     def grow(self, spark):
         """The embedded model on more and more tiles: time for each, and memory."""
-        model = self.keras_bundle("resnet_small")
+        model = self.keras_bundle("mobilenet")
         sizes, rows = self.size["growth"], []
         for tiles in sizes:
             self.store(tiles)
@@ -314,7 +314,7 @@ class Benchmark:
     def batches(self):
         """The curve that the engines' batch size is chosen from: milliseconds a tile on one core."""
         tiles, curve = self.sample()[:64], {}
-        for name in ("resnet_small", "resnet50"):
+        for name in ("mobilenet", "resnet50"):
             for engine in ("onnxruntime-int8", "onnxruntime"):
                 network = engines.load(self.keras_bundle(name), engine)
                 for batch in (1, 2, 4, 8, 16, 32, 64):
@@ -386,7 +386,7 @@ def make_bundle(name, folder):
     tiles = np.load(folder / "tiles.npy")
     network = backbones.get(name, untrained=name == "resnet50").build()
     head = retraining.new_head(retraining.compute(network, tiles[:96]), 6, seed=0)
-    bundle.save_tensorflow(retraining.assemble([network, head], 224), folder / name, tiles[:8],
+    bundle.save_tensorflow(retraining.assemble(retraining.with_head(network, [], head), 224), folder / name, tiles[:8],
                            {"classes": list("abcdef"), "backbone": {"name": name}})
     add_int8_unjudged(folder / name, tiles)
 

@@ -82,12 +82,12 @@ def test_peaks_are_found_where_the_neuron_sees_nothing_but_the_tile():
     maps[np.arange(5), 0, 2, [1, 2, 3, 4, 3]] = [1, 5, 2, 4, 3]
     maps[:, 1] = 7
     tiles = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 24, 24, 3), dtype=np.uint8)
-    found = seeing.peaks(lambda some: maps[some[:, 0, 0, 0]], tiles, Field(8, -2, 4), batch=2)
+    found = seeing.peaks(lambda some: [maps[some[:, 0, 0, 0]]], tiles, [Field(8, -2, 4)], batch=2)[0]
     assert found.values[:, 0].tolist() == [1, 5, 2, 4, 3]
     assert found.positions[:, 0].tolist() == [[2, 1], [2, 2], [2, 3], [2, 4], [2, 3]]
     assert np.allclose(found.usual, maps.mean(axis=0))
     # Where every position sees beyond the tile, the strongest of all.
-    assert (seeing.peaks(lambda some: maps[some[:, 0, 0, 0]], tiles, Field(40, -8, 4)).values[:, 0] == 9).all()
+    assert (seeing.peaks(lambda some: [maps[some[:, 0, 0, 0]]], tiles, [Field(40, -8, 4)])[0].values[:, 0] == 9).all()
 
 
 def test_the_strongest_crops_come_from_different_tiles():
@@ -95,7 +95,7 @@ def test_the_strongest_crops_come_from_different_tiles():
     maps = rng.rand(30, 4, 5, 5).astype(np.float32)
     maps[7, 2] += 10  # every position of one tile excites it more than all others do
     tiles = np.arange(30, dtype=np.uint8)[:, None, None, None] * np.ones((1, 20, 20, 3), dtype=np.uint8)
-    found = seeing.peaks(lambda some: maps[some[:, 0, 0, 0]], tiles, Field(4, 0, 4))
+    found = seeing.peaks(lambda some: [maps[some[:, 0, 0, 0]]], tiles, [Field(4, 0, 4)])[0]
     for channel in range(4):
         rows = seeing.strongest(found, channel).tolist()
         assert len(set(rows)) == 9

@@ -84,3 +84,51 @@ def test_a_folder_that_is_no_catalogue(tmp_path):
     (tmp_path / "counties.geojson").write_text("{}")
     with pytest.raises(InputError, match="Check its JSON files"):
         catalog.Catalog(tmp_path)
+
+
+@pytest.fixture
+def mine(county, tmp_path, monkeypatch):
+    """A folder with two scenes, which lie side by side."""
+    monkeypatch.setenv("TUTORIAL_COUNTIES", str(county / "counties.geojson"))
+    (tmp_path / "mine").mkdir()
+    for i, name in enumerate(("w_20180714.tif", "e_20180714.TIF")):
+        scenes.write_scene(tmp_path / "mine" / name, scenes.LEFT - 36 + 648 * i, scenes.TOP + 48, 648, 1500)
+    return tmp_path / "mine"
+
+
+def test_a_folder_has_scenes_whatever_lies_beside_them(mine, capsys):
+    inside = list(mine.iterdir())
+    for name in (".hidden_20180714.tif", "._w_20180714.tif", "Thumbs.db", "w_20180714.tif.aux.xml",
+                 "w_20180714.tif.ovr", "w_20180714.tif.msk", "w_20180714.tfw", "notes.txt"):
+        (mine / name).write_bytes(b"\0\5\26\7")
+    (mine / "gone_20180714.tif").symlink_to("../annex/object")
+    (mine / "w_20180714.tif.aux.xml").write_text("<PAMDataset/>")
+    for name in ("w_20180714.tif.ovr", "w_20180714.tif.msk"):
+        (mine / name).unlink()
+    (mine / "__MACOSX").mkdir()
+    source = catalog.open(str(mine))
+    assert {scene.href for scene in source.scenes("99001", 2018)} == set(map(str, inside))
+    assert source.covered("99001") == {2018: 1.0}
+    tiles, crs = grid.county_tiles(scenes.county_boundary())
+    assert sum(image is not None for image in cut_tiles(tiles, source.scenes("99001", 2018), crs)[0]) >= 24
+    assert capsys.readouterr().out.startswith("8 file(s) or folder(s) of ")
+
+
+def test_scenes_whose_names_differ_in_their_ending_have_ids_of_their_own(mine):
+    shutil.copy(mine / "w_20180714.tif", mine / "w_20180714.tiff")
+    assert [scene.scene_id for scene in catalog.open(str(mine)).scenes("99001", 2018)] == [
+        "e_20180714", "w_20180714.tif", "w_20180714.tiff"]
+
+
+@pytest.mark.parametrize("names", [
+    ("NLCD_2016_Impervious_L48.tiff", "NLCD_2016_Land_Cover_L48.tiff", "NLCD_2016_Tree_Canopy_L48.tiff"),
+    ("Annual_NLCD_FctImp_2018.tif", "Annual_NLCD_LndCov_2018.TIF", "Annual_NLCD_LndChg_2018.tif"),
+    ("a_nlcd_2016.tif", "b_nlcd_2016.tif", "c_nlcd_2016.tif")])
+def test_of_several_nlcd_products_land_cover_is_taken(mine, names):
+    for name, value in zip(names, (0, 41, 80)):
+        scenes.write_labels(mine / name, lambda x, y: np.full(x.shape, value))
+    assert catalog.open(str(mine)).labels("99001", 2018).href == str(mine / names[1])
+    (mine / names[1]).unlink()
+    if "a_" not in names[0]:
+        with pytest.raises(InputError, match="expected an NLCD land cover raster.*got only other products"):
+            catalog.open(str(mine)).labels("99001", 2018)

@@ -20,7 +20,7 @@ from helpers.land.rasters import footprint
 from helpers.land.scenes import cut_tiles, open_scenes, overview_level
 from helpers.land.sources import Scene
 from helpers.runs import Run
-from helpers.tiles import store
+from helpers.tiles import choose, store
 from helpers.tiles.choose import jobs_of
 from helpers.tiles.forecast import download_bytes, forecast
 from helpers.tiles.prepare import prepare
@@ -163,6 +163,11 @@ def test_a_folder_on_the_command_line(online, sample, tmp_path, monkeypatch):
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
     found = forecast({"map": source, "train": teaching, "validation": teaching}, jobs, 2, per_class=12)
     assert (found["download_mb"] > 0).tolist() == [split != "map" for split in found["split"]]
+    # No county has a pure tile of ice. Only retraining needs some of every class; other blocks are drawn by this seed.
+    monkeypatch.setattr(choose, "CLASS_NAMES", choose.CLASS_NAMES + ("Ice",))
+    with pytest.raises(InputError, match="expected pure tiles of every class in the train counties"):
+        script.announce(dict(chosen, seed=5))
+    script.announce(dict(chosen, seed=5, model_uri="a network that is brought"))
     with pytest.raises(InputError, match="--train-counties and --validation-county together"):
         script.options(options + ["--train-counties", "99003"])
     with pytest.raises(InputError, match="--county and --years beside --catalog"):

@@ -46,7 +46,7 @@ def test_the_engine_predicts_what_the_export_predicts(engine, trained):
     for n in (40, 1, 7):
         scored = engine.score(tiles[:n])
         assert scored.dtype == np.float32 and np.allclose(scored, expected[:n], atol=1e-4)
-    with pytest.raises(InputError, match="expected tiles of 224 × 224 px"):
+    with pytest.raises(InputError, match="expected tiles of 227 × 227 px"):
         engine.score(tiles[:1, :100])
 
 
@@ -99,7 +99,7 @@ def test_a_model_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
 def test_the_process_ends_with_its_worker(trained):
     program = ("import sys, numpy as np; from helpers.model import bundle, engines; "
                "engine = engines.load(bundle.load(sys.argv[1]), 'cntk'); "
-               "engine.score(np.zeros((1, 224, 224, 3), np.uint8)); print(engine._process.pid, flush=True); input()")
+               "engine.score(np.zeros((1, 227, 227, 3), np.uint8)); print(engine._process.pid, flush=True); input()")
     worker = subprocess.Popen([sys.executable, "-c", program, str(trained[1].folder)], cwd=ROOT, text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pid = int(worker.stdout.readline())

@@ -117,7 +117,7 @@ def test_a_refusal_is_all_that_is_shown(house):
     (["--tiles", "abfss://tiles@lake.dfs.core.windows.net/here"],
      {"tiles_uri": "abfss://tiles@lake.dfs.core.windows.net/here"}),
     (["--images", "."], {"images": os.getcwd()}),
-    (["--backbone", "resnet_small", "--master", "local[2]"], {"backbone": "resnet_small", "master": "local[2]"}),
+    (["--backbone", "mobilenet", "--master", "local[2]"], {"backbone": "mobilenet", "master": "local[2]"}),
 ])
 def test_options_become_parameters(options, parameters):
     assert run_tutorial.options(options) == parameters
@@ -125,7 +125,7 @@ def test_options_become_parameters(options, parameters):
 
 def test_an_option_that_no_notebook_takes(house):
     house.notebook("02", county="99007")
-    done = house.run("--backbone", "resnet_small")
+    done = house.run("--backbone", "mobilenet")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "expected parameters that a notebook has, got backbone" in done.stderr
 
@@ -133,7 +133,7 @@ def test_an_option_that_no_notebook_takes(house):
 def test_what_is_done_is_kept_and_what_changed_is_done_again(house):
     house.notebook("01")
     house.notebook("02", county="99007", years=[2010, 2016])
-    house.notebook("03", backbone="resnet_small")
+    house.notebook("03", backbone="mobilenet")
     done = house.run()
     assert done.returncode == 0, done.stderr
     assert house.ran() == ["01", "02", "03"]
@@ -145,14 +145,14 @@ def test_what_is_done_is_kept_and_what_changed_is_done_again(house):
     house.run()
     assert house.ran() == ["01"]
 
-    house.notebook("03", "'another line'", backbone="resnet_small")
+    house.notebook("03", "'another line'", backbone="mobilenet")
     house.run()
     assert house.ran() == ["03"]
 
     done = house.run("--county", "99009", "--years", "2011,2015")
     assert "unknown parameter" not in done.stdout + done.stderr
     lines = (house.folder / "runs" / "sample" / "ran").read_text().splitlines()
-    assert lines == ['02 ["sample", "99009", [2011, 2015]]', '03 ["sample", "resnet_small"]']
+    assert lines == ['02 ["sample", "99009", [2011, 2015]]', '03 ["sample", "mobilenet"]']
     house.ran()
 
     # Its output is gone, so the step that made it and what follows from it are not done.

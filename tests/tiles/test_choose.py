@@ -44,6 +44,9 @@ def test_a_class_without_pure_tiles_is_told_from_the_labels_alone(tmp_path, monk
     with pytest.raises(InputError, match=r"in the validation counties \(99001\), got none of Barren, Shrub, "
                        "Cultivated, Herbaceous"):
         check_classes({"validation": source}, jobs, 5)
+    # A network that is brought needs none of them.
+    table = check_classes({"validation": source}, jobs, 5, retrain=False)
+    assert (table[["Barren", "Shrub"]] == 0).all(axis=None) and table["Forest"].item() > 0
 
 
 def test_a_county_is_for_one_purpose():

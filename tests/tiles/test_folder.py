@@ -2,7 +2,9 @@ import errno
 import os
 import shutil
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from helpers import InputError
 from helpers.tiles import folder as folders, pictures, store
@@ -144,3 +146,74 @@ def test_what_an_earlier_folder_has_left_is_no_part_of_the_store(folder, tmp_pat
     store.keep_only(uri, [("others", 2010)])
     with pytest.raises(InputError, match="no finished county and year"):
         store.partitions(uri)
+
+
+def stored(folder, tmp_path, **more):
+    write_images(folder, str(tmp_path / "store"), **more)
+    return store.read(tmp_path / "store")
+
+
+def test_what_systems_and_notebooks_leave_is_no_picture(folder, tmp_path, capsys):
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "sea/.ipynb_checkpoints/0-checkpoint.png", "sea/._0.png",
+                 "__MACOSX/sea/._0.png", "sea/Thumbs.db", "sea/notes.txt", ".git/x.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folder / "sea" / "0.png", folder / name)
+    (folder / "sea" / "gone.png").symlink_to("../.git/annex/gone")
+    assert len(stored(folder, tmp_path)) == 20
+    assert capsys.readouterr().out.startswith(f"8 file(s) or folder(s) of {folder} are skipped: '.git', ")
+
+
+@pytest.mark.parametrize("ending", ["TIF", "Webp", "gif", "JPEG", "bmp"])
+def test_pictures_of_other_kinds_and_endings(folder, tmp_path, ending):
+    with Image.open(folder / "sea" / "0.png") as picture:
+        picture.save(folder / "sea" / f"new.{ending}")
+    frame = stored(folder, tmp_path).set_index("tile_id")
+    assert pictures.decode(frame.loc[f"sea/new.{ending}", "image"]).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize("names", [("train", "val"), ("Train", "test"), ("training", "validation")])
+def test_a_folder_with_its_own_splits_is_refused(folder, tmp_path, names):
+    for name in names:
+        shutil.copytree(folder, tmp_path / "split" / name)
+    with pytest.raises(InputError, match=f"got {', '.join(sorted(names))}. Give .*--held-out-images."):
+        write_images(tmp_path / "split", str(tmp_path / "store"))
+    shutil.copytree(folder / "sea", folder / "train")  # What runs on rails is a class.
+    assert write_images(folder, str(tmp_path / "store")) == ("city", "sea", "train")
+
+
+def test_too_few_and_too_many_classes_are_refused(folder, tmp_path):
+    shutil.rmtree(folder / "sea")
+    with pytest.raises(InputError, match="expected 2 to 127 classes in .*, got 1 sub-folder"):
+        write_images(folder, str(tmp_path / "store"))
+    for i in range(127):
+        shutil.copytree(folder / "city", folder / f"c{i}")
+    with pytest.raises(InputError, match="expected 2 to 127 classes in .*, got 128 sub-folder"):
+        write_images(folder, str(tmp_path / "store"))
+
+
+def test_copies_of_a_picture_are_never_on_both_sides(folder, tmp_path):
+    for name in ("city", "sea"):
+        for i in range(10):
+            suffix = "jpg" if i % 2 else "png"
+            shutil.copy(folder / name / f"{i}.{suffix}", folder / name / f"copy_of_{i}.{suffix}")
+    frame = stored(folder, tmp_path)
+    assert len(frame) == 40 and (frame.groupby("image")["split"].nunique() == 1).all()
+    other = tmp_path / "other"
+    for name in ("city", "sea"):
+        (other / name).mkdir(parents=True)
+        (other / name / "1.jpg").write_bytes((folder / name / "0.png").read_bytes() + b" " * (name == "city"))
+    with pytest.raises(InputError, match=r"got \S+sea/\S*0.png and \S+other/sea/1.jpg of the same content"):
+        write_images(folder, str(tmp_path / "store"), held_out=other)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_stands_as_its_camera_was_held(tmp_path, orientation):
+    upright = np.zeros((20, 30, 3), np.uint8)
+    upright[:10, :10] = 250
+    # What a camera stores: the picture turned the other way.
+    turned = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.swapaxes(0, 1),
+              6: np.rot90(upright), 7: upright[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(upright, -1)}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.ascontiguousarray(turned[orientation])).save(tmp_path / "p.png", exif=exif)
+    assert (pictures.decode((tmp_path / "p.png").read_bytes()) == upright).all()

@@ -1,0 +1,64 @@
+"""Decoded tiles in a file, for more of them than memory holds."""
+
+import tempfile
+import weakref
+
+import numpy as np
+import pandas as pd
+
+from helpers import InputError
+from helpers.files import DiskFull, is_full
+from helpers.runs import home
+from helpers.tiles import store
+from helpers.tiles.pictures import decode_all
+
+
+class Pixels:
+    """Tiles (N, height, width, 3), uint8 RGB, in a temporary file: indexing reads the rows that it is asked for.
+
+    The file has no name and goes away with the process.
+    """
+
+    def __init__(self, n: int, size: tuple):
+        folder = home() / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.shape, self.ndim, self.dtype = (n,) + tuple(size) + (3,), 4, np.dtype(np.uint8)
+        self._file = tempfile.TemporaryFile(dir=str(folder))
+        weakref.finalize(self, self._file.close)
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        # Mapped anew each time: a map that stays open would count all that was ever read as this process's memory.
+        return np.array(np.memmap(self._file, np.uint8, "r", shape=self.shape)[rows])
+
+    def write(self, row: int, tile: np.ndarray):
+        """Put one tile into its row."""
+        self._file.seek(row * tile.nbytes)
+        try:
+            self._file.write(tile.tobytes())
+            self._file.flush()
+        except OSError as error:
+            if not is_full(error):
+                raise
+            raise DiskFull(f"expected room for {np.prod(self.shape) / 1e9:.1f} GB of decoded tiles in {home()}/data, "
+                           "got a full disk. Free some, or take fewer tiles.")
+
+
+def read(uri: str, tiles: pd.DataFrame, size: tuple) -> Pixels:
+    """The pixels of some tiles of a store, in their order, resized to ``size`` (height, width).
+
+    Parameters
+    ----------
+    tiles : ``county``, ``year`` and ``tile_id``, as ``store.read`` gives them; no pictures.
+    """
+    pixels, done = Pixels(len(tiles), size), 0
+    for rows, batch in store.batches(uri, tiles):
+        for row, tile in zip(rows, decode_all(batch, size)):
+            pixels.write(row, tile)
+        done += len(rows)
+    if done != len(tiles):
+        raise InputError(f"expected the pictures of {len(tiles)} tiles in the store {uri}, got {done}. Read the table "
+                         "of tiles again.")
+    return pixels

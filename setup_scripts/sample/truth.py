@@ -1,0 +1,59 @@
+"""The truth about a county: what is newly developed, whatever the labels say; and its boundary."""
+
+import csv
+import json
+
+import numpy as np
+import rasterio.features
+import shapely
+from rasterio.transform import from_origin
+
+from helpers.files import whole_file
+from helpers.land.grid import TILE_M, project
+from sample import counties, landscape as land
+from sample.labels import CODE_M
+
+
+def draw_truth(folder, scape, before, after):
+    """Write what is newly developed, from the codes of two years: polygons, and each tile's newly developed share."""
+    county, crs = scape.county, counties.crs(scape.county)
+    left, _, _, top = counties.frame(county)
+    built = [(c >= 21) & (c <= 24) for c in (before, after)]
+    new = built[1] & ~built[0]
+    side = int(TILE_M) // CODE_M
+    share = new.reshape(county.rows, side, county.columns, side).mean(axis=(1, 3))
+    to_map = from_origin(left, top, CODE_M, CODE_M)
+    features, single_share = [], np.zeros(share.shape)
+    polygons = [("single", shapely.Polygon(p.polygon * (1, -1) + (left, top)))
+                for p in scape.patches if p.year > 2010]
+    for _, polygon in polygons:
+        r, c = int((top - polygon.centroid.y) // TILE_M), int((polygon.centroid.x - left) // TILE_M)
+        single_share[r, c] += polygon.area / TILE_M ** 2
+    # What was built in one go is one polygon: fields of noise at its edge don't count.
+    fresh = np.zeros(len(scape.cells["key"]), bool)
+    fresh[[cell for group in scape.subdivisions for cell in group]] = True
+    low = fresh[scape.low_cell]
+    grown = np.kron(low, np.ones((land.LOW_M // CODE_M,) * 2, bool)) & new
+    for shape, value in rasterio.features.shapes(grown.astype(np.uint8), mask=grown, transform=to_map):
+        polygon = shapely.geometry.shape(shape).simplify(2)
+        if polygon.area > 3000:
+            polygons.append(("subdivision", polygon))
+    for kind, polygon in polygons:
+        features.append({"type": "Feature", "properties": {"kind": kind, "area_m2": round(polygon.area)},
+                         "geometry": shapely.geometry.mapping(project(polygon, "EPSG:4326", source=crs))})
+    with whole_file(folder / "truth" / f"{county.geoid}_developments.geojson") as part:
+        part.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    first_row, first_column = round(top / TILE_M) - 1, round(left / TILE_M)
+    with whole_file(folder / "truth" / f"{county.geoid}_new_tiles.csv") as part, open(part, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "col", "share", "kind"])
+        for r, c in np.argwhere((share > 0.005) & scape.in_county):
+            kind = "single" if single_share[r, c] > share[r, c] / 2 else "subdivision"
+            writer.writerow([first_row - r, first_column + c, round(float(share[r, c]), 4), kind])
+
+
+def boundary(scape):
+    """The county's boundary in longitude and latitude, as GeoJSON."""
+    left, _, _, top = counties.frame(scape.county)
+    ring = shapely.transform(scape.boundary, lambda p: p * (1, -1) + (left, top))
+    return shapely.geometry.mapping(project(ring, "EPSG:4326", source=counties.crs(scape.county)))
