@@ -47,8 +47,7 @@ class Cells:
         # The stage before has maps of twice the detail, where single roofs are still apart. Of its maps the widest
         # are its last.
         finer = max(((shapes[node.output[0]][1], i, node.output[0]) for i, node in enumerate(network.graph.node)
-                     if node.op_type == "Relu" and shapes.get(node.output[0], [0] * 4)[2:] == [2 * self.side] * 2),
-                    default=None)
+                     if shapes.get(node.output[0], [0] * 4)[2:] == [2 * self.side] * 2), default=None)
         self.input_px = bundle.input_px
         self.outputs = [averaged[0]] + ([finer[2]] if finer else [])
         self.n_features = sum(shapes[name][1] for name in self.outputs) + 6

@@ -4,6 +4,7 @@
 is written last; a folder without it is no bundle.
 """
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -57,14 +58,28 @@ def export_onnx(model, path):
     # Frozen first: Keras's own exporter turns constants that the graph captured into inputs nobody can feed.
     frozen = convert_variables_to_constants_v2(graph)
     output = frozen.outputs[0].name
-    exported, _ = tf2onnx.convert.from_graph_def(
-        frozen.graph.as_graph_def(), input_names=["tiles:0"], output_names=[output], opset=OPSET,
-        tensors_to_rename={"tiles:0": "tiles", output: "probabilities"})
-    onnx.checker.check_model(exported)
-    onnx.save(exported, str(path))
-    # The graphs refer to each other in circles: without this some 1 GB would stay.
-    del graph, frozen, exported
+    with _collecting():
+        exported, _ = tf2onnx.convert.from_graph_def(
+            frozen.graph.as_graph_def(), input_names=["tiles:0"], output_names=[output], opset=OPSET,
+            tensors_to_rename={"tiles:0": "tiles", output: "probabilities"})
+        onnx.checker.check_model(exported)
+        onnx.save(exported, str(path))
+        del graph, frozen, exported
+
+
+@contextlib.contextmanager
+def _collecting():
+    """Have Python free circles of new objects soon: tf2onnx copies its graph for each of its passes, 1 GB in all."""
+    thresholds = gc.get_threshold()
+    gc.freeze()  # Older objects are not looked through each time.
     gc.collect()
+    gc.set_threshold(1000, 2, 1)
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+        gc.collect()
 
 
 def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=None, validation=None) -> "Bundle":

@@ -20,7 +20,8 @@ SAME_CLASS, ACCURACY_LOST, JUDGED_TILES = 0.97, 0.005, 300
 def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
     """Write an ONNX network in int8: weights by channel, activations by the ranges they have on training tiles.
 
-    The layers before the first convolution stay as they are, and so does the head: it is small, and decides.
+    The layers before the first convolution stay as they are, and so does the head: it is small, and decides. A network
+    of depthwise convolutions, as MobileNet, keeps the convolutions up to the first of them: its errors grow most there.
     """
     import onnx
     from onnxruntime import quantization
@@ -47,9 +48,40 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
             plain, str(int8_path), Batches(), quant_format=quantization.QuantFormat.QDQ, per_channel=True,
             activation_type=quantization.QuantType.QUInt8, weight_type=quantization.QuantType.QInt8,
             op_types_to_quantize=["Conv", "Relu", "Clip", "MaxPool", "Add", "Concat", "Gemm", "MatMul"],
-            nodes_to_exclude=dense[-1:] + fractions,
+            nodes_to_exclude=dense[-1:] + fractions + _to_first_depthwise(network.graph),
             # A mean of the batches' ranges: one odd tile would coarsen the steps for all others.
             extra_options={"CalibMovingAverage": True})
+    _correct_mean(path, int8_path, tiles)
+
+
+def _to_first_depthwise(graph) -> list:
+    """Names of the convolutions up to the first depthwise one; none in a network without."""
+    convolutions = [node for node in graph.node if node.op_type == "Conv"]
+    groups = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1}
+    depthwise = [i for i, node in enumerate(convolutions)
+                 if any(a.name == "group" and a.i == groups.get(node.input[1]) > 1 for a in node.attribute)]
+    return [node.name for node in convolutions[:depthwise[0] + 1]] if depthwise else []
+
+
+def _correct_mean(path, int8_path, tiles):
+    """Give the int8 network's logits the mean that float32 has on the calibration tiles.
+
+    Rounding errors of one sign add up from layer to layer, and an average over a picture keeps them. The logarithm of a
+    probability is its logit plus a number that all classes share, and softmax doesn't see that number.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+    network = onnx.load(str(int8_path))
+    softmax = [node for node in network.graph.node if node.op_type == "Softmax"][-1:]
+    if not softmax or softmax[0].output[0] != network.graph.output[0].name:
+        return
+    exact, rounded = (np.log(np.maximum(engine.score(tiles), 1e-12)).mean(axis=0)
+                      for engine in (engines.OnnxRuntime(path), engines.OnnxRuntimeInt8(int8_path)))
+    logits, place = softmax[0].input[0], list(network.graph.node).index(softmax[0])
+    network.graph.initializer.append(numpy_helper.from_array(exact - rounded, "mean_correction"))
+    network.graph.node.insert(place, helper.make_node("Add", [logits, "mean_correction"], ["corrected_logits"]))
+    softmax[0].input[0] = "corrected_logits"
+    onnx.save(network, str(int8_path))
 
 
 def lrn_in_plain_operations(graph) -> list:

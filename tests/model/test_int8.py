@@ -24,6 +24,14 @@ def test_int8_is_measured_written_and_the_default(saved):
     assert "int8 is used: on 300 validation tiles" in int8.as_text(saved)
 
 
+def test_the_logits_have_the_mean_of_float32_on_the_calibration_tiles(saved, tmp_path):
+    tiles, _ = coloured_tiles(64, 3)
+    int8.quantise(saved.folder / "model.onnx", tmp_path / "q.onnx", tiles)
+    exact, rounded = (np.log(np.maximum(engine.score(tiles), 1e-12)).mean(axis=0) for engine in (
+        engines.load(saved, "onnxruntime"), engines.OnnxRuntimeInt8(tmp_path / "q.onnx")))
+    assert np.ptp(exact - rounded) < 1e-3
+
+
 def test_a_damaged_int8_network_is_refused_and_float32_used(network, tmp_path, monkeypatch):
     quantise = int8.quantise
 
