@@ -1,11 +1,16 @@
-"""The command line of run_tutorial.sh."""
+"""The command line of run_tutorial.sh. As a program it only checks it, before anything is installed."""
 
 import argparse
+import difflib
+import importlib
 import re
+import sys
 from pathlib import Path
 
-from helpers import InputError
-from helpers.tiles import real_land
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from helpers import InputError  # noqa: E402
+from helpers.uri import shown  # noqa: E402
 
 # The notebooks' numbers, the steps' names, what each reads and writes in the folder of a run.
 STEPS = {
@@ -20,6 +25,9 @@ STEPS = {
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
+        mistyped = re.findall(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(mistyped[0], self._option_string_actions, 1) if mistyped else []
+        message += f" (did you mean {near[0]}?)" if near else ""
         wanted = "" if "expected" in message else "expected options that it has, with values that fit; "
         raise InputError(f"{self.prog}: {wanted}{message}. Run it with --help to see its options.")
 
@@ -84,7 +92,12 @@ def seed(text):
     return int(text)
 
 
-def checked(check, text):
+def checked(module, function, text):
+    """Have a helper check a value. Before the set-up it can't be imported; it checks the value after that."""
+    try:
+        check = getattr(importlib.import_module(module), function)
+    except ImportError:
+        return text
     try:
         return check(text)
     except InputError as error:
@@ -92,24 +105,34 @@ def checked(check, text):
 
 
 def master(text):
-    from helpers.cluster import session
-    return checked(session.check_master, text)
+    return checked("helpers.cluster.session", "check_master", text)
 
 
 def backbone(text):
     """A backbone's name, or the absolute path of its file with what follows the ``#``."""
-    from helpers.model import backbones
     if text == "resnet50":  # Finding it would download it: notebook 03 does that.
         return text
-    checked(backbones.get, text)
+    checked("helpers.model.backbones", "get", text)
     path, mark, rest = text.partition("#")
     return text if text == "mobilenet" else str(Path(path).expanduser().resolve()) + mark + rest
 
 
 def location(text):
     """A URI as it is; a path of this machine absolute, for the notebooks run in a folder of their own."""
-    if "://" in text or text == real_land.NAME:
+    if "://" in text and shown(text) != text:
+        raise argparse.ArgumentTypeError(
+            f"expected an address without a password or signature, because a run's notebooks keep their parameters, got "
+            f"one for {shown(text)}. Put the key into the environment, or download the folder")
+    if "://" in text or text == "photographs":
         return text
     if not Path(text).expanduser().exists():
         raise argparse.ArgumentTypeError(f"expected a folder or file that exists, got {text!r}")
     return str(Path(text).expanduser().resolve())
+
+
+if __name__ == "__main__":
+    try:
+        parse(sys.argv[1:])
+    except InputError as refused:
+        print(refused, file=sys.stderr)
+        sys.exit(2)

@@ -174,6 +174,18 @@ def test_real_photographs_are_named(run):
     assert run.metrics()["photographs"]["accuracy"] >= PHOTOGRAPHS_FLOOR
 
 
+def test_the_readme_says_what_the_run_measured(run):
+    """Each figure of the README's sentence on real land; another make of processor may move a few tiles."""
+    text = " ".join((NOTEBOOKS.parent / "README.md").read_text().split())
+    found = re.search(r"names (\d+) % of the pure tiles and (\d+) % of all tiles as they are labelled. Of 62 held-out real "
+                      r"photographs it names (\d+) % correctly; colours alone reach (\d+) %. .* mean rank of ([\d.]+): "
+                      r".* The rule of 2017 finds (\d) of the", text)
+    network, photographs, places = (run.metrics()[name] for name in ("tensorflow", "photographs", "places"))
+    assert [int(share) / 100 for share in found.groups()[:4]] == pytest.approx([
+        network["accuracy"], network["accuracy_all"], photographs["accuracy"], photographs["baseline_colour"]], abs=0.04)
+    assert float(found[5]) == pytest.approx(places["mean_rank"], abs=1.5) and int(found[6]) == places["rule_hits"]
+
+
 @pytest.mark.slow
 def test_the_notebooks_take_the_photographs_of_the_repository(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))

@@ -77,7 +77,9 @@ def house(tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--contry", "99007"], "unrecognized arguments: --contry 99007"),
+    (["--contry", "99007"], "unrecognized arguments: --contry 99007 (did you mean --county?)"),
+    (["--model", "http://127.0.0.1:1/x?sig=SECRETSIG"], "without a password or signature, because a run's notebooks keep "
+     "their parameters, got one for http://127.0.0.1:1/x. Put"),
     (["--count", "99007"], "unrecognized arguments: --count 99007"),
     (["--seed"], "argument --seed: expected one argument"),
     (["--years", "2016"], "expected two years, the earlier first, such as 2010,2016, got '2016'"),
@@ -99,6 +101,16 @@ def test_a_wrong_option_is_refused_in_one_sentence(options, words):
     with pytest.raises(InputError) as error:
         run_tutorial.main(options)
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_options_are_checked_before_anything_is_installed(tmp_path):
+    """By a Python without any package: -I -S hides those of this one."""
+    program = [sys.executable, "-I", "-S", run_tutorial.REPOSITORY / "setup_scripts" / "tutorial_options.py"]
+    for options, status, words in ((["--help"], 0, "--county COUNTY"), (["--tile", "."], 2, "did you mean --tiles?"),
+                                   (["--tiles", "no/such"], 2, "got 'no/such'"), (["--master", "local[2]"], 0, ""),
+                                   (["--model", str(tmp_path)], 0, "")):
+        done = subprocess.run(program + options, capture_output=True, text=True)
+        assert done.returncode == status and words in done.stdout + done.stderr, done
 
 
 def test_a_refusal_is_all_that_is_shown(house):
