@@ -50,13 +50,13 @@ def time_against_workers(ax: Axes, runs: dict, lines: dict, title: str, unit: st
                 label=name, zorder=3)
     ax.plot([], [], color=BLUE, linewidth=1.4, label=f"model: start + work / {unit}")
     ax.plot([], [], color=EDGE, linestyle="--", linewidth=1, label="perfect sharing, no start")
-    low = min(min(min(seconds) for _, seconds in runs.values()),
-              min(sum(line) if every[0] == 1 else line[0] + line[1] / every[0] for line in lines.values())
-              * every[0] / every[-1])
+    low = min(min(line.get_ydata().min() for line in ax.lines if len(line.get_ydata())),
+              min(min(seconds) for _, seconds in runs.values()))
     high = max(max(seconds) for _, seconds in runs.values())
     ax.set(xscale="log", yscale="log", xlabel=f"{unit} (logarithmic)", ylabel="seconds (logarithmic)",
            ylim=(low / 1.2, high * 1.25), xlim=(every[0] / 1.12, along[-1] * 1.12))
-    ticks = [m * 10.0 ** p for p in range(-2, 6) for m in (1, 1.5, 2, 3, 5, 7) if low / 1.2 <= m * 10.0 ** p <= high * 1.25]
+    ticks = [m * 10.0 ** p for p in range(-2, 6) for m in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [tick for tick in ticks if low / 1.2 <= tick <= high * 1.25]
     for axis, shown in ((ax.xaxis, every), (ax.yaxis, ticks)):
         axis.set_major_locator(FixedLocator(shown))
         axis.set_minor_locator(NullLocator())
