@@ -42,6 +42,18 @@ def fitted(workers: Sequence[int], seconds: Sequence[float]) -> tuple:
     return float(start_s), float(shared_s)
 
 
+def fit_as_text(workers: Sequence[int], start_s: float, shared_s: float) -> str:
+    """What a fit has found, and what it can't know."""
+    fewest, most = min(workers), max(workers)
+    if fewest == most:
+        return f"All jobs here ran on {most} core{'s' * (most > 1)}, so start and work cannot be told apart."
+    text = f"Here the model finds a start of {start_s:.1f} s and {shared_s:.1f} s of work."
+    if (start_s + shared_s / fewest) / (start_s + shared_s / most) < 1.2:
+        text += (" More cores gained little. Perhaps other programs kept them busy: run this section again when the "
+                 "machine is quiet.")
+    return text
+
+
 def forecast_as_text(foretold_s: float, measured_s: float) -> str:
     """How a forecast compares with the measured time, and the usual cause of such a difference."""
     off = foretold_s / measured_s - 1

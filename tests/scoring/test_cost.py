@@ -29,6 +29,14 @@ def test_the_fit_of_2017_stays_near_its_chart():
         assert all(start_s + shared_s / n == pytest.approx(s, rel=0.1) for n, s in zip(nodes, seconds))
 
 
+@pytest.mark.parametrize("workers, line, words, quiet", [
+    ([1, 2], (2, 10), "a start of 2.0 s and 10.0 s of work", True), ([1, 2], (50, 5), "gained little", False),
+    ([1, 1], (0, 40), "ran on 1 core, so", True), ([4], (0, 40), "ran on 4 cores, so", True)])
+def test_a_fit_tells_what_it_has_found(workers, line, words, quiet):
+    text = cost.fit_as_text(workers, *line)
+    assert words in text and ("busy" in text) != quiet
+
+
 @pytest.mark.parametrize("foretold, words", [(20, "50% too low"), (44, "10% too high"), (43.9, "within 10 %"),
                                              (60, "50% too high")])
 def test_a_forecast_tells_its_direction(foretold, words):
