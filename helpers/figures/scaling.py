@@ -1,7 +1,5 @@
 """Notebooks 01 and 05: tasks on slots, and how the time of a job falls with the cores."""
 
-from typing import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
