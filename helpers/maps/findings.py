@@ -76,13 +76,15 @@ def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
             f"labelled {names[int(label)]}, taken for {names[int(taken)]}.")
 
 
-def neighbours_as_text(coefficient: float) -> str:
-    """Which way changed neighbours count, and why that may be against a tile."""
-    if coefficient >= 0:
-        return "In this run, changed neighbours count **for** a tile: new land comes in groups."
-    return ("In this run, changed neighbours count **against** a tile. The model compares tiles whose own cells look "
-            "alike. Of two such training tiles, the one beside new land was less often new itself: near a new quarter, "
-            "roads and bare soil also look new.")
+def signs_as_text(neighbours: float, pictures: float) -> str:
+    """Which way two terms count, by their coefficients, and why that may be against a tile."""
+    return ("In this run, changed neighbours count " + (
+        "**for** a tile: new land comes in groups." if neighbours >= 0 else
+        "**against** a tile. The model compares tiles whose own cells look alike. Of two such training tiles, the one "
+        "beside new land was less often new itself. A likely cause: near a new quarter, roads and bare soil look new "
+        "too.") + " Pictures that differ as a whole count " + (
+        "**for** a tile: much in it has changed." if pictures >= 0 else
+        "**against** a tile. A likely cause: another light or season makes cells look new that are not."))
 
 
 def performance_as_text(figures: dict, by_size: pd.DataFrame) -> str:

@@ -202,7 +202,8 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
              "network": f"Developed goes from {before} to {after}",
              "label": f"labelled {label} in {label_year}",
              "neighbours": _neighbours_as_text(int(n), terms["neighbours"]),
-             "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"}
+             "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"
+                         + ("" if terms["pictures"] > 0 else ", so it may only look new")}
     # What rises from a thousandth to a hundredth can weigh; "from 0% to 1%" says it, "from 0% to 0%" would puzzle.
     if "nan%" in (before, after) or before == after:
         del words["network"]

@@ -54,8 +54,11 @@ def fit_as_text(workers: Sequence[int], start_s: float, shared_s: float) -> str:
     return text
 
 
-def forecast_as_text(foretold_s: float, measured_s: float) -> str:
-    """How a forecast compares with the measured time, and the usual cause of such a difference."""
+def forecast_as_text(foretold_s: float, measured_s: float = None) -> str:
+    """How a forecast compares with the measured time, if there is one, and the usual cause of such a difference."""
+    if measured_s is None:
+        return (f"The forecast is {foretold_s:.0f} s. Some tiles had their row before this run, so there is no time to "
+                "compare it with.")
     off = foretold_s / measured_s - 1
     if abs(off) <= 0.1:
         return f"The forecast of {foretold_s:.0f} s is within 10 % of the measured {measured_s:.0f} s."

@@ -47,8 +47,11 @@ def test_the_commonest_error_is_named():
     assert findings.errors_as_text(labels, labels) == "All 10 tiles have the group of their label."
 
 
-def test_neighbours_count_for_or_against():
-    assert "**for**" in findings.neighbours_as_text(0.2) and "**against**" in findings.neighbours_as_text(-0.2)
+def test_neighbours_and_pictures_count_for_or_against():
+    first, second = findings.signs_as_text(0.2, -0.2).split("Pictures")
+    assert "**for**" in first and "**against**" not in first and "**against**" in second and "**for**" not in second
+    first, second = findings.signs_as_text(-0.2, 0.2).split("Pictures")
+    assert "**against**" in first and "**for**" in second
 
 
 def test_the_score_stands_beside_the_rule_whichever_is_better():

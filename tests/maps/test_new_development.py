@@ -133,6 +133,13 @@ def test_a_reason_names_what_weighs_most_in_words():
         assert new_development.reason_as_text(alone, dict(TERMS, neighbours=term), 2011).startswith(words) or n
 
 
+def test_pictures_that_differ_as_a_whole_speak_against_with_their_reason():
+    tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 3.6)
+    for term, words in ((-2.0, "Against it: the two pictures differ 3.6 times as much as is usual here, so it may only "
+                         "look new."), (2.0, "; the two pictures differ 3.6 times as much as is usual here;")):
+        assert words in new_development.reason_as_text(tile, dict(TERMS, pictures=term, neighbours=0), 2011)
+
+
 def test_terms_are_coefficients_times_evidence():
     """A model by hand: what the terms add, with what a usual tile has, is the model's own margin."""
     rng = np.random.default_rng(0)

@@ -46,6 +46,11 @@ def test_a_forecast_tells_its_direction(foretold, words):
     assert ("loaded the network" in text) == ("low" in words)
 
 
+def test_a_forecast_without_a_measured_time_says_so():
+    assert cost.forecast_as_text(30) == ("The forecast is 30 s. Some tiles had their row before this run, so there is no "
+                                         "time to compare it with.")
+
+
 def test_the_assumptions_are_the_defaults():
     defaults = cost.capacity.__defaults__
     assert (1, cost.EFFICIENCY, cost.START_S, cost.TILE_BYTES, cost.STORAGE) == defaults
