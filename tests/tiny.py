@@ -1,9 +1,12 @@
 """A bundle and a store that are made in a moment, for tests of what happens around them."""
 
 import numpy as np
+import pandas as pd
 
 from helpers.files import whole_folder
-from helpers.model import bundle
+from helpers.land.grid import TILE_PX
+from helpers.model import bundle, engines
+from helpers.scoring.batch import score_images
 from helpers.tiles.pictures import encode
 
 PX = 32
@@ -27,6 +30,20 @@ def model(folder, seed=0, scale=0.05):
                   str(part / "model.onnx"))
         bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "tiny"}, "input_px": [PX, PX]})
     return bundle.load(folder)
+
+
+def scored(tiles, folder, engine="fastest"):
+    """The prediction table of a frame of tiles by a plain loop, in this process and without Spark."""
+    saved = bundle.load(folder)
+    network = engines.load(saved, engine)
+    rows = []
+    for (county, year), part in tiles.groupby(["county", "year"], sort=False):
+        found = score_images(list(part["image"]), saved, network, TILE_PX if year else None)
+        rows.append(pd.DataFrame({"county": county, "year": year, "tile_id": part["tile_id"].to_numpy(),
+                                  "model": saved.checksum, "engine": found.engine, "class_id": found.class_id,
+                                  "probabilities": found.probabilities, "error_kind": found.error_kind,
+                                  "error": found.error}).astype({"class_id": "Int8"}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def picture(seed):

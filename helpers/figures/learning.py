@@ -1,4 +1,4 @@
-"""Notebooks 03 to 06: how well a network learned, and how the time falls with the cores."""
+"""Notebooks 03 to 06: how well a network learned."""
 
 from typing import Sequence
 
@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from helpers.figures.style import (
     BLUE, EDGE, INK, MUTED, ORANGE, PALE_BLUE, class_colours, percent_axis, set_title, share_as_text, swatch)
@@ -123,47 +123,17 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
     return set_title(ax, title)
 
 
-def time_against_cores(ax: Axes, cores: Sequence[int], seconds: Sequence[float], title: str) -> Axes:
-    """Each run's time against its number of cores, beside the time that perfect sharing would take."""
-    cores, seconds = np.asarray(cores), np.asarray(seconds, dtype=float)
-    counts = np.unique(cores)
-    medians = np.array([np.median(seconds[cores == n]) for n in counts])
-    # The line starts at the measured median of the fewest cores.
-    line = np.geomspace(counts[0], max(counts[-1], counts[0] * 1.01), 50)
-    ax.plot(line, medians[0] * counts[0] / line, color=EDGE, linestyle="--", linewidth=1.2,
-            label="perfect sharing: time ∝ 1 / cores")
-    ax.plot(cores, seconds, "o", color=BLUE, markersize=6.5, markeredgecolor="white", markeredgewidth=0.8,
-            label="measured", zorder=3)
-    for n, median in zip(counts, medians):
-        text = f"{median:.1f} s" if median < 100 else f"{median:.0f} s"
-        faster = "" if n == counts[0] else f"\n{medians[0] / median:.1f} × faster"
-        ax.annotate(text + faster, (n, median), xytext=(8, 5), textcoords="offset points", fontsize=8.5, va="bottom")
-    low, high = min(seconds.min(), medians[0] * counts[0] / counts[-1]) / 1.35, seconds.max() * 1.5
-    marks = (1, 2, 5) if high / low > 12 else (1, 1.5, 2, 3, 4, 5, 7)
-    ticks = [m * 10.0 ** p for p in range(-2, 6) for m in marks if low <= m * 10.0 ** p <= high]
-    ax.set(xscale="log", yscale="log", xlabel="cores (logarithmic)", ylabel="seconds (logarithmic)", ylim=(low, high),
-           xlim=(counts[0] / 1.15, counts[-1] * 1.8 ** (1 if len(counts) > 2 else 0.5)))
-    for axis, shown in ((ax.xaxis, counts), (ax.yaxis, ticks)):
-        axis.set_major_locator(FixedLocator(shown))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    ax.grid(True)
-    ax.legend(loc="lower left")
-    return set_title(ax, title)
-
-
 def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score") -> Axes:
-    """Scores against the share of them that came true: calibrated scores lie on the diagonal.
+    """A quantity, 0 to 1, against the share of tiles that are correct: calibrated values lie on the diagonal.
 
     ``tables`` are those of ``evaluation.reliability``, by name; larger marks stand for more tiles.
     """
-    ax.plot([0, 1], [0, 1], color=EDGE, linewidth=1.2, linestyle="--", zorder=1, label="means what it says")
+    ax.plot([0, 1], [0, 1], color=EDGE, linewidth=1.2, linestyle="--", zorder=1, label="perfectly calibrated")
     for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE, INK, EDGE), "osD^"):
         ax.plot(table["score"], table["share"], color=colour, linewidth=1.2, zorder=2)
         ax.scatter(table["score"], table["share"], s=14 + 6 * np.sqrt(table["tiles"]), color=colour, marker=marker,
                    edgecolor="white", linewidth=0.6, label=name, zorder=3)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=f"mean {quantity}", ylabel="share that is true",
-           aspect="equal")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=quantity, ylabel="share correct", aspect="equal")
     percent_axis(ax, "x")
     percent_axis(ax, "y")
     ax.grid(True)

@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from helpers import InputError
 from helpers.figures.style import (
-    BLUE, GROUND, INK, MARK, MUTED, RULE, percent_axis, resize, set_title, show_sheet, swatch, white_sheet)
+    BLUE, GROUND, INK, MARK, MUTED, ORANGE, RULE, percent_axis, resize, set_title, show_sheet, swatch, white_sheet)
 from helpers.land.classes import CLASSES, GROUPS, NO_CLASS, SCORE_RAMP
 from helpers.land.grid import TILE_M, to_grid
 
@@ -199,6 +199,42 @@ def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, *, b
             handles.append(swatch(taken.colour, f"{truth.name}, taken for {taken.name} ({which.sum()})", **look))
     (left, bottom), (right, top) = corners.min(axis=(0, 1)) - 0.2 * _TILE_KM, corners.max(axis=(0, 1)) + 0.2 * _TILE_KM
     return frame_map(ax, (left, right, bottom, top), title, handles, boundary, crs, ground="white")
+
+
+def score_step_by_step(axes: Sequence[Axes], pictures: Sequence[np.ndarray], judged: Sequence[np.ndarray],
+                       terms: dict, usual: float, score: float, years: tuple) -> Sequence[Axes]:
+    """How one tile gets its change score: its pictures, what heads say of its cells, and what each term adds.
+
+    Parameters
+    ----------
+    axes : six, in a row.
+    pictures : before and after, each (h, w, 3) uint8 RGB.
+    judged : three (side, side) arrays, 0 to 1: developed before, developed after, newly developed.
+    terms : what each term adds to the margin, by name.
+    usual : the margin of a usual tile, with which the sum begins.
+    """
+    for ax, picture, year in zip(axes, pictures, years):
+        ax.imshow(resize(picture, 160))
+        ax.set_title(f"picture {year}", fontsize=8.5)
+    ramp = LinearSegmentedColormap.from_list("ramp", SCORE_RAMP)
+    words = [f"developed in {year}?" for year in years] + ["new between them?"]
+    for ax, cells, heading in zip(axes[2:], judged, words):
+        ax.imshow(cells, cmap=ramp, vmin=0, vmax=1)
+        ax.set_title(heading, fontsize=8.5)
+    for ax in axes[:5]:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set(visible=True, color=RULE)
+    bars = axes[5]
+    ends = usual + np.concatenate([[0], np.cumsum(list(terms.values()))])
+    bars.barh(0, usual, height=0.7, color=MUTED)
+    for row, (start, added) in enumerate(zip(ends, terms.values()), start=1):
+        bars.barh(row, added, left=start, height=0.7, color=BLUE if added > 0 else ORANGE)
+    bars.axvline(0, color=INK, linewidth=0.8)
+    bars.set(yticks=range(len(terms) + 1), ylim=(len(terms) + 0.6, -0.6), xlabel="log-odds, added up from above")
+    bars.set_yticklabels(["usual tile", *terms])
+    bars.tick_params(axis="y", length=0)
+    bars.set_title(f"sum {ends[-1]:+.1f}: score {score:.1%}", fontsize=8.5)
+    return axes
 
 
 def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndarray], after: Sequence[np.ndarray],

@@ -16,7 +16,7 @@ from scipy.special import expit
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
 from helpers.land.grid import TILE_M, from_grid, to_grid
-from helpers.maps.cells import Judgement, Views, fit_heads, judge, labelled_cells
+from helpers.maps.cells import Heads, Judgement, Views, fit_heads, judge, labelled_cells
 from helpers.maps.change import probability_of
 from helpers.model.evaluation import calibration_error
 
@@ -149,21 +149,33 @@ class Scorer:
         self.line.fit(margin[:, None], real)
         self.area.fit(extent, share)
 
-    def score(self, views: Views, predictions: pd.DataFrame) -> pd.DataFrame:
-        """The columns ``SCORES`` of a county's tiles, by falling ``score``.
+    def score(self, views: Views, seen: pd.DataFrame) -> pd.DataFrame:
+        """The columns ``SCORES`` of a county's tiles, by falling ``score``; ``seen`` is their ``evidence``.
 
-        ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` how much of it is new,
-        to be expected of what was seen.
+        ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` the expected area of its
+        new land.
         """
-        table = evidence(views, judge(views, self.heads), predictions)
-        table = pd.concat([views.tiles[["row", "col", "group", "label"]], table], axis=1)
-        margin = self.model.decision_function(table[list(EVIDENCE)])
-        table["score"] = self.line.predict_proba(margin[:, None])[:, 1] if self.uses_line else expit(margin)
+        table = pd.concat([views.tiles[["row", "col", "group", "label"]], seen], axis=1)
+        table["score"] = self.chance(self.model.decision_function(table[list(EVIDENCE)]))
         table["new_m2"] = self.area.predict(table["extent"]) * TILE_M ** 2
         label_year = views.facts[0].get("label_year", views.years[0])
         table["reason"] = [reason_as_text(tile, terms, label_year) for tile, terms in
                            zip(table.itertuples(index=False), self.terms(table).to_dict("records"))]
         return _ranked(table)
+
+    def chance(self, margin: np.ndarray) -> np.ndarray:
+        """Scores, 0 to 1, of the model's margins: log-odds, or Platt's line through them."""
+        margin = np.reshape(margin, (-1, 1))
+        return self.line.predict_proba(margin)[:, 1] if self.uses_line else expit(margin[:, 0])
+
+    @property
+    def usual(self) -> float:
+        """The margin of a tile whose evidence is that of a usual training tile: ``terms`` add to it."""
+        return float(self.model[-1].intercept_[0])
+
+    def coefficient(self, column: str) -> float:
+        """What one standard deviation more of a column of ``EVIDENCE`` adds to the margin."""
+        return float(self.model[-1].coef_[0][list(EVIDENCE).index(column)])
 
     def terms(self, table: pd.DataFrame) -> pd.DataFrame:
         """What each term adds to a tile's margin, beside that of a usual tile: coefficients times evidence."""
@@ -189,8 +201,9 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
                        else "little of it looks newly built"),
              "network": f"Developed goes from {before} to {after}",
              "label": f"labelled {label} in {label_year}",
-             "neighbours": f"{n} neighbour{'s' * (n > 1)} changed too" if n else "no neighbour changed",
-             "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"}
+             "neighbours": _neighbours_as_text(int(n), terms["neighbours"]),
+             "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"
+                         + ("" if terms["pictures"] > 0 else ", so it may only look new")}
     # What rises from a thousandth to a hundredth can weigh; "from 0% to 1%" says it, "from 0% to 0%" would puzzle.
     if "nan%" in (before, after) or before == after:
         del words["network"]
@@ -200,6 +213,29 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
     speaking = {begin: "; ".join(words[term] for term in largest if side * terms[term] > 0)
                 for begin, side in (("For it", 1), ("Against it", -1))}
     return " ".join(f"{begin}: {said}." for begin, said in speaking.items() if said)
+
+
+def _neighbours_as_text(n, term):
+    """What the neighbours say. A tile at the rim of new land often only looks new, so they may speak against it."""
+    if n:
+        return f"{n} neighbour{'s' * (n > 1)} changed too" + ("" if term > 0 else ", so this may be only the rim")
+    return "no neighbour changed" + (", so this is no rim of other new land" if term > 0 else "")
+
+
+def example(views: Views, heads: Heads) -> tuple:
+    """A tile to work through: its position in ``views.tiles``, and its features before and after.
+
+    Of the tiles whose features are kept, it is the one of which heads call nearest to a fifth new.
+    """
+    nearest = (np.inf,)
+    for where, before, after in views.strips(kept_only=True):
+        features = np.concatenate([after, after - before], axis=-1)
+        new = heads.pair.predict_proba(features.reshape(-1, features.shape[-1]))[:, 1].reshape(len(where), -1)
+        gaps = np.abs((new > 0.5).mean(axis=1) - 0.2)
+        best = gaps.argmin()
+        if gaps[best] < nearest[0]:
+            nearest = gaps[best], int(where[best]), before[best], after[best]
+    return nearest[1:]
 
 
 def by_rule(candidates: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:

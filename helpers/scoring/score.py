@@ -28,7 +28,6 @@ from helpers.land.grid import TILE_PX
 from helpers.model import bundle as bundles
 from helpers.model import engines
 from helpers.scoring import guard, table
-from helpers.scoring.batch import score_images
 from helpers.tiles import store
 from helpers.uri import shown
 
@@ -43,32 +42,6 @@ STAGED = "land-cover-bundle-"
 STAGES = ("start", "read", "decode", "network", "write")
 
 log = logging.getLogger(__name__)
-
-
-def score_batches(batches, folder, engine: str = "fastest", threads: int = 1):
-    """Score batches of tiles, in plain Python: try it on ten tiles first.
-
-    Parameters
-    ----------
-    batches : iterable of pandas.DataFrame
-        ``tile_id``, ``county``, ``year``, and ``image``, the encoded picture.
-    folder : str or pathlib.Path
-        The model bundle on this machine.
-
-    Yields
-    ------
-    pandas.DataFrame
-        Rows of the prediction table, one for each tile.
-    """
-    bundle = bundles.load(folder)
-    network = engines.load(bundle, engine, threads)
-    for batch in batches:
-        for (county, year), tiles in batch.groupby(["county", "year"], sort=False):
-            scored = score_images(list(tiles["image"]), bundle, network, _tile_px(year))
-            rows = _rows(tiles["tile_id"], scored, bundle.checksum).to_pandas()
-            rows.insert(0, "county", county)
-            rows.insert(1, "year", year)
-            yield rows.astype({"class_id": "Int8"})
 
 
 def _tile_px(year):

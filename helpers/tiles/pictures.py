@@ -72,6 +72,16 @@ def decode_all(tiles, size=None) -> np.ndarray:
     return np.stack(pixels)
 
 
+def readable(tiles):
+    """The rows of a frame whose ``image`` can be decoded."""
+    def can_decode(image):
+        try:
+            return decode(image) is not None
+        except BadPicture:
+            return False
+    return tiles[[can_decode(image) for image in tiles["image"]]]
+
+
 def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
     """Pixels (h, w, 3), uint8 RGB, of a picture, resized to ``size`` (height, width). A tile of a grid must have
     ``tile_px`` in square. A BadPicture tells why a picture can't be used.

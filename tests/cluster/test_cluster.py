@@ -25,7 +25,6 @@ import local_cluster
 import tiny
 from helpers import InputError
 from helpers.files import write_json
-from helpers.scoring import score as scoring
 from helpers.tiles import store as tilestore
 from helpers.scoring.table import as_text, read
 from helpers.tiles.folder import write_images
@@ -268,7 +267,7 @@ def test_no_page_of_a_browser_can_end_an_application(cluster, driver):
 
 
 def test_the_undisturbed_job(driver, undisturbed, asked, home):
-    plain = next(scoring.score_batches([tilestore.read(home / "tiles")], home / "model"))
+    plain = tiny.scored(tilestore.read(home / "tiles"), home / "model")
     assert undisturbed["class_id"].fillna(-1).tolist() == plain["class_id"].fillna(-1).tolist()
     assert undisturbed["error_kind"].value_counts().to_dict() == {"unreadable": 1}
 

@@ -1,13 +1,12 @@
-"""How well a network learned, and how the time falls with the cores."""
+"""How well a network learned."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import pytest
 from matplotlib.colors import to_hex
 
 from drawings import legend_of, texts_of
-from helpers.figures.learning import baselines, confusion, reliability, time_against_cores, training_curves
+from helpers.figures.learning import baselines, confusion, reliability, training_curves
 from helpers.land.classes import CLASSES
 
 
@@ -53,19 +52,9 @@ def test_baselines_show_figures_and_floors(ax):
     baselines(plt.figure().add_subplot(), {"colour alone": {"accuracy": 0.6}}, "One measure")
 
 
-@pytest.mark.parametrize("cores, seconds", [([1, 2, 2, 4], [80, 44, 42, 24]), ([1, 2], [8.0, 5.0]), ([1], [300])])
-def test_time_against_cores_compares_with_perfect_sharing(ax, cores, seconds):
-    time_against_cores(ax, cores, seconds, "Faster")
-    assert list(legend_of(ax)) == ["perfect sharing: time ∝ 1 / cores", "measured"]
-    line, points = ax.lines
-    assert line.get_ydata() * line.get_xdata() == pytest.approx(seconds[0])
-    assert list(points.get_xdata()) == cores and list(points.get_ydata()) == seconds
-    assert len(texts_of(ax)) == len(set(cores))
-
-
 def test_reliability_draws_what_it_is_given(ax):
     table = pd.DataFrame({"tiles": [90, 10], "score": [0.1, 0.8], "share": [0.12, 0.7]})
     reliability(ax, {"a county": table}, "Calibrated")
     ax.figure.canvas.draw()
     assert np.allclose(ax.collections[0].get_offsets(), [[0.1, 0.12], [0.8, 0.7]])
-    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["means what it says", "a county"] and not ax.texts
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["perfectly calibrated", "a county"] and not ax.texts

@@ -99,6 +99,22 @@ def test_an_error_map_counts_each_kind(ax):
     assert len({c.get_hatch() for c in taken.values()}) == 2
 
 
+def test_a_score_adds_up_step_by_step():
+    fig, axes = plt.subplots(1, 6, figsize=(12, 2.3))
+    judged = [RNG.rand(14, 14) for _ in range(3)]
+    terms = {"cells": 5.0, "network": -1.5, "label": 0.5}
+    figures.score_step_by_step(axes, [picture(), picture()], judged, terms, -3.0, 0.73, (2010, 2016))
+    for ax, cells in zip(axes[2:], judged):
+        assert np.allclose(ax.images[0].get_array(), cells)
+    bars = axes[5].patches
+    assert [bar.get_width() for bar in bars] == [-3, 5, -1.5, 0.5]
+    # Each bar begins where the one above ends.
+    assert [bar.get_x() for bar in bars[1:]] == [-3, 2, 0.5]
+    assert axes[5].get_title(loc="left") == "sum +1.0: score 73.0%"
+    assert [label.get_text() for label in axes[5].get_yticklabels()] == ["usual tile", *terms]
+    fig.canvas.draw()
+
+
 def test_candidates_show_both_years_and_their_probabilities(ax):
     candidates = pd.DataFrame({"probability_before": [0.02, np.nan, 0.2], "probability_after": [0.98, 0.9, 0.8]})
     before = [np.full((50, 50, 3), 40, dtype=np.uint8)] * 3

@@ -115,7 +115,7 @@ TERMS = {"cells": 3.0, "network": 1.5, "label": 0.4, "neighbours": -0.9, "pictur
 def test_a_reason_names_what_weighs_most_in_words():
     tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 1.26)
     assert new_development.reason_as_text(tile, TERMS, 2011) == ("For it: about 1.4 ha look newly built; Developed goes from 3% to "
-                                                     "97%. Against it: 1 neighbour changed too.")
+                                                     "97%. Against it: 1 neighbour changed too, so this may be only the rim.")
     # A third term that weighs next to nothing is left out, and the order is by weight.
     assert new_development.reason_as_text(tile, dict(TERMS, neighbours=-0.3, label=-4.0), 2011) == (
         "For it: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
@@ -128,6 +128,17 @@ def test_a_reason_names_what_weighs_most_in_words():
     unknown = new_development.reason_as_text(Tile(0, np.nan, 0.5, 1, pd.NA, 0, 1), dict(TERMS, cells=-2, label=1), 2011)
     assert unknown == ("For it: labelled Cultivated in 2011. Against it: little of it looks newly built; no "
                        "neighbour changed.")
+    for n, term, words in ((2, 3.0, "For it: 2 neighbours changed too;"),
+                           (0, 3.1, "For it: no neighbour changed, so this is no rim of other new land;")):
+        alone = tile._replace(new_neighbours=n)
+        assert new_development.reason_as_text(alone, dict(TERMS, neighbours=term), 2011).startswith(words) or n
+
+
+def test_pictures_that_differ_as_a_whole_speak_against_with_their_reason():
+    tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 3.6)
+    for term, words in ((-2.0, "Against it: the two pictures differ 3.6 times as much as is usual here, so it may only "
+                         "look new."), (2.0, "; the two pictures differ 3.6 times as much as is usual here;")):
+        assert words in new_development.reason_as_text(tile, dict(TERMS, pictures=term, neighbours=0), 2011)
 
 
 def test_terms_are_coefficients_times_evidence():
@@ -142,6 +153,35 @@ def test_terms_are_coefficients_times_evidence():
     margin = scorer.model.decision_function(table)
     assert np.allclose(terms.sum(axis=1) + scorer.model[-1].intercept_[0], margin)
     assert np.corrcoef(terms["pictures"], table["distance"])[0, 1] == pytest.approx(1)
+
+
+def test_a_margin_becomes_a_chance_with_or_without_the_line():
+    from sklearn.linear_model import LogisticRegression
+    scorer = object.__new__(new_development.Scorer)
+    scorer.line = LogisticRegression(C=1e3).fit([[-1.0], [0.0], [1.0], [2.0]], [0, 1, 0, 1])
+    scorer.uses_line = False
+    assert scorer.chance(np.log(3)) == pytest.approx(0.75) and scorer.chance(np.zeros(2)).tolist() == [0.5, 0.5]
+    scorer.uses_line = True
+    assert scorer.chance(0.0) == pytest.approx(scorer.line.predict_proba([[0.0]])[:, 1])
+
+
+def test_the_example_is_the_tile_of_which_a_fifth_is_new():
+    """Heads call a cell new where its one feature is 1; a tile of 10 cells for each share."""
+    shares = [0.0, 0.9, 0.3, 0.2, 0.6]
+
+    class Pair:
+        def predict_proba(self, features):
+            assert features.shape[1] == 2  # after, and the rise
+            return np.stack([1 - features[:, 0], features[:, 0]], axis=1)
+
+    class Kept:
+        def strips(self, kept_only):
+            assert kept_only
+            for rows in ([0, 1], [2, 3, 4]):
+                after = np.array([[[[float(i < 10 * shares[k])] for i in range(10)]] for k in rows])
+                yield np.array(rows) + 100, np.zeros_like(after), after
+    number, before, after = new_development.example(Kept(), cells_module.Heads(None, Pair()))
+    assert number == 103 and after.sum() == 2 and before.shape == after.shape == (1, 10, 1)
 
 
 def made_up(n=400, seed=0):

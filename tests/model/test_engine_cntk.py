@@ -16,7 +16,7 @@ import tiny
 from helpers import InputError
 from helpers.model import bundle, engines, evaluation
 from helpers.model.engine_cntk import EngineDied, cntk_environment
-from helpers.scoring.score import score, score_batches
+from helpers.scoring.score import score
 from helpers.scoring.table import read
 from helpers.tiles.folder import write_images
 from helpers.tiles.pictures import encode
@@ -77,7 +77,7 @@ def test_a_process_that_dies_again_leaves_its_last_words_in_the_rows(trained, tm
     (copy / "model.model").write_bytes((copy / "model.model").read_bytes()[:1000])
     with_checksum(copy)
     batch = pd.DataFrame({"tile_id": ["a", "b"], "county": "x", "year": 0, "image": [encode(tiles[0]), b"nothing"]})
-    rows = next(score_batches([batch], copy, "cntk"))
+    rows = tiny.scored(batch, copy, "cntk")
     assert rows["error_kind"].tolist() == ["engine", "unreadable"] and rows["class_id"].isna().all()
     assert "CNTK's process ended with status 1: " in rows["error"][0] and "Error" in rows["error"][0]
     assert "UnidentifiedImageError" in rows["error"][1]

@@ -137,15 +137,23 @@ def test_the_map_files_are_there(run):
 
 
 def with_answers(name, folder, parameters):
-    """Write a notebook that ends in the answers to its exercises, and see that it has parameters; its path."""
+    """Write a notebook that ends in the answers to its exercises, each followed by the cell that checks it; its path.
+
+    All its parameters must exist.
+    """
     path = NOTEBOOKS / f"{name}.ipynb"
     unknown = set(parameters) - set(papermill.inspect_notebook(str(path)))
     assert not unknown, f"{name} has no parameter {unknown}"
     notebook = nbformat.read(path, as_version=4)
-    markdown = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    for answer in re.findall(r"<details>.*?</details>", markdown, flags=re.DOTALL):
-        notebook.cells += [nbformat.v4.new_code_cell(code)
-                           for code in re.findall(r"```python\n(.*?)```", answer, flags=re.DOTALL)]
+    answers, check = [], []
+    for cell in notebook.cells:
+        if "check" in cell.metadata.get("tags", []):
+            check = [nbformat.v4.new_code_cell(cell.source, metadata={"tags": ["answered"]})]
+        for answer in re.findall(r"<details>.*?</details>", cell.source, flags=re.DOTALL):
+            code = re.findall(r"```python\n(.*?)```", answer, flags=re.DOTALL)
+            answers += [nbformat.v4.new_code_cell(block) for block in code] + check
+            check = []
+    notebook.cells += answers
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder / f"{name}.ipynb"
 
@@ -153,8 +161,11 @@ def with_answers(name, folder, parameters):
 def execute(name, folder, **parameters):
     """Execute a notebook and its answers with papermill."""
     path = with_answers(name, folder, parameters)
-    papermill.execute_notebook(str(path), str(path.with_suffix(".done.ipynb")), parameters=parameters,
-                               cwd=str(NOTEBOOKS), progress_bar=False)
+    done = papermill.execute_notebook(str(path), str(path.with_suffix(".done.ipynb")), parameters=parameters,
+                                      cwd=str(NOTEBOOKS), progress_bar=False)
+    checked = ["".join(output.get("text", "") for output in cell.outputs) for cell in done.cells
+               if "answered" in cell.metadata.get("tags", [])]
+    assert all(text.startswith("Right: ") for text in checked), checked
 
 
 def test_notebook_04_takes_a_store_and_its_answers_hold(run, tmp_path, monkeypatch):

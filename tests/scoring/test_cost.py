@@ -14,3 +14,45 @@ def test_hours_and_cost_by_hand():
     assert slow["hours"] == 2.0 and slow["bound_by"] == "reading"
     with pytest.raises(InputError, match="expected tiles_per_second above 0, got 0"):
         cost.capacity(1, 0, machine)
+
+
+def test_a_fit_finds_start_and_shared_work_again():
+    assert cost.fitted([1, 2, 4, 8], [10 + 80 / n for n in (1, 2, 4, 8)]) == pytest.approx((10, 80))
+    assert cost.fitted([2, 2], [50, 50]) == pytest.approx((0, 100))
+    # Faster than perfect sharing: no start is below 0.
+    assert cost.fitted([1, 2], [100, 40])[0] == 0
+
+
+def test_the_fit_of_2017_stays_near_its_chart():
+    for nodes, seconds in cost.TIMES_2017.values():
+        start_s, shared_s = cost.fitted(nodes, seconds)
+        assert all(start_s + shared_s / n == pytest.approx(s, rel=0.1) for n, s in zip(nodes, seconds))
+
+
+@pytest.mark.parametrize("workers, line, words, quiet", [
+    ([1, 2], (2, 10), "a start of 2.0 s and 10.0 s of work", True), ([1, 2], (50, 5), "gained little", False),
+    ([1, 1], (0, 40), "ran on 1 core, so", True), ([4], (0, 40), "ran on 4 cores, so", True)])
+def test_a_fit_tells_what_it_has_found(workers, line, words, quiet):
+    text = cost.fit_as_text(workers, *line)
+    assert words in text and ("busy" in text) != quiet
+
+
+@pytest.mark.parametrize("foretold, words", [(20, "50% too low"), (44, "10% too high"), (43.9, "within 10 %"),
+                                             (60, "50% too high")])
+def test_a_forecast_tells_its_direction(foretold, words):
+    measured = 39.9 if foretold == 44 else 40
+    text = cost.forecast_as_text(foretold, measured)
+    assert words in text and f"{measured:.0f} s" in text
+    assert ("loaded the network" in text) == ("low" in words)
+
+
+def test_a_forecast_without_a_measured_time_says_so():
+    assert cost.forecast_as_text(30) == ("The forecast is 30 s. Some tiles had their row before this run, so there is no "
+                                         "time to compare it with.")
+
+
+def test_the_assumptions_are_the_defaults():
+    defaults = cost.capacity.__defaults__
+    assert (1, cost.EFFICIENCY, cost.START_S, cost.TILE_BYTES, cost.STORAGE) == defaults
+    text = cost.assumptions_as_text()
+    assert "95%" in text and "5 minutes" in text and "72 kB" in text and "50 Gbit/s" in text

@@ -4,11 +4,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tiny
 from helpers import InputError
 from helpers.model import bundle
 from helpers.scoring import score as scoring
@@ -57,8 +57,7 @@ def store(tmp_path_factory):
 
 def on_driver(store, saved, engine="onnxruntime"):
     """The prediction table computed by a plain loop on the driver."""
-    batches = [tilestore.read(store)[["tile_id", "county", "year", "image"]]]
-    return pd.concat(scoring.score_batches(batches, saved.folder, engine)).sort_values("tile_id", ignore_index=True)
+    return tiny.scored(tilestore.read(store), saved.folder, engine).sort_values("tile_id", ignore_index=True)
 
 
 @pytest.mark.parametrize("partitions", [None, 1, 2, 7])

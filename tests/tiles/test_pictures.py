@@ -4,6 +4,7 @@ import io
 import time
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from PIL import Image
@@ -35,6 +36,12 @@ def test_pictures_that_become_rows_with_a_reason(name):
     assert error.value.kind == kind
     assert sentence.startswith("expected ") and ", got " in sentence and sentence.endswith(".") and "\n" not in sentence
     assert "0x" not in sentence, "an address differs from run to run"
+
+
+def test_pictures_that_can_be_decoded_are_told_from_others():
+    images = [next(iter(CONVERTED.values()))[0], next(iter(ERRORS.values()))[0], PNG]
+    tiles = pd.DataFrame({"tile_id": list("abc"), "image": images})
+    assert pictures.readable(tiles)["tile_id"].tolist() == ["a", "c"]
 
 
 def test_a_tile_of_a_grid_has_the_grids_size():

@@ -1,0 +1,23 @@
+"""Exercises of the notebooks: say whether a reader's answer holds. A check names properties, and not the answer."""
+
+
+def check(answer, claims: dict):
+    """Print whether an answer has the properties that an exercise asks for.
+
+    Parameters
+    ----------
+    answer : what the reader's cell has made; None as long as the cell is empty.
+    claims : each property in words, and a function that takes the answer and says whether it has the property.
+    """
+    if answer is None:
+        print("Nothing to check yet: fill in the cell above and run it.")
+        return
+    for words, holds in claims.items():
+        try:
+            came = "something else" if not holds(answer) else None
+        except Exception as error:  # A reader's answer may be of any kind.
+            came = "{}: {}".format(type(error).__name__, error)
+        if came:
+            print("Not yet. Expected {}, got {}.".format(words, came))
+            return
+    print("Right: " + "; ".join(claims) + ".")

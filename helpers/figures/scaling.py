@@ -1,0 +1,64 @@
+"""Notebooks 01 and 05: tasks on slots, and how the time of a job falls with the cores."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from helpers.figures.style import BLUE, EDGE, INK, ORANGE, set_title
+
+
+def tasks_on_slots(ax: Axes, tasks: pd.DataFrame, title: str) -> Axes:
+    """A bar for each task from its beginning to its end, in the row of the worker process that ran it.
+
+    ``tasks`` has ``process``, ``began`` and ``ended`` (seconds) and ``pictures``, the number written on the bar.
+    """
+    rows = {process: row for row, process in enumerate(sorted(tasks["process"].unique()))}
+    start = tasks["began"].min()
+    for number, task in enumerate(tasks.sort_values("began").itertuples()):
+        left, width = task.began - start, task.ended - task.began
+        row = rows[task.process]
+        ax.barh(row, width, left=left, height=0.6, color=BLUE, edgecolor="white", linewidth=1.5)
+        ax.text(left + width / 2, row, f"task {number + 1}\n{task.pictures}", ha="center", va="center", color="white",
+                fontsize=7.5)
+    ax.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlim=(0, (tasks["ended"].max() - start) * 1.02),
+           xlabel="seconds since the first task began")
+    ax.set_yticklabels([f"slot {row + 1}" for row in rows.values()])
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x")
+    return set_title(ax, title)
+
+
+def time_against_workers(ax: Axes, runs: dict, lines: dict, title: str, unit: str = "cores") -> Axes:
+    """The time of each run against its number of workers, both logarithmic, with the line of a model through it.
+
+    Parameters
+    ----------
+    runs : name to ``(workers, seconds)``, two sequences of equal length.
+    lines : name to ``(start_s, shared_s)``, as ``cost.fitted`` finds them: the line is start_s + shared_s / workers.
+    unit : what is counted along the axis: "cores" or "nodes".
+    """
+    every = np.unique(np.concatenate([workers for workers, _ in runs.values()]))
+    along = np.geomspace(every[0], max(every[-1], 1.01 * every[0]), 60)
+    for (name, (workers, seconds)), colour, marker in zip(runs.items(), (BLUE, ORANGE, INK), "osD"):
+        start_s, shared_s = lines[name]
+        ax.plot(along, start_s + shared_s / along, color=colour, linewidth=1.4)
+        ax.plot(along, (start_s + shared_s / along[0]) * along[0] / along, color=EDGE, linestyle="--", linewidth=1)
+        ax.plot(workers, seconds, marker, color=colour, markersize=5.5, markeredgecolor="white", markeredgewidth=0.7,
+                label=name, zorder=3)
+    ax.plot([], [], color=BLUE, linewidth=1.4, label=f"model: start + work / {unit}")
+    ax.plot([], [], color=EDGE, linestyle="--", linewidth=1, label="perfect sharing, no start")
+    low = min(min(line.get_ydata().min() for line in ax.lines if len(line.get_ydata())),
+              min(min(seconds) for _, seconds in runs.values()))
+    high = max(max(seconds) for _, seconds in runs.values())
+    ax.set(xscale="log", yscale="log", xlabel=f"{unit} (logarithmic)", ylabel="seconds (logarithmic)",
+           ylim=(low / 1.2, high * 1.25), xlim=(every[0] / 1.12, along[-1] * 1.12))
+    ticks = [m * 10.0 ** p for p in range(-2, 6) for m in (1, 1.5, 2, 3, 5, 7)]
+    ticks = [tick for tick in ticks if low / 1.2 <= tick <= high * 1.25]
+    for axis, shown in ((ax.xaxis, every), (ax.yaxis, ticks)):
+        axis.set_major_locator(FixedLocator(shown))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.grid(True)
+    ax.legend(loc="lower left")
+    return set_title(ax, title)
