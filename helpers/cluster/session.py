@@ -151,11 +151,6 @@ def _settings(master, heap=HEAP) -> dict:
     log = Path(__file__).with_name("log4j2.properties").as_uri()
     settings = {
         "spark.driver.memory": heap,
-        # The whole heap at the start, and a collector that takes nothing beside it: else Java grows for an hour, to the
-        # same size, and a machine that lacks it would say so in the night.
-        "spark.driver.extraJavaOptions":
-            f'"-Dlog4j2.configurationFile={log}" "-Djava.io.tmpdir={tempfile.gettempdir()}" '
-            f'-XX:+UseSerialGC -Xms{heap} -XX:+AlwaysPreTouch {_QUICK}',
         # What Spark remembers of jobs that have ended, by default of a thousand.
         "spark.ui.retainedJobs": 200,
         "spark.ui.retainedStages": 200,
@@ -172,7 +167,13 @@ def _settings(master, heap=HEAP) -> dict:
         **{f"spark.executorEnv.{library}_THREADS": "1"
            for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")},
     }
+    # A cluster has Java options of its own, which these would replace: HDInsight's application masters need theirs.
     here = {
+        # The whole heap at the start, and a collector that takes nothing beside it: else Java grows for an hour, to the
+        # same size, and a machine that lacks it would say so in the night.
+        "spark.driver.extraJavaOptions":
+            f'"-Dlog4j2.configurationFile={log}" "-Djava.io.tmpdir={tempfile.gettempdir()}" '
+            f'-XX:+UseSerialGC -Xms{heap} -XX:+AlwaysPreTouch {_QUICK}',
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.driver.host": "127.0.0.1",
         "spark.local.dir": tempfile.gettempdir(),

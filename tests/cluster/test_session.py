@@ -46,6 +46,13 @@ def test_batches_are_small_enough_for_pictures(spark):
     assert found == [64, 64, 64, 8]
 
 
+@pytest.mark.parametrize("master", ["yarn", "spark://elsewhere:7077", "k8s://host"])
+def test_a_clusters_own_java_options_stay(master):
+    """HDInsight's hold -Dhdp.version and a parser's flag, without which application masters die."""
+    assert not [name for name in session._settings(master) if name.endswith("JavaOptions")]
+    assert [name for name in session._settings("local[2]") if name.endswith("JavaOptions")]
+
+
 @pytest.mark.parametrize("kernel, hdinsight, master, where", [
     ("", False, "local[*]", ("laptop", "local[*]")),
     ("", False, "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
