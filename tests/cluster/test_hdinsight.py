@@ -64,7 +64,7 @@ def no_az(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "env", "dirname", "sed", "git", "mktemp", "rm", "find", "head", "basename", "sleep", "grep",
-                 "date", "sort", "paste", "id", "sh", "cat", "mkdir", "mv", "gzip"):
+                 "date", "sort", "paste", "id", "sh", "cat", "mkdir", "mv", "gzip", "awk"):
         (folder / name).symlink_to(shutil.which(name))
     return {"PATH": str(folder), "HOME": str(tmp_path), "AZURE_STORAGE_SAS_TOKEN": SECRET,
             "AZURE_STORAGE_CONNECTION_STRING": SECRET}
@@ -151,6 +151,26 @@ def test_prices_come_before_anything_is_created(no_az):
     assert next(i for i, line in enumerate(lines) if line.startswith("+ az")) > 0
 
 
+def test_a_dry_run_warns_of_what_would_be_refused(no_az):
+    done = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(no_az, ssh_public_key="/nowhere", script_uri=""))
+    assert done.returncode == 0
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: expected ")]
+    assert len(warnings) == 2 and "SSH public key at /nowhere" in warnings[0] and "script_uri" in warnings[1]
+
+
+@pytest.mark.parametrize("script", ["upload.sh", "resize_cluster.sh"])
+def test_without_arguments_there_is_the_usage(no_az, script):
+    """Before anything else is asked for, such as the Azure CLI."""
+    done = run(SCRIPTS / script, env=no_az)
+    assert done.returncode == 2 and f"\n  {script} " in done.stderr and "az" not in done.stderr.split()
+
+
+def test_a_quota_that_azure_does_not_tell_stops_nothing(no_az, tmp_path):
+    azure = Azure(no_az, tmp_path / "azure", quota={"cores": 4})
+    done = azure.run("create_cluster.sh", "--yes")
+    assert done.returncode == 0 and done.stdout.count("tells no quota of this family") == 2, done.stderr
+
+
 def test_without_the_cli_there_is_one_sentence(no_az):
     for name in ("create_cluster.sh", "delete_cluster.sh", "open_jupyter.sh"):
         done = run(SCRIPTS / name, env=no_az)
@@ -177,7 +197,8 @@ with open(where + "/azure") as file:
     azure = json.load(file)
 has = dict(zip(words, words[1:]))
 what = " ".join(word for word in words[:4] if not word.startswith("-"))
-what = re.match(r"[a-z -]+?(create|delete|show|list|exists|execute|upload-batch|generate-sas)", " ".join(words)).group()
+what = re.match(r"[a-z -]+?(create|delete|show|list-usage|list|exists|execute|upload-batch|generate-sas)",
+                " ".join(words)).group()
 mine, tag = azure["resources"], "landcover-spark"
 
 
@@ -198,7 +219,7 @@ elif what in ("storage account create", "identity create"):
 elif what in ("storage account show", "identity show"):
     if has["--name"] not in mine:
         sys.exit(3)
-    say("/of/" + has["--name"])
+    say({{"id": "/of/", "principalId": "principal-of-"}}[has.get("--query", "id")] + has["--name"])
 elif what == "hdinsight create":
     assert azure["group"] is not None
     azure["clusters"][has["--name"]] = "Running"
@@ -211,6 +232,12 @@ elif what == "hdinsight list":
     named = re.search("name=='(.*?)'", has["--query"])
     found = {{name: state for name, state in azure["clusters"].items() if not named or name == named.group(1)}}
     say([state if "clusterState" in has["--query"] else name for name, state in found.items()])
+elif what == "hdinsight list-usage":
+    say([f"{{name}}\\t{{limit}}\\t4" for name, limit in azure["quota"].items()])
+elif what == "role assignment list":
+    say(azure["roles"].get(has["--assignee"], []))
+elif what == "role assignment create":
+    azure["roles"].setdefault(has["--assignee-object-id"], []).append(has["--role"])
 elif what == "hdinsight delete":
     azure["clusters"].pop(has["--name"])
     mine.pop(has["--name"])
@@ -240,7 +267,12 @@ class Azure:
     def __init__(self, environment, folder, **has):
         folder.mkdir()
         self.folder = folder
-        self.write(dict({"group": None, "resources": {}, "clusters": {}, "actions": [], "elsewhere": []}, **has))
+        quota = {"standardEADSv5Family": 100, "STANDARDDADSV5FAMILY": 16, "standardDSv5Family": 0}
+        self.write(dict({"group": None, "resources": {}, "clusters": {}, "actions": [], "elsewhere": [], "roles": {},
+                         "quota": quota}, **has))
+        (Path(environment["PATH"]) / "sleep").unlink()
+        (Path(environment["PATH"]) / "sleep").write_text(f"#!/bin/sh\necho $1 >> {folder}/slept\n")
+        (Path(environment["PATH"]) / "sleep").chmod(0o755)
         az = Path(environment["PATH"]) / "az"
         az.write_text(AZ.format(python=sys.executable, where=str(folder), secret=SECRET))
         az.chmod(0o755)
@@ -289,17 +321,22 @@ def test_a_cluster_is_created_once(no_az, tmp_path):
     assert f"@{azure.environment['ssh_public_key']}" in create and "--assign-identity" not in create
     action = next(words for words in asked if words[1:3] == ["script-action", "execute"])
     assert azure.environment["script_uri"] in action
+    # The cluster needs its identity's role from the beginning: a new one is waited for, one that was there is not.
+    assert has["roles"]["principal-of-landcover-cluster"] == ["Storage Blob Data Owner"]
+    assert (azure.folder / "slept").read_text() == "600\n"
+    assert "96 free cores of the family EADSV5" in done.stdout and "no quota" not in done.stdout
 
     done = azure.run("create_cluster.sh", "--yes", said="")
     assert done.returncode == 0, done.stderr
     asked = azure.asked()
-    assert made(asked) == [] and "upload-batch" not in json.dumps(asked) and azure.has() == has
+    assert made(asked) == [] and "upload-batch" not in json.dumps(asked) and azure.has()["actions"] == ["tutorial"]
+    assert (azure.folder / "slept").read_text() == "600\n"
     assert "To give them the code that is committed now: create_cluster.sh --set-up-again" in done.stdout
 
     done = azure.run("create_cluster.sh", "--yes", "--set-up-again", said="")
     assert done.returncode == 0, done.stderr
     assert made(azure.asked()) == ["hdinsight script-action delete", "hdinsight script-action execute"]
-    assert azure.has() == has
+    assert azure.has()["actions"] == ["tutorial"] and azure.has()["clusters"] == has["clusters"]
 
 
 @pytest.mark.parametrize("has, sentence", [
@@ -312,6 +349,8 @@ def test_a_cluster_is_created_once(no_az, tmp_path):
     ({"said": "short-A1\n"}, "expected a password of 10 or more characters"),
     ({"script_uri": ""}, "expected script_uri to be the https address of script_action.sh at a tagged commit"),
     ({"ssh_public_key": "/nowhere"}, "expected an SSH public key at /nowhere, got none."),
+    ({"quota": {"standardEADSv5Family": 99, "standardDADSv5Family": 16}},
+     "expected 96 free cores of the family EADSV5 in eastus, got 95. Ask Azure for more"),
 ])
 def test_what_stands_against_a_cluster_is_said_before_anything_is_made(no_az, tmp_path, has, sentence):
     settings = {name: has.pop(name) for name in ("said", "script_uri", "ssh_public_key") if name in has}
@@ -393,7 +432,7 @@ def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
     for name, script in (
             ("ssh", f'echo "$@" >> {tmp_path}/ssh; shift; export HOME={home["head"]}; script=$1; shift; '
                     f'exec {SCRIPTS}/${{script##*/}} "$@"'),
-            ("sudo", f'echo "$@" >> {tmp_path}/sudo; while [ "$1" != sh ]; do shift; done; '
+            ("sudo", f'echo "$@" >> {tmp_path}/sudo; while [ "$1" != sh ] && [ "$1" != hdfs ]; do shift; done; '
                      f'HOME={home["jupyter"]} exec "$@"'),
             ("hdfs", f'echo "$@" >> {tmp_path}/hdfs; [ "$2" != -put ] || cat > {tmp_path}/put')):
         (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -411,7 +450,9 @@ def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
         assert os.listdir(file.parent) == ["storage_token"]
     assert (tmp_path / "put").read_text() == f"sv=1&sig={SECRET}\n"
     shown = done.stdout + done.stderr + "".join((tmp_path / name).read_text() for name in ("ssh", "sudo", "hdfs"))
-    assert SECRET not in shown and "-u spark" in shown and "-chmod 600 abfs://tutorial@landcovertiles" in shown
+    # HDInsight refuses storage commands to the account of ssh: both are Jupyter's.
+    assert re.findall(r"^-n -H -u spark hdfs dfs (-\w+)", (tmp_path / "sudo").read_text(), re.M) == ["-put", "-chmod"]
+    assert SECRET not in shown and "-chmod 600 abfs://tutorial@landcovertiles" in shown
 
 
 # A node's set-up --------------------------------------------------------------------------------------------------
