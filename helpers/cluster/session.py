@@ -11,7 +11,7 @@ from pathlib import Path
 
 from helpers import InputError
 from helpers.cluster import adapter
-from helpers.cluster.preflight import HDINSIGHT, JAVA_FOR_SPARK, preflight
+from helpers.cluster.preflight import JAVA_FOR_SPARK, preflight
 from helpers.runs import home
 
 # Rows of a batch that a notebook's own function gets: of 64 pictures of 100 KB it has some 6 MB.
@@ -204,7 +204,7 @@ def stop(spark):
 
 
 def where_it_runs(master: str = "local[*]") -> tuple:
-    """``"HDInsight"``, ``"laptop"``, ``"standalone cluster"`` or another ``"cluster"``; and the master of ``start``."""
+    """``"laptop"``, ``"standalone cluster"``, ``"YARN cluster"`` or another ``"cluster"``; the master of ``start``."""
     master = _chosen(master)
-    kinds = {"local": "laptop", "spark": "standalone cluster"}
-    return "HDInsight" if os.path.isdir(HDINSIGHT) else kinds.get(master[:5], "cluster"), master
+    kinds = {"local": "laptop", "spark": "standalone cluster", "yarn": "YARN cluster"}
+    return kinds.get(master[:5], "cluster"), master

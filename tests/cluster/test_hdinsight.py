@@ -518,10 +518,10 @@ class Node:
     def packages(self):
         return self.prefix / "environment" / "lib" / "python3.10" / "site-packages"
 
-    def launched(self, home, *command):
+    def launched(self, home, *command, **changed):
         """A command as the kernel is started, for an account with a home."""
         kernel = json.loads((self.kernels / "landcover" / "kernel.json").read_text())
-        return run(*kernel["argv"][:2], *command, env=dict(os.environ, HOME=str(home), **kernel["env"]))
+        return run(*kernel["argv"][:2], *command, env=dict(os.environ, HOME=str(home), **dict(kernel["env"], **changed)))
 
     def set_up(self, source=REPOSITORY, **environment):
         done = run(*self.command(source), env=dict(self.environment, **environment), timeout=500)
@@ -577,9 +577,11 @@ cd {REPOSITORY}; git ls-files -z -co --exclude-standard | tar --null --ignore-fa
     assert kernel["env"]["TUTORIAL_STORAGE"] == "abfs://tutorial@landcovertiles.dfs.core.windows.net"
     assert (home / "landcover" / "data" / "note").exists()
     told = "import os; print(os.environ.get('AZURE_STORAGE_SAS_TOKEN_FILE'))"
-    assert node.launched(home, "-c", told).stdout.strip() == "None"
-    (home / "landcover" / "storage_token").touch()
-    assert node.launched(home, "-c", told).stdout.strip() == str(home / "landcover" / "storage_token")
+    token = home / "landcover" / "storage_token"
+    assert node.launched(home, "-c", told).stdout.strip() == str(token)  # The storage is Azure's: it is needed there.
+    assert node.launched(home, "-c", told, TUTORIAL_STORAGE="").stdout.strip() == "None"
+    token.touch()
+    assert node.launched(home, "-c", told, TUTORIAL_STORAGE="").stdout.strip() == str(token)
 
 
 def test_everyone_may_read_a_node_and_nobody_but_its_owner_change_it(node):
@@ -621,6 +623,24 @@ def test_a_set_up_that_cannot_go_on_says_why(node, tmp_path):
     wrong = Node(tmp_path / "node", sys.executable)
     done = run(*wrong.command(), env=wrong.environment)
     assert done.returncode == 2 and "failed: expected Python 3.10 at" in done.stderr
+
+
+def test_the_nodes_own_python_comes_before_conda(node, tmp_path):
+    base = Path(run(node.environment["TUTORIAL_PYTHON"], "-c", "import sys; print(sys.base_prefix)").stdout.strip())
+    (tmp_path / "conda").write_text("#!/bin/sh\necho $@ > {}/asked\nexit 1\n".format(tmp_path))
+    (tmp_path / "conda").chmod(0o755)
+    environment = dict(node.environment, TUTORIAL_PREFIX=str(tmp_path / "node"), TUTORIAL_CONDA=str(tmp_path / "conda"))
+    del environment["TUTORIAL_PYTHON"]
+    # Killed after that step: what follows takes minutes.
+    for path, said in ((f"{base / 'bin'}:{os.environ['PATH']}", f"at {base / 'bin' / 'python3.10'}"),
+                       ("/usr/bin:/bin", "failed: expected conda to make Python 3.10 in 20 minutes")):
+        going = subprocess.Popen(node.command(), env=dict(environment, PATH=path), text=True, start_new_session=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert any(said in line for line in going.stdout)
+        if going.poll() is None:
+            os.killpg(going.pid, signal.SIGKILL)
+        going.communicate()
+    assert "python=3.10.16" in (tmp_path / "asked").read_text()
 
 
 def test_a_worker_gets_no_kernel(node, tmp_path):

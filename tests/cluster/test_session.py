@@ -53,17 +53,16 @@ def test_a_clusters_own_java_options_stay(master):
     assert [name for name in session._settings("local[2]") if name.endswith("JavaOptions")]
 
 
-@pytest.mark.parametrize("kernel, hdinsight, master, where", [
-    ("", False, "local[*]", ("laptop", "local[*]")),
-    ("", False, "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
-    ("spark://host:7077", False, "local[*]", ("standalone cluster", "spark://host:7077")),
-    ("", False, "yarn", ("cluster", "yarn")),
-    ("yarn", True, "local[*]", ("HDInsight", "yarn")),
-    ("yarn", True, "local[2]", ("HDInsight", "local[2]")),
+@pytest.mark.parametrize("kernel, master, where", [
+    ("", "local[*]", ("laptop", "local[*]")),
+    ("", "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
+    ("spark://host:7077", "local[*]", ("standalone cluster", "spark://host:7077")),
+    ("yarn", "local[*]", ("YARN cluster", "yarn")),
+    ("yarn", "local[2]", ("laptop", "local[2]")),
+    ("", "k8s://host", ("cluster", "k8s://host")),
 ])
-def test_where_it_runs(monkeypatch, tmp_path, kernel, hdinsight, master, where):
+def test_where_it_runs(monkeypatch, kernel, master, where):
     monkeypatch.setenv("TUTORIAL_MASTER", kernel)
-    monkeypatch.setattr(session, "HDINSIGHT", str(tmp_path if hdinsight else tmp_path / "none"))
     assert session.where_it_runs(master) == where
 
 
