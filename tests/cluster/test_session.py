@@ -66,6 +66,30 @@ def test_where_it_runs(monkeypatch, kernel, master, where):
     assert session.where_it_runs(master) == where
 
 
+@pytest.mark.parametrize("nodes, number, cores", [
+    ([(8, 57344)] * 4, 7, 4),                   # HDInsight's default workers: the application master takes a place
+    ([(8, 57344)] * 10, 19, 4),
+    ([(9, 57344), (8, 57344)], 4, 4),           # … or what is left over of a node
+    ([(8, 16384)] * 2, 3, 4),                   # memory bounds it, and 10 GB of each are left over
+    ([(2, 8192)] * 2, 3, 1),
+    ([(1, 4096), (64, 4096)], 2, 1),
+])
+def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
+    chosen = session._executors(nodes)
+    assert chosen["spark.dynamicAllocation.initialExecutors"] == number and chosen["spark.executor.cores"] == cores
+    assert chosen["spark.default.parallelism"] == number * cores
+    its = session.HEAP_MB + int(chosen["spark.executor.memoryOverhead"].rstrip("m"))
+    assert its >= cores * session.SLOT_MB + session.HEAP_MB
+    assert number * its <= sum(mb for _, mb in nodes) and number * cores <= sum(cores for cores, _ in nodes)
+    assert f"{number} executors of {cores} cores and {its / 1024:.1f} GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("nodes", [[], [(8, 2048)], [(1, 2700)]])
+def test_a_yarn_that_is_too_small_is_told(nodes):
+    with pytest.raises(InputError, match="expected room on YARN for an executor of . cores and .* got . nodes with"):
+        session._executors(nodes)
+
+
 def test_a_running_session_is_used_again(spark):
     assert session.start("local[2]") is spark
 
