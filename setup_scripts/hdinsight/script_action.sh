@@ -34,7 +34,7 @@ launcher=$code/setup_scripts/hdinsight/node_environment.sh
 # What only the driver and its notebooks use stays out of the executors' archive.
 drivers_only="scipy|pyogrio|ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|widgetsnbextension|tensorflow.*|keras|h5py|ml-dtypes|\
 grpcio|optree|absl-py|gast|astunparse|google-pasta|namex|opt-einsum|termcolor|matplotlib.*|\
-debugpy|jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
+jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
 
 step() {
     printf '%s %s %s\n' "$(date -u +%FT%TZ)" "$(hostname -s)" "$*"

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,16 +22,21 @@ import pytest
 import rasterio
 
 import spark4
+import symbols
 import toy
+import yarn
 from azurite import ACCOUNT, Azurite
+from helpers import InputError
 from helpers.azure import CREDENTIALS, TOKEN_FILE
-from helpers.files import write_whole
+from helpers.files import filesystem, write_whole
 from helpers.maps import new_development
 from helpers.model import bundle
+from helpers.model.engine_cntk import cntk_environment
 from helpers.tiles import store as tilestore
 from helpers.scoring import score as scoring_module
 from helpers.scoring.table import read
 from test_results import with_answers
+from yarn import Yarn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "setup_scripts" / "hdinsight"
@@ -650,6 +656,41 @@ def test_a_worker_gets_no_kernel(node, tmp_path):
     assert "kernels: only on head nodes" in steps and not (tmp_path / "kernels").exists()
 
 
+# The newest symbols of Ubuntu 18.04's libraries: glibc 2.27, and the C++ library of GCC 8.
+UBUNTU = {"GLIBC": (2, 27), "GLIBCXX": (3, 4, 25), "CXXABI": (1, 3, 11)}
+
+
+def beyond_ubuntu(pins, site, limits=UBUNTU):
+    """What the pinned packages need that Ubuntu 18.04 lacks, and the number of compiled files that were read."""
+    plain = {re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower(): found for found in distributions(path=[str(site)])}
+    wanted = dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\", (SCRIPTS / pins).read_text(), re.MULTILINE))
+    packages = [plain[name.replace(".", "-")] for name in wanted]
+    assert [package.version for package in packages] == list(wanted.values())
+    found, read_files = [], 0
+    for package in packages:
+        files = [Path(package.locate_file(file)) for file in package.files if ".so" in file.name]
+        read_files += len(files)
+        own = {file.name for file in files}
+        found += [f"{package.metadata['Name']}, {needs}" for file in files for needs in symbols.beyond(file, limits, own)]
+    return found, read_files
+
+
+def test_every_wheel_fits_ubuntu_18(node):
+    found, files = beyond_ubuntu("requirements-cluster.txt", node.packages())
+    assert not found and files > 400
+    older = dict(UBUNTU, GLIBC=(2, 16), GLIBCXX=(3, 4, 18))
+    assert len(beyond_ubuntu("requirements-cluster.txt", node.packages(), older)[0]) > 50  # It does see them.
+
+
+def test_every_wheel_of_cntk_fits_ubuntu_18():
+    try:
+        site = cntk_environment() / "lib" / "python3.6" / "site-packages"
+    except InputError as error:
+        pytest.skip(str(error))
+    found, files = beyond_ubuntu("requirements-cluster-cntk.txt", site)
+    assert not found and files > 100
+
+
 def test_units_of_work_are_done_on_its_spark(node, tmp_path):
     done = run(node.python, toy.__file__, "local[2]", tmp_path, 0, env=dict(
         os.environ, PYTHONPATH=f"{KEPT / 'spark'}:{REPOSITORY}"))
@@ -671,22 +712,30 @@ def test_the_way_of_an_account_that_is_not_root(node, tmp_path, no_az):
 # The notebooks on the cluster's versions --------------------------------------------------------------------------
 
 
-class Cluster:
-    """A standalone cluster of PySpark 3.3.1 whose executor has nothing but the archive."""
+# As HDInsight's own value, without which its application masters die. On this Java a flag that changes nothing.
+JAVA_OPTIONS = "-Dhdp.version=5.1.0 -Djavax.xml.accessExternalDTD=all"
 
-    def __init__(self, node, home):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.master, self.node, self.home = f"spark://127.0.0.1:{self.port}", node, home
+
+class Cluster:
+    """A YARN and an HDFS of PySpark 3.3.1's Hadoop; executors have nothing but the archive."""
+
+    master = "yarn"
+
+    def __init__(self, node, home, servers):
+        self.node, self.home, self.yarn = node, home, servers
+        self.storage = servers.storage + "/tutorial"
         conf = home / "conf"
         conf.mkdir()
-        (conf / "spark-defaults.conf").write_text(f"spark.archives {node.prefix / 'executors.tar.gz'}#environment\n")
+        # On HDFS, where all may read it, a node unpacks the archive once, and not for each application.
+        (conf / "spark-defaults.conf").write_text(
+            f"spark.yarn.dist.archives {servers.put(node.prefix / 'executors.tar.gz')}#environment\n"
+            f"spark.yarn.jars local:{node.spark}/jars/*\nspark.driver.extraJavaOptions {JAVA_OPTIONS}\n")
         # The kernel's own environment, but for the executors' Python: here they share the node's disk, and must not use
         # it.
         kernel = json.loads((node.kernels / "landcover" / "kernel.json").read_text())
         kernel["env"].update(PYSPARK_PYTHON="./environment/bin/python", SPARK_CONF_DIR=str(conf),
-                             TUTORIAL_MASTER=self.master)
+                             HADOOP_CONF_DIR=str(servers.conf), SPARK_LOCAL_IP="127.0.0.1",
+                             TUTORIAL_STORAGE=self.storage)
         folder = home / "jupyter" / "kernels" / "landcover"
         folder.mkdir(parents=True)
         (folder / "kernel.json").write_text(json.dumps(kernel))
@@ -694,14 +743,13 @@ class Cluster:
         self.launcher, self.own = kernel["argv"][0], home / "landcover"
         self.environment = {key: value for key, value in os.environ.items()
                             if key not in CREDENTIALS and key != "TUTORIAL_HOME"}
-        self.environment.update(kernel["env"], HOME=str(home), JUPYTER_PATH=str(home / "jupyter"), MPLBACKEND="Agg")
+        self.environment.update(kernel["env"], HOME=str(home), JUPYTER_PATH=str(home / "jupyter"), MPLBACKEND="Agg",
+                                PATH=f"{servers.bin}:{os.environ['PATH']}")
         self.environment.pop("VIRTUAL_ENV", None)
 
-    def control(self, *arguments):
-        environment = dict(self.environment, PYTHONPATH=f"{KEPT / 'spark'}:{self.node.prefix / 'tutorial'}")
-        environment.pop("SPARK_CONF_DIR")  # The archive is for the applications, not for the workers' own Java.
-        return run(self.launcher, self.node.python, REPOSITORY / "setup_scripts" / "local_cluster.py", *arguments,
-                   env=environment)
+    def run(self, program, *arguments):
+        """A program in the driver's Python, as the kernel would run it."""
+        return run(self.launcher, self.node.python, "-W", "ignore", program, *arguments, env=self.environment)
 
     def papermill(self, name, **parameters):
         started = time.monotonic()
@@ -720,12 +768,9 @@ def cluster(node, tmp_path_factory, sample_world):
     for path in (REPOSITORY / "data").iterdir():
         if path.name != "local_cluster":
             (home / "landcover" / "data" / path.name).symlink_to(path)
-    cluster = Cluster(node, home)
-    # One worker: each unpacks the archive anew for each application, and two cores are all that there are.
-    started = cluster.control("start", "--workers", "1", "--port", str(cluster.port))
-    assert started.returncode == 0 and f"{cluster.master}: 1 worker of 1 core" in started.stdout, started.stderr
-    yield cluster
-    cluster.control("stop")
+    servers = Yarn(node.spark, KEPT, tmp_path_factory.mktemp("yarn"))
+    yield Cluster(node, home, servers)
+    servers.close()
 
 
 @pytest.fixture(scope="session")
@@ -744,7 +789,7 @@ def ran(cluster):
 
 def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     metrics = json.loads((ran / "metrics.json").read_text())
-    parts = tilestore.partitions(ran / "tiles")
+    parts = tilestore.partitions(f"{cluster.storage}/runs/tiny/tiles")
     assert {part["county"] for part in parts} == {"99003", "99005", "99009"}
     assert metrics["scoring"]["tiles"] == sum(part["tiles"] for part in parts) and metrics["scoring"]["errors"] == 0
     assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
@@ -766,16 +811,40 @@ def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
         assert file.tags()["SCORE"] == new_development.RANKED and file.tags()["VALUE_60"] == "60"
 
 
-def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
+def test_its_predictions_are_those_of_the_laptop(spark, cluster, ran, tmp_path):
     """Spark 3.3.1 and Python 3.10 there, 3.5 and 3.11 or newer here."""
-    model = bundle.load(ran / "models" / "tensorflow")
-    scoring_module.score(spark, str(ran / "tiles"), model, str(tmp_path / "table"), "onnxruntime")
-    here = read(str(tmp_path / "table"))
-    engine = [name for name in (ran / "predictions_side_by_side").iterdir() if name.name.endswith("_in_onnxruntime")][0]
-    there = read(str(engine))
+    model, its = bundle.load(ran / "models" / "tensorflow"), f"{cluster.storage}/runs/tiny"
+    scoring_module.score(spark, its + "/tiles", model, str(tmp_path / "table"), "onnxruntime")
+    here, there = read(str(tmp_path / "table")), read(its + "/predictions")
     both = here.merge(there, on=["tile_id", "county", "year"], suffixes=("", "_there"))
     assert len(both) > 0
     assert both["class_id"].equals(both["class_id_there"])
+
+
+def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
+    """Tiles from HDFS, rows to it, by the archive's helpers: YARN would hand on those of a PYTHONPATH."""
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").write_text("raise SystemExit('the wrong helpers')")
+    environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), PYTHONPATH=str(tmp_path),
+                       TUTORIAL_SPARK=str(cluster.node.spark))
+    tiles, table = cluster.storage + "/runs/tiny/tiles", cluster.storage + "/table"
+    submit = [SCRIPTS / "submit_scoring.sh", tiles, ran / "models" / "tensorflow", table]
+    refused = run(*submit, env=dict(environment, HADOOP_USER_NAME="nobody"))
+    assert refused.returncode == 2 and "the cluster's storage, got: mkdir: Permission denied" in refused.stderr
+    started = time.monotonic()
+    first = run(*submit, env=environment, timeout=500)
+    count = sum(part["tiles"] for part in tilestore.partitions(tiles))
+    assert f"{count:,} tiles scored in" in first.stdout, first.stderr[-3000:]
+    # How large the job is comes from what YARN offers, and is told before.
+    offered = f"YARN offers 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB: 2 executors"
+    assert first.stdout.index(offered) < first.stdout.index("tiles scored in") and len(read(table)) == count
+    record_seconds("submitted job", time.monotonic() - started)
+
+
+def test_a_clusters_own_java_options_reach_the_driver(cluster):
+    done = cluster.run("-c", "from helpers.cluster import adapter, session; spark = session.start('yarn')\n"
+                       "print(spark.sparkContext._jvm.java.lang.System.getProperty('hdp.version')); session.stop(spark)")
+    assert done.stdout.splitlines()[-1] == "5.1.0", done.stderr[-2000:]
 
 
 @pytest.fixture(scope="session")
@@ -786,45 +855,30 @@ def shared(cluster, ran, tmp_path_factory):
         patch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
         try:
             azure.container("tutorial")
-            upload(ran)
+            upload(cluster, ran)
             yield azure
         finally:
             azure.close()
 
 
-def upload(ran):
-    for path in sorted((ran / "tiles" / "county=99009" / "year=2010").rglob("*")):
-        if path.suffix in (".parquet", ".json"):
-            write_whole(f"abfs://tutorial/tiles/{path.relative_to(ran / 'tiles')}", path.read_bytes())
+def upload(cluster, ran):
+    system, tiles = filesystem(f"{cluster.storage}/runs/tiny/tiles")
+    for path in system.find(f"{tiles}/county=99009/year=2010"):
+        if path.endswith((".parquet", ".json")):
+            write_whole(f"abfs://tutorial/tiles/{path[len(tiles) + 1:]}", system.cat_file(path))
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
-
-
-def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
-    """Tiles and bundle from Azure storage, rows to it."""
-    environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), MASTER=cluster.master,
-                       TUTORIAL_SPARK=str(cluster.node.spark), AZURE_STORAGE_CONNECTION_STRING=shared.connection_string)
-    environment.pop("SPARK_CONF_DIR")
-    started = time.monotonic()
-    submit = [SCRIPTS / "submit_scoring.sh", "abfs://tutorial/tiles", "abfs://tutorial/model", "abfs://tutorial/table"]
-    first = run(*submit, env=environment)
-    tiles = sum(part["tiles"] for part in tilestore.partitions("abfs://tutorial/tiles"))
-    assert f"{tiles:,} tiles scored in" in first.stdout, first.stderr[-3000:]
-    assert len(read("abfs://tutorial/table")) == tiles
-    assert shared.connection_string.split("AccountKey=")[1].split(";")[0] not in first.stdout + first.stderr
-    record_seconds("submitted job", time.monotonic() - started)
 
 
 def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token
     alone.
     """
-    # Livy's session has what the cluster asks of any: here the secret, which session.start would have brought.
-    conf = cluster.home / "livy"
-    conf.mkdir()
-    (conf / "spark-defaults.conf").write_text("".join(path.read_text() for path in (
-        cluster.home / "conf" / "spark-defaults.conf", cluster.own / "data" / "local_cluster" / "spark.conf")))
     # As the page configures it: YARN lays the file into the driver's folder, readable by its owner alone.
     page = json.loads(blocks("text")[0].partition("\n")[2])
+    conf = cluster.home / "livy"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text((cluster.home / "conf" / "spark-defaults.conf").read_text() + "".join(
+        f"{name} {value}\n" for name, value in page["conf"].items() if name.startswith(("spark.executor.", "spark.dyn"))))
     container = cluster.home / "container"
     container.mkdir()
     token = container / page["files"][0].rsplit("/", 1)[-1]
@@ -834,15 +888,15 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     where = f"abfs://tutorial@{ACCOUNT}.dfs.core.windows.net"
     environment = dict(cluster.environment, **dict(
         its_own, PYTHONPATH=cluster.environment["PYTHONPATH"], TUTORIAL_STORAGE=where, SPARK_CONF_DIR=str(conf),
-        SPARK_LOCAL_IP="127.0.0.1", AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
+        AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
     parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
     started = time.monotonic()
     done = run(cluster.node.python, Path(__file__).with_name("livy.py"), NOTEBOOKS / "05_parallel_scoring.ipynb",
                cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
     assert done.returncode == 0, done.stderr[-3000:]
-    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token
-            and "executors" not in path.name and "environment" not in path.parts]
-    assert {path.suffix for path in left} >= {".log", ".json", ".parquet", ".ipynb"}
+    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token]
+    left += cluster.yarn.logs()
+    assert {path.suffix for path in left} >= {"", ".json", ".parquet", ".ipynb"}
     signature, = re.findall(r"sig=([^&]+)", token.read_text())
     for written in (signature, unquote(signature)):
         assert written not in done.stdout + done.stderr
