@@ -913,6 +913,36 @@ def test_notebook_05_has_no_magics():
             compile("".join(cell["source"]), "cell", "exec")
 
 
+def wait_until(true, going, timeout_s=300):
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline and going.poll() is None
+        time.sleep(0.2)
+
+
+def test_deaths_on_yarn_lose_no_unit(cluster, tmp_path):
+    """YARN kills a container for its memory, somebody kills the application master, and a node manager stops. This test
+    is the last on this YARN, which has one node left.
+    """
+    count, swells, begun = 16, 3, lambda: toy.log(tmp_path / "log") if (tmp_path / "log").exists() else {}
+    masters = lambda: cluster.yarn.processes("org.apache.spark.deploy.yarn.ExecutorLauncher")  # noqa: E731
+    with open(tmp_path / "stderr", "w") as said:
+        going = subprocess.Popen([cluster.launcher, cluster.node.python, "-W", "ignore", toy.__file__, "yarn", tmp_path,
+                                  "4", str(count), str(swells)], env=cluster.environment, stdout=said, stderr=said)
+    try:
+        wait_until(lambda: begun().get(swells, 0) > 1, going)
+        first, = masters()
+        first.kill()
+        wait_until(lambda: [master for master in masters() if master.pid != first.pid], going)
+        cluster.yarn.stop_node(0)
+        assert going.wait(400) == 0, (tmp_path / "stderr").read_text()[-3000:]
+    finally:
+        going.kill()
+    said = (tmp_path / "stderr").read_text()
+    assert "killed by YARN for exceeding physical memory limits" in said and '"failed": []' in said
+    assert {name for name in toy.files(tmp_path / "out")} == {f"{name}.parquet" for name in toy.units(count)}
+
+
 # What takes minutes -----------------------------------------------------------------------------------------------
 
 
