@@ -213,7 +213,7 @@ def _executors(nodes: list) -> dict:
     if number < 1:
         raise InputError(f"expected room on YARN for an executor of {cores} cores and {gb:.1f} GB and for an "
                          f"application master, got {offered} in all. Add nodes, or larger ones.")
-    print(f"YARN offers {offered}: {number} executors of {cores} cores and {gb:.1f} GB to begin with.")
+    print(f"YARN offers {offered}. Executors to begin with: {number}, each with slots: {cores}, GB: {gb:.1f}.")
     return {"spark.executor.cores": cores, "spark.executor.memory": f"{HEAP_MB}m",
             "spark.executor.memoryOverhead": f"{beside_mb}m", "spark.yarn.am.memory": f"{MASTER_MB - BESIDE_MB}m",
             "spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true",

@@ -82,8 +82,8 @@ wanted_cores() {
 # HDInsight has quotas of its own, one for each family of machines in a region.
 check_quota() {
     local usage family cores free
-    usage=$(ask "" az hdinsight list-usage --location "$location" --query "(value || @)[].[name.value, limit, currentValue]" \
-        --output tsv)
+    usage=$(ask "" az hdinsight list-usage --location "$location" --output tsv \
+        --query "(value || @)[].[name.value, limit, currentValue]")
     while read -r family cores; do
         echo "HDInsight's quota in $location is to have $cores free cores of the family $family."
         [ $dry_run = no ] || continue

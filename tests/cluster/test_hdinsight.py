@@ -527,7 +527,8 @@ class Node:
     def launched(self, home, *command, **changed):
         """A command as the kernel is started, for an account with a home."""
         kernel = json.loads((self.kernels / "landcover" / "kernel.json").read_text())
-        return run(*kernel["argv"][:2], *command, env=dict(os.environ, HOME=str(home), **dict(kernel["env"], **changed)))
+        environment = dict(os.environ, HOME=str(home), **dict(kernel["env"], **changed))
+        return run(*kernel["argv"][:2], *command, env=environment)
 
     def set_up(self, source=REPOSITORY, **environment):
         done = run(*self.command(source), env=dict(self.environment, **environment), timeout=500)
@@ -671,7 +672,7 @@ def beyond_ubuntu(pins, site, limits=UBUNTU):
         files = [Path(package.locate_file(file)) for file in package.files if ".so" in file.name]
         read_files += len(files)
         own = {file.name for file in files}
-        found += [f"{package.metadata['Name']}, {needs}" for file in files for needs in symbols.beyond(file, limits, own)]
+        found += [needs for file in files for needs in symbols.beyond(file, limits, own)]
     return found, read_files
 
 
@@ -836,14 +837,14 @@ def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
     count = sum(part["tiles"] for part in tilestore.partitions(tiles))
     assert f"{count:,} tiles scored in" in first.stdout, first.stderr[-3000:]
     # How large the job is comes from what YARN offers, and is told before.
-    offered = f"YARN offers 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB: 2 executors"
+    offered = f"YARN offers 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB. "
     assert first.stdout.index(offered) < first.stdout.index("tiles scored in") and len(read(table)) == count
     record_seconds("submitted job", time.monotonic() - started)
 
 
 def test_a_clusters_own_java_options_reach_the_driver(cluster):
-    done = cluster.run("-c", "from helpers.cluster import adapter, session; spark = session.start('yarn')\n"
-                       "print(spark.sparkContext._jvm.java.lang.System.getProperty('hdp.version')); session.stop(spark)")
+    done = cluster.run("-c", "from helpers.cluster import session; spark = session.start('yarn')\n"
+                       "print(spark.sparkContext._jvm.System.getProperty('hdp.version')); session.stop(spark)")
     assert done.stdout.splitlines()[-1] == "5.1.0", done.stderr[-2000:]
 
 
@@ -878,7 +879,8 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     conf = cluster.home / "livy"
     conf.mkdir()
     (conf / "spark-defaults.conf").write_text((cluster.home / "conf" / "spark-defaults.conf").read_text() + "".join(
-        f"{name} {value}\n" for name, value in page["conf"].items() if name.startswith(("spark.executor.", "spark.dyn"))))
+        f"{name} {value}\n" for name, value in page["conf"].items() if name.split(".")[1] in ("executor",
+                                                                                           "dynamicAllocation")))
     container = cluster.home / "container"
     container.mkdir()
     token = container / page["files"][0].rsplit("/", 1)[-1]
@@ -940,7 +942,7 @@ def test_deaths_on_yarn_lose_no_unit(cluster, tmp_path):
         going.kill()
     said = (tmp_path / "stderr").read_text()
     assert "killed by YARN for exceeding physical memory limits" in said and '"failed": []' in said
-    assert {name for name in toy.files(tmp_path / "out")} == {f"{name}.parquet" for name in toy.units(count)}
+    assert set(toy.files(tmp_path / "out")) == {f"{name}.parquet" for name in toy.units(count)}
 
 
 # What takes minutes -----------------------------------------------------------------------------------------------

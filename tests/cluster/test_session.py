@@ -81,7 +81,8 @@ def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
     its = session.HEAP_MB + int(chosen["spark.executor.memoryOverhead"].rstrip("m"))
     assert its >= cores * session.SLOT_MB + session.HEAP_MB
     assert number * its <= sum(mb for _, mb in nodes) and number * cores <= sum(cores for cores, _ in nodes)
-    assert f"{number} executors of {cores} cores and {its / 1024:.1f} GB" in capsys.readouterr().out
+    said = f"Executors to begin with: {number}, each with slots: {cores}, GB: {its / 1024:.1f}."
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("nodes", [[], [(8, 2048)], [(1, 2700)]])

@@ -31,7 +31,7 @@ SETTINGS = {
     "yarn.scheduler.capacity.maximum-am-resource-percent": 1,
     "yarn.scheduler.capacity.resource-calculator": "org.apache.hadoop.yarn.util.resource.DominantResourceCalculator",
     "yarn.scheduler.minimum-allocation-mb": 256, "yarn.scheduler.maximum-allocation-mb": NODE_MB,
-    "yarn.nodemanager.resource.memory-mb": NODE_MB, "yarn.nodemanager.resource.cpu-vcores": CORES,
+    "yarn.minicluster.yarn.nodemanager.resource.memory-mb": NODE_MB, "yarn.nodemanager.resource.cpu-vcores": CORES,
     # A container that takes more memory than it has asked for is killed, as on a cluster.
     "yarn.minicluster.control-resource-monitoring": "true", "yarn.nodemanager.pmem-check-enabled": "true",
     "yarn.nodemanager.vmem-check-enabled": "false", "yarn.nodemanager.container-monitor.interval-ms": 500,
