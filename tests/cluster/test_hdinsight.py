@@ -28,6 +28,7 @@ import yarn
 from azurite import ACCOUNT, Azurite
 from helpers import InputError
 from helpers.azure import CREDENTIALS, TOKEN_FILE
+from helpers.cluster import session
 from helpers.files import filesystem, write_whole
 from helpers.maps import new_development
 from helpers.model import bundle
@@ -141,7 +142,10 @@ def test_the_other_blocks_of_the_page(no_az):
         assert magic == "%%configure -f" and set(json.loads(rest)) == {"conf", "files"}
         # The token is laid beside the driver under the name that storage looks for.
         assert json.loads(rest)["files"][0].endswith("/tutorial/storage_token")
-        assert json.loads(rest)["conf"][f"spark.yarn.appMasterEnv.{TOKEN_FILE}"] == "storage_token"
+        conf = json.loads(rest)["conf"]
+        assert conf[f"spark.yarn.appMasterEnv.{TOKEN_FILE}"] == "storage_token"
+        memory = session.BESIDE_MB + int(conf["spark.executor.cores"]) * session.SLOT_MB
+        assert conf["spark.executor.memoryOverhead"] == f"{memory}m"
     rest = [words for words in commands() if words[0] in FOR_REAL]
     assert [words[0] for words in rest] == list(FOR_REAL)
     assert all((REPOSITORY / word).exists() for word in rest[-1] if "/" in word)
@@ -926,7 +930,7 @@ def test_deaths_on_yarn_lose_no_unit(cluster, tmp_path):
     """YARN kills a container for its memory, somebody kills the application master, and a node manager stops. This test
     is the last on this YARN, which has one node left.
     """
-    count, swells, begun = 16, 3, lambda: toy.log(tmp_path / "log") if (tmp_path / "log").exists() else {}
+    count, swells, begun = 24, 3, lambda: toy.log(tmp_path / "log") if (tmp_path / "log").exists() else {}
     masters = lambda: cluster.yarn.processes("org.apache.spark.deploy.yarn.ExecutorLauncher")  # noqa: E731
     with open(tmp_path / "stderr", "w") as said:
         going = subprocess.Popen([cluster.launcher, cluster.node.python, "-W", "ignore", toy.__file__, "yarn", tmp_path,

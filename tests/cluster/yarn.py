@@ -35,6 +35,8 @@ SETTINGS = {
     # A container that takes more memory than it has asked for is killed, as on a cluster.
     "yarn.minicluster.control-resource-monitoring": "true", "yarn.nodemanager.pmem-check-enabled": "true",
     "yarn.nodemanager.vmem-check-enabled": "false", "yarn.nodemanager.container-monitor.interval-ms": 500,
+    # True, the default, leaves the limits to cgroups.
+    "yarn.nodemanager.resource.memory.enforced": "false",
     "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 100,
     "yarn.nm.liveness-monitor.expiry-interval-ms": 10000, "yarn.resourcemanager.am.max-attempts": 2,
     "dfs.replication": 1, "dfs.namenode.fs-limits.min-block-size": 0,
