@@ -149,7 +149,7 @@ def test_the_other_blocks_of_the_page(no_az):
     rest = [words for words in commands() if words[0] in FOR_REAL]
     assert [words[0] for words in rest] == list(FOR_REAL)
     assert all((REPOSITORY / word).exists() for word in rest[-1] if "/" in word)
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (SCRIPTS / target).exists(), target
 
 
