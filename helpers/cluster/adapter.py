@@ -68,3 +68,19 @@ def start_java(settings: dict):
     """Start the driver's Java now: settings that its session adds are not among its arguments, which all can see."""
     from pyspark import SparkConf, SparkContext
     SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))
+
+
+def yarn_nodes() -> list:
+    """Cores and MB of memory that YARN offers on each of its nodes; Java has been started for a session on YARN."""
+    from pyspark import SparkContext
+    yarn = SparkContext._jvm.org.apache.hadoop.yarn
+    states = SparkContext._gateway.new_array(yarn.api.records.NodeState, 1)
+    states[0] = yarn.api.records.NodeState.RUNNING
+    client = yarn.client.api.YarnClient.createYarnClient()
+    client.init(yarn.conf.YarnConfiguration())
+    client.start()
+    try:
+        offers = [node.getCapability() for node in client.getNodeReports(states)]
+        return [(offer.getVirtualCores(), offer.getMemorySize()) for offer in offers]
+    finally:
+        client.stop()

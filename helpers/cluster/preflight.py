@@ -27,8 +27,6 @@ DISK_GB = 2.0
 # What Java takes beside its heap, which it has when it has started, and a Python worker with its network.
 DRIVER_GB, SLOT_GB = 0.3, 0.25
 GIB = 2 ** 30
-# Where HDInsight keeps Spark and Hadoop, on each of its nodes.
-HDINSIGHT = "/usr/hdp"
 # What must be the same on driver and workers.
 PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
 # Tasks that are asked about their Python: a larger cluster's nodes were set up alike.
@@ -101,7 +99,7 @@ def _check_workers(spark, check, tasks, is_local):
     if os.environ.get("TUTORIAL_STORAGE"):
         found, wanted = error or _try(_storage_round_trip, spark), "a file there and back"
         check("storage", wanted, found, found == wanted, "Fix what it says, or unset TUTORIAL_STORAGE.")
-    elif os.path.isdir(HDINSIGHT) and not is_local:
+    elif os.environ.get("TUTORIAL_MASTER") == "yarn" and not is_local:  # A notebook, whose folders are Run's.
         check("storage", "TUTORIAL_STORAGE, which all nodes share", "not set", False,
               "Set it to abfs://container@account.dfs.core.windows.net/path before Spark starts.")
     found, wanted = "not tried" if error else _try(_arrow_round_trip, spark), "200 rows there and back unchanged"

@@ -13,6 +13,11 @@ fail() {
     exit 2
 }
 
+# How the script is called: the comment at its beginning.
+usage() {
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+}
+
 # Takes --dry-run out of the arguments; what is left is in "${arguments[@]}".
 read_arguments() {
     local argument
@@ -20,7 +25,7 @@ read_arguments() {
     for argument in "$@"; do
         case $argument in
             --dry-run) dry_run=yes ;;
-            --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+            --help|-h) usage; exit 0 ;;
             *) arguments+=("$argument") ;;
         esac
     done
@@ -60,6 +65,40 @@ is_there() {
         return 1
     fi
     "$@" >/dev/null 2>&1
+}
+
+# Lines of a family of machines, as Azure's quotas name it, and the cores of it that the cluster takes when autoscale has
+# gone as far as it may: Standard_E8ads_v5 is of EADSV5, with 8. (Before version 3 the number was not that of cores.)
+wanted_cores() {
+    printf '%s\n' "$head_size 2" "$worker_size $most_workers" "$zookeeper_size 3" | awk '{
+        size = substr(toupper($1), index($1, "_") + 1)
+        match(size, /[0-9]+/)
+        rest = substr(size, RSTART + RLENGTH)
+        gsub(/^-[0-9]+|_/, "", rest)
+        cores[substr(size, 1, RSTART - 1) rest] += substr(size, RSTART, RLENGTH) * $2
+    } END { for (family in cores) print family, cores[family] }' | sort
+}
+
+# HDInsight has quotas of its own, one for each family of machines in a region.
+check_quota() {
+    local usage family cores free
+    usage=$(ask "" az hdinsight list-usage --location "$location" --output tsv \
+        --query "(value || @)[].[name.value, limit, currentValue]")
+    while read -r family cores; do
+        echo "HDInsight's quota in $location is to have $cores free cores of the family $family."
+        [ $dry_run = no ] || continue
+        free=$(awk -v family="$family" '{
+            name = toupper($1)
+            gsub(/^STANDARD|FAMILY$|_/, "", name)
+            if (name == family) print $2 - $3
+        }' <<< "$usage")
+        if [ -z "$free" ]; then
+            echo "Azure tells no quota of this family: look it up in the portal, under Quotas."
+        elif [ "$free" -lt "$cores" ]; then
+            fail "expected $cores free cores of the family $family in $location, got $free. Ask Azure for more" \
+                "(portal: Quotas, Azure HDInsight), or choose other sizes or most_workers in settings.sh."
+        fi
+    done < <(wanted_cores)
 }
 
 dollars() {

@@ -19,14 +19,15 @@ for argument in ${arguments[@]+"${arguments[@]}"}; do
 done
 
 # What is missing or wrong is said before anything is made.
-if [ $dry_run = yes ]; then
-    script_uri=${script_uri:-SCRIPT_URI}
-else
-    [ -f "$ssh_public_key" ] || fail "expected an SSH public key at $ssh_public_key, got none." \
-        "Make one: ssh-keygen -t rsa, or set ssh_public_key."
-    [[ $script_uri == https://* ]] || fail "expected script_uri to be the https address of script_action.sh at a" \
-        "tagged commit, which anyone can read, got '$script_uri'. Set it in settings.sh."
-fi
+refuse() {
+    [ $dry_run = yes ] || fail "$@"
+    echo "Warning: $*" >&2
+}
+[ -f "$ssh_public_key" ] || refuse "expected an SSH public key at $ssh_public_key, got none." \
+    "Make one: ssh-keygen -t rsa, or set ssh_public_key."
+[[ $script_uri == https://* ]] || refuse "expected script_uri to be the https address of script_action.sh at a" \
+    "tagged commit, which anyone can read, got '$script_uri'. Set it in settings.sh."
+script_uri=${script_uri:-SCRIPT_URI}
 group_is_there=$(ask false az group exists --name "$group")
 state=
 if [ "$group_is_there" = true ]; then
@@ -44,6 +45,7 @@ case $state in
         "again." ;;
 esac
 show_prices
+[ -n "$state" ] || check_quota
 if [ $dry_run = no ] && [ $yes = no ]; then
     read -r -p "Create it? [y/N] " answer
     [ "$answer" = y ] || exit 1
@@ -83,17 +85,25 @@ principal=$(ask PRINCIPAL_ID az identity show --name "$identity" --resource-grou
 user=$(ask USER_ID az ad signed-in-user show --query id --output tsv)
 # The identity is the cluster's, for Hadoop's own access; the user uploads, and makes tokens with storage_token.sh. A
 # role that is assigned already is left as it is.
+known=$(ask "" az role assignment list --scope "$scope" --assignee "$principal" --query "[].roleDefinitionName" \
+    --output tsv)
 run az role assignment create --role "Storage Blob Data Owner" --scope "$scope" --assignee-object-id "$principal" \
     --assignee-principal-type ServicePrincipal --output none
 run az role assignment create --role "Storage Blob Data Contributor" --scope "$scope" --assignee-object-id "$user" \
     --assignee-principal-type User --output none
-# A role takes a while to reach the storage.
-for attempt in 1 2 3 4 5 6; do
+# A role takes a while to reach the storage. The user's has when the container can be made. Nobody but the cluster can
+# try the identity's, and the cluster's creation fails without it: Azure says that a role takes ten minutes at most
+# (learn.microsoft.com/azure/role-based-access-control/troubleshooting).
+for attempt in 1 2 3 4 5 6 7 8 9 10; do
     if run az storage container create --name "$container" --account-name "$storage" --auth-mode login \
         --output none; then break; fi
-    [ $attempt -lt 6 ] || fail "expected to be allowed to use $storage, got refused for five minutes. Run it again."
+    [ $attempt -lt 10 ] || fail "expected to be allowed to use $storage, got refused for ten minutes. Run it again."
     sleep 60
 done
+if [ $dry_run = no ] && [[ $known != *"Storage Blob Data Owner"* ]]; then
+    echo "Waiting until the new role of $identity holds, ten minutes after it was given at most."
+    sleep $((60 * (11 - attempt)))
+fi
 
 # The nodes fetch the code when they are set up, those that autoscale adds as well: all of them are to get the same.
 upload=("$here/upload.sh" code)

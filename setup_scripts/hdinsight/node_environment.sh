@@ -6,9 +6,10 @@ set -euo pipefail
 home=~
 export TUTORIAL_HOME=${TUTORIAL_HOME:-$home/landcover}
 mkdir -p "$TUTORIAL_HOME"
-# Elsewhere than on HDInsight there may be none, and another way to say who asks.
+# A kernel that create_cluster.sh has wired to its storage needs it, though it may be laid there later; elsewhere there
+# may be none, and another way to say who asks.
 token=$home/landcover/storage_token
-if [ -z "${AZURE_STORAGE_SAS_TOKEN_FILE:-}" ] && { [ -d /usr/hdp ] || [ -f "$token" ]; }; then
+if [ -z "${AZURE_STORAGE_SAS_TOKEN_FILE:-}" ] && { [[ ${TUTORIAL_STORAGE:-} == abfs* ]] || [ -f "$token" ]; }; then
     export AZURE_STORAGE_SAS_TOKEN_FILE=$token
 fi
 exec "$@"

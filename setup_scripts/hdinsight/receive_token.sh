@@ -21,6 +21,10 @@ if [ "$jupyter_user" != "$(id -un)" ]; then
     printf '%s\n' "$token" | sudo -n -H -u "$jupyter_user" sh -c "$keep"
 fi
 if [ "${2:-}" = --livy ]; then
-    printf '%s\n' "$token" | hdfs dfs -put -f - "${3:?expected a URI, got nothing. Run storage_token.sh --livy.}"
-    hdfs dfs -chmod 600 "$3"
+    uri=${3:?expected a URI, got nothing. Run storage_token.sh --livy.}
+    # HDInsight refuses storage commands to accounts outside the Hadoop group, such as that of ssh.
+    as_jupyter=()
+    [ "$jupyter_user" = "$(id -un)" ] || as_jupyter=(sudo -n -H -u "$jupyter_user")
+    printf '%s\n' "$token" | ${as_jupyter[@]+"${as_jupyter[@]}"} hdfs dfs -put -f - "$uri"
+    ${as_jupyter[@]+"${as_jupyter[@]}"} hdfs dfs -chmod 600 "$uri"
 fi

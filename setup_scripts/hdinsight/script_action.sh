@@ -7,7 +7,7 @@
 #
 # Settings, for a rehearsal on another machine (in brackets: on HDInsight):
 #   TUTORIAL_PREFIX    where everything goes [/opt/landcover]
-#   TUTORIAL_PYTHON    a Python 3.10 to start from [one that conda makes]
+#   TUTORIAL_PYTHON    a Python 3.10 to start from [the node's own, else one that conda makes]
 #   TUTORIAL_SPARK     SPARK_HOME [/usr/hdp/current/spark3-client]
 #   TUTORIAL_KERNELS   Jupyter's kernels [/usr/local/share/jupyter/kernels]
 #   TUTORIAL_CNTK      no: leave CNTK out [yes]
@@ -34,7 +34,7 @@ launcher=$code/setup_scripts/hdinsight/node_environment.sh
 # What only the driver and its notebooks use stays out of the executors' archive.
 drivers_only="scipy|pyogrio|ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|widgetsnbextension|tensorflow.*|keras|h5py|ml-dtypes|\
 grpcio|optree|absl-py|gast|astunparse|google-pasta|namex|opt-einsum|termcolor|matplotlib.*|\
-debugpy|jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
+jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
 
 step() {
     printf '%s %s %s\n' "$(date -u +%FT%TZ)" "$(hostname -s)" "$*"
@@ -53,6 +53,10 @@ cd "$prefix"
 exec 9>"$prefix/lock"
 flock 9
 
+# Storage commands as the account spark: HDInsight may refuse them to others outside the Hadoop group, root among them.
+hadoop_user=()
+if [ "$(id -u)" = 0 ] && id spark >/dev/null 2>&1; then hadoop_user=(sudo -n -H -u spark); fi
+
 # The new code takes the old one's place as a whole. What an earlier run of it made, CNTK's environment, moves along.
 get_code() {
     local part=$prefix/.tutorial.part
@@ -64,7 +68,7 @@ get_code() {
             | tar -C "$source" --null --ignore-failed-read --files-from - -cf - 2>/dev/null | tar -x -C "$part"
         [ -d "$part/helpers" ] || fail "expected the tutorial's git repository at $source, got none. Give its folder."
     else
-        hdfs dfs -cat "$source" | tar -xz -C "$part" || fail "expected tutorial.tar.gz at $source, got none. Run upload.sh code."
+        ${hadoop_user[@]+"${hadoop_user[@]}"} hdfs dfs -cat "$source" | tar -xz -C "$part" || fail "expected tutorial.tar.gz at $source, got none. Run upload.sh code."
     fi
     [ ! -d "$code/.venv-cntk" ] || mv "$code/.venv-cntk" "$part/.venv-cntk"
     rm -rf "$code"
@@ -72,16 +76,31 @@ get_code() {
     step "code: $(find "$code/helpers" -name '*.py' | wc -l) modules"
 }
 
+# The node's own Python 3.10, if it can be the base of an environment and, unpacked from an archive, still finds its
+# packages: Debian's does not.
+own_python() {
+    local candidate miniforge=${conda%/bin/conda}
+    for candidate in "$(command -v python3.10 || true)" "$miniforge"/bin/python3.10 "$miniforge"/envs/*/bin/python3.10 \
+            /usr/bin/anaconda/envs/*/bin/python3.10; do
+        if [ -x "$candidate" ] && "$candidate" -I -c 'import ensurepip, site, ssl, sys, venv
+assert all(path.endswith("/site-packages") for path in site.getsitepackages())
+print(sys.base_prefix + "/bin/python3.10")' 2>/dev/null; then return; fi
+    done
+}
+
 find_python() {
-    python=${TUTORIAL_PYTHON:-$prefix/python/bin/python3.10}
-    if [ -z "${TUTORIAL_PYTHON:-}" ] && ! "$python" -c '' 2>/dev/null; then
+    python=${TUTORIAL_PYTHON:-$(own_python)}
+    [ -n "$python" ] || python=$prefix/python/bin/python3.10
+    if [ "$python" = "$prefix/python/bin/python3.10" ] && ! "$python" -c '' 2>/dev/null; then
         rm -rf "$prefix/python"
-        "$conda" create --yes --quiet --prefix "$prefix/python" --override-channels --channel conda-forge python=3.10.16 \
-            >/dev/null || fail "expected conda to make Python 3.10, got the error above. Run it again, or set TUTORIAL_PYTHON."
+        # Its solver has been seen to go on for an hour.
+        timeout 1200 "$conda" create --yes --quiet python=3.10.16 --prefix "$prefix/python" --override-channels \
+            --channel conda-forge >/dev/null \
+            || fail "expected conda to make Python 3.10 in 20 minutes, got the error above or none. Run it again, or set TUTORIAL_PYTHON."
     fi
     [ "$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.10 ] \
         || fail "expected Python 3.10 at $python, got none. Set TUTORIAL_PYTHON."
-    step "interpreter: $("$python" --version)"
+    step "interpreter: $("$python" --version) at $python"
 }
 
 # The stamp is written last. An environment without it that was begun for the same packages is repaired, any other is made new.
@@ -147,7 +166,9 @@ make_archive() {
     rm -rf "$part"
     mkdir -p "$part/bin" "$part/lib/python3.10/site-packages"
     cp -L "$base/bin/python3.10" "$part/bin/python"
-    find "$base/lib" -maxdepth 1 -name '*.so*' -exec cp -L {} "$part/lib/" \;
+    # Of the libraries beside the interpreter, those that it loads: Anaconda keeps hundreds there.
+    ldd "$base/bin/python3.10" "$base"/lib/python3.10/lib-dynload/*.so | sed -n 's|.* => \(/[^ ]*\) (.*|\1|p' \
+        | xargs realpath -s | sort -u | { grep "^$base/lib/" || true; } | xargs -r cp -L -t "$part/lib"
     tar -C "$base/lib/python3.10" --exclude=./site-packages --exclude=./test --exclude=__pycache__ --exclude=./idlelib \
         --exclude=./tkinter --exclude='./config-*' -cf - . | tar -x -C "$part/lib/python3.10"
     # What each package has installed is in its RECORD; links instead of copies, for the archive is all that stays.
@@ -200,7 +221,7 @@ write_kernel() {
  "argv": ["$launcher", "$environment/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"],
  "env": {
   "SPARK_HOME": "$spark",
-  "PYTHONPATH": "$spark/python/lib/pyspark.zip:$libraries:$code",
+  "PYTHONPATH": "$spark/python/lib/pyspark.zip:$libraries",
   "PYSPARK_PYTHON": "$environment/bin/python",
   "PYSPARK_DRIVER_PYTHON": "$environment/bin/python",
   "PYSPARK_SUBMIT_ARGS": "--deploy-mode client pyspark-shell",

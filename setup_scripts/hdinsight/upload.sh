@@ -7,6 +7,7 @@
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
 source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
+[ $# -gt 0 ] || { usage >&2; exit 2; }
 read_arguments "$@"
 
 what=${arguments[0]:-} folder=${arguments[1]:-}

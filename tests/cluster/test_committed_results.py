@@ -4,6 +4,9 @@ import json
 import re
 from pathlib import Path
 
+from helpers.cluster import session
+from helpers.scoring import cost
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 # The tests behind the rows of the table.
 ROWS = {"an executor is killed": "test_an_executor_is_killed",
@@ -28,3 +31,33 @@ def test_the_readme_says_what_the_committed_kills_say():
     assert f"{sum(kills['kills'].values())} random kills" in said and sum(kills["kills"].values()) >= 30
     assert (f"{kills['tiles_lost']} tiles lost, {kills['tiles_doubled']} doubled, {kills['files_left']} files and "
             f"{kills['processes_left']} processes left over") in said
+
+
+# Of HDInsight's page: worker nodes for each region. YARN is taken to offer 56 of a node's 64 GB.
+NODES = (("Middlesex County", 3), ("Massachusetts", 4), ("conterminous US", 10), ("conterminous US", 40))
+WORKER_MB = 56 * 1024
+
+
+def capacity_table(rate, cents):
+    """Rows of the page's table, from tiles a second on one core and from settings.sh's prices."""
+    worker = cost.Machine("Standard_E8ads_v5", 4, cents["worker"] / 100, 12.5e9 / 8)
+    for region, nodes in NODES:
+        tiles = cost.REGIONS[region]
+        executors = session._executors([(8, WORKER_MB)] * nodes)["spark.dynamicAllocation.initialExecutors"]
+        used = cost.capacity(tiles, rate, worker, nodes, start_s=1800)
+        dollars = used["cost"] + used["hours"] * (2 * cents["head"] + 3 * cents["zookeeper"]) / 100
+        yield f"| {region} | {tiles:,} | {nodes} | {executors} | {used['hours']:.1f} | {dollars:,.0f} |"
+
+
+def test_the_clusters_page_says_what_the_capacity_model_says():
+    measured = json.loads((REPOSITORY / "tests" / "benchmarks" / "results.json").read_text())["cores"]
+    folder = REPOSITORY / "setup_scripts" / "hdinsight"
+    settings = (folder / "settings.sh").read_text()
+    cents = {name: int(value) for name, value in re.findall(r"^(\w+)_cents=\$\{\w+:-(\d+)}", settings, re.M)}
+    assert "worker_size:-Standard_E8ads_v5" in settings
+    page, rate = (folder / "README.md").read_text(), measured["tiles_per_second"]["1"]
+    rows = list(capacity_table(rate, cents))
+    assert re.findall(r"^\| (?:%s) .*$" % "|".join({region for region, _ in NODES}), page, re.M) == rows
+    said = " ".join(page.split())
+    assert f": {rate:.0f} tiles a second on one core, with ResNet-50 in int8" in said
+    assert f"the same model foretold {measured['capacity_model_over_measured']:.2f} times the seconds" in said

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -21,16 +22,22 @@ import pytest
 import rasterio
 
 import spark4
+import symbols
 import toy
+import yarn
 from azurite import ACCOUNT, Azurite
+from helpers import InputError
 from helpers.azure import CREDENTIALS, TOKEN_FILE
-from helpers.files import write_whole
+from helpers.cluster import session
+from helpers.files import filesystem, write_whole
 from helpers.maps import new_development
 from helpers.model import bundle
+from helpers.model.engine_cntk import cntk_environment
 from helpers.tiles import store as tilestore
 from helpers.scoring import score as scoring_module
 from helpers.scoring.table import read
 from test_results import with_answers
+from yarn import Yarn
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "setup_scripts" / "hdinsight"
@@ -64,7 +71,7 @@ def no_az(tmp_path):
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "env", "dirname", "sed", "git", "mktemp", "rm", "find", "head", "basename", "sleep", "grep",
-                 "date", "sort", "paste", "id", "sh", "cat", "mkdir", "mv", "gzip"):
+                 "date", "sort", "paste", "id", "sh", "cat", "mkdir", "mv", "gzip", "awk"):
         (folder / name).symlink_to(shutil.which(name))
     return {"PATH": str(folder), "HOME": str(tmp_path), "AZURE_STORAGE_SAS_TOKEN": SECRET,
             "AZURE_STORAGE_CONNECTION_STRING": SECRET}
@@ -135,11 +142,14 @@ def test_the_other_blocks_of_the_page(no_az):
         assert magic == "%%configure -f" and set(json.loads(rest)) == {"conf", "files"}
         # The token is laid beside the driver under the name that storage looks for.
         assert json.loads(rest)["files"][0].endswith("/tutorial/storage_token")
-        assert json.loads(rest)["conf"][f"spark.yarn.appMasterEnv.{TOKEN_FILE}"] == "storage_token"
+        conf = json.loads(rest)["conf"]
+        assert conf[f"spark.yarn.appMasterEnv.{TOKEN_FILE}"] == "storage_token"
+        memory = session.BESIDE_MB + int(conf["spark.executor.cores"]) * session.SLOT_MB
+        assert conf["spark.executor.memoryOverhead"] == f"{memory}m"
     rest = [words for words in commands() if words[0] in FOR_REAL]
     assert [words[0] for words in rest] == list(FOR_REAL)
     assert all((REPOSITORY / word).exists() for word in rest[-1] if "/" in word)
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", README):
+    for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
         assert (SCRIPTS / target).exists(), target
 
 
@@ -149,6 +159,26 @@ def test_prices_come_before_anything_is_created(no_az):
         most_workers="5")).stdout.splitlines()
     assert "$3.30 an hour with 2 workers, $6.30 with 5" in lines[0]
     assert next(i for i, line in enumerate(lines) if line.startswith("+ az")) > 0
+
+
+def test_a_dry_run_warns_of_what_would_be_refused(no_az):
+    done = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(no_az, ssh_public_key="/nowhere", script_uri=""))
+    assert done.returncode == 0
+    warnings = [line for line in done.stderr.splitlines() if line.startswith("Warning: expected ")]
+    assert len(warnings) == 2 and "SSH public key at /nowhere" in warnings[0] and "script_uri" in warnings[1]
+
+
+@pytest.mark.parametrize("script", ["upload.sh", "resize_cluster.sh"])
+def test_without_arguments_there_is_the_usage(no_az, script):
+    """Before anything else is asked for, such as the Azure CLI."""
+    done = run(SCRIPTS / script, env=no_az)
+    assert done.returncode == 2 and f"\n  {script} " in done.stderr and "az" not in done.stderr.split()
+
+
+def test_a_quota_that_azure_does_not_tell_stops_nothing(no_az, tmp_path):
+    azure = Azure(no_az, tmp_path / "azure", quota={"cores": 4})
+    done = azure.run("create_cluster.sh", "--yes")
+    assert done.returncode == 0 and done.stdout.count("tells no quota of this family") == 2, done.stderr
 
 
 def test_without_the_cli_there_is_one_sentence(no_az):
@@ -177,7 +207,8 @@ with open(where + "/azure") as file:
     azure = json.load(file)
 has = dict(zip(words, words[1:]))
 what = " ".join(word for word in words[:4] if not word.startswith("-"))
-what = re.match(r"[a-z -]+?(create|delete|show|list|exists|execute|upload-batch|generate-sas)", " ".join(words)).group()
+what = re.match(r"[a-z -]+?(create|delete|show|list-usage|list|exists|execute|upload-batch|generate-sas)",
+                " ".join(words)).group()
 mine, tag = azure["resources"], "landcover-spark"
 
 
@@ -198,7 +229,7 @@ elif what in ("storage account create", "identity create"):
 elif what in ("storage account show", "identity show"):
     if has["--name"] not in mine:
         sys.exit(3)
-    say("/of/" + has["--name"])
+    say({{"id": "/of/", "principalId": "principal-of-"}}[has.get("--query", "id")] + has["--name"])
 elif what == "hdinsight create":
     assert azure["group"] is not None
     azure["clusters"][has["--name"]] = "Running"
@@ -211,6 +242,12 @@ elif what == "hdinsight list":
     named = re.search("name=='(.*?)'", has["--query"])
     found = {{name: state for name, state in azure["clusters"].items() if not named or name == named.group(1)}}
     say([state if "clusterState" in has["--query"] else name for name, state in found.items()])
+elif what == "hdinsight list-usage":
+    say([f"{{name}}\\t{{limit}}\\t4" for name, limit in azure["quota"].items()])
+elif what == "role assignment list":
+    say(azure["roles"].get(has["--assignee"], []))
+elif what == "role assignment create":
+    azure["roles"].setdefault(has["--assignee-object-id"], []).append(has["--role"])
 elif what == "hdinsight delete":
     azure["clusters"].pop(has["--name"])
     mine.pop(has["--name"])
@@ -240,7 +277,12 @@ class Azure:
     def __init__(self, environment, folder, **has):
         folder.mkdir()
         self.folder = folder
-        self.write(dict({"group": None, "resources": {}, "clusters": {}, "actions": [], "elsewhere": []}, **has))
+        quota = {"standardEADSv5Family": 100, "STANDARDDADSV5FAMILY": 16, "standardDSv5Family": 0}
+        self.write(dict({"group": None, "resources": {}, "clusters": {}, "actions": [], "elsewhere": [], "roles": {},
+                         "quota": quota}, **has))
+        (Path(environment["PATH"]) / "sleep").unlink()
+        (Path(environment["PATH"]) / "sleep").write_text(f"#!/bin/sh\necho $1 >> {folder}/slept\n")
+        (Path(environment["PATH"]) / "sleep").chmod(0o755)
         az = Path(environment["PATH"]) / "az"
         az.write_text(AZ.format(python=sys.executable, where=str(folder), secret=SECRET))
         az.chmod(0o755)
@@ -289,17 +331,22 @@ def test_a_cluster_is_created_once(no_az, tmp_path):
     assert f"@{azure.environment['ssh_public_key']}" in create and "--assign-identity" not in create
     action = next(words for words in asked if words[1:3] == ["script-action", "execute"])
     assert azure.environment["script_uri"] in action
+    # The cluster needs its identity's role from the beginning: a new one is waited for, one that was there is not.
+    assert has["roles"]["principal-of-landcover-cluster"] == ["Storage Blob Data Owner"]
+    assert (azure.folder / "slept").read_text() == "600\n"
+    assert "96 free cores of the family EADSV5" in done.stdout and "no quota" not in done.stdout
 
     done = azure.run("create_cluster.sh", "--yes", said="")
     assert done.returncode == 0, done.stderr
     asked = azure.asked()
-    assert made(asked) == [] and "upload-batch" not in json.dumps(asked) and azure.has() == has
+    assert made(asked) == [] and "upload-batch" not in json.dumps(asked) and azure.has()["actions"] == ["tutorial"]
+    assert (azure.folder / "slept").read_text() == "600\n"
     assert "To give them the code that is committed now: create_cluster.sh --set-up-again" in done.stdout
 
     done = azure.run("create_cluster.sh", "--yes", "--set-up-again", said="")
     assert done.returncode == 0, done.stderr
     assert made(azure.asked()) == ["hdinsight script-action delete", "hdinsight script-action execute"]
-    assert azure.has() == has
+    assert azure.has()["actions"] == ["tutorial"] and azure.has()["clusters"] == has["clusters"]
 
 
 @pytest.mark.parametrize("has, sentence", [
@@ -312,6 +359,8 @@ def test_a_cluster_is_created_once(no_az, tmp_path):
     ({"said": "short-A1\n"}, "expected a password of 10 or more characters"),
     ({"script_uri": ""}, "expected script_uri to be the https address of script_action.sh at a tagged commit"),
     ({"ssh_public_key": "/nowhere"}, "expected an SSH public key at /nowhere, got none."),
+    ({"quota": {"standardEADSv5Family": 99, "standardDADSv5Family": 16}},
+     "expected 96 free cores of the family EADSV5 in eastus, got 95. Ask Azure for more"),
 ])
 def test_what_stands_against_a_cluster_is_said_before_anything_is_made(no_az, tmp_path, has, sentence):
     settings = {name: has.pop(name) for name in ("said", "script_uri", "ssh_public_key") if name in has}
@@ -393,7 +442,7 @@ def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
     for name, script in (
             ("ssh", f'echo "$@" >> {tmp_path}/ssh; shift; export HOME={home["head"]}; script=$1; shift; '
                     f'exec {SCRIPTS}/${{script##*/}} "$@"'),
-            ("sudo", f'echo "$@" >> {tmp_path}/sudo; while [ "$1" != sh ]; do shift; done; '
+            ("sudo", f'echo "$@" >> {tmp_path}/sudo; while [ "$1" != sh ] && [ "$1" != hdfs ]; do shift; done; '
                      f'HOME={home["jupyter"]} exec "$@"'),
             ("hdfs", f'echo "$@" >> {tmp_path}/hdfs; [ "$2" != -put ] || cat > {tmp_path}/put')):
         (folder / name).write_text(f"#!/usr/bin/env bash\n{script}\n")
@@ -411,7 +460,9 @@ def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
         assert os.listdir(file.parent) == ["storage_token"]
     assert (tmp_path / "put").read_text() == f"sv=1&sig={SECRET}\n"
     shown = done.stdout + done.stderr + "".join((tmp_path / name).read_text() for name in ("ssh", "sudo", "hdfs"))
-    assert SECRET not in shown and "-u spark" in shown and "-chmod 600 abfs://tutorial@landcovertiles" in shown
+    # HDInsight refuses storage commands to the account of ssh: both are Jupyter's.
+    assert re.findall(r"^-n -H -u spark hdfs dfs (-\w+)", (tmp_path / "sudo").read_text(), re.M) == ["-put", "-chmod"]
+    assert SECRET not in shown and "-chmod 600 abfs://tutorial@landcovertiles" in shown
 
 
 # A node's set-up --------------------------------------------------------------------------------------------------
@@ -477,10 +528,11 @@ class Node:
     def packages(self):
         return self.prefix / "environment" / "lib" / "python3.10" / "site-packages"
 
-    def launched(self, home, *command):
+    def launched(self, home, *command, **changed):
         """A command as the kernel is started, for an account with a home."""
         kernel = json.loads((self.kernels / "landcover" / "kernel.json").read_text())
-        return run(*kernel["argv"][:2], *command, env=dict(os.environ, HOME=str(home), **kernel["env"]))
+        environment = dict(os.environ, HOME=str(home), **dict(kernel["env"], **changed))
+        return run(*kernel["argv"][:2], *command, env=environment)
 
     def set_up(self, source=REPOSITORY, **environment):
         done = run(*self.command(source), env=dict(self.environment, **environment), timeout=500)
@@ -536,9 +588,11 @@ cd {REPOSITORY}; git ls-files -z -co --exclude-standard | tar --null --ignore-fa
     assert kernel["env"]["TUTORIAL_STORAGE"] == "abfs://tutorial@landcovertiles.dfs.core.windows.net"
     assert (home / "landcover" / "data" / "note").exists()
     told = "import os; print(os.environ.get('AZURE_STORAGE_SAS_TOKEN_FILE'))"
-    assert node.launched(home, "-c", told).stdout.strip() == "None"
-    (home / "landcover" / "storage_token").touch()
-    assert node.launched(home, "-c", told).stdout.strip() == str(home / "landcover" / "storage_token")
+    token = home / "landcover" / "storage_token"
+    assert node.launched(home, "-c", told).stdout.strip() == str(token)  # The storage is Azure's: it is needed there.
+    assert node.launched(home, "-c", told, TUTORIAL_STORAGE="").stdout.strip() == "None"
+    token.touch()
+    assert node.launched(home, "-c", told, TUTORIAL_STORAGE="").stdout.strip() == str(token)
 
 
 def test_everyone_may_read_a_node_and_nobody_but_its_owner_change_it(node):
@@ -582,11 +636,64 @@ def test_a_set_up_that_cannot_go_on_says_why(node, tmp_path):
     assert done.returncode == 2 and "failed: expected Python 3.10 at" in done.stderr
 
 
+def test_the_nodes_own_python_comes_before_conda(node, tmp_path):
+    base = Path(run(node.environment["TUTORIAL_PYTHON"], "-c", "import sys; print(sys.base_prefix)").stdout.strip())
+    (tmp_path / "conda").write_text("#!/bin/sh\necho $@ > {}/asked\nexit 1\n".format(tmp_path))
+    (tmp_path / "conda").chmod(0o755)
+    environment = dict(node.environment, TUTORIAL_PREFIX=str(tmp_path / "node"), TUTORIAL_CONDA=str(tmp_path / "conda"))
+    del environment["TUTORIAL_PYTHON"]
+    # Killed after that step: what follows takes minutes.
+    for path, said in ((f"{base / 'bin'}:{os.environ['PATH']}", f"at {base / 'bin' / 'python3.10'}"),
+                       ("/usr/bin:/bin", "failed: expected conda to make Python 3.10 in 20 minutes")):
+        going = subprocess.Popen(node.command(), env=dict(environment, PATH=path), text=True, start_new_session=True,
+                                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert any(said in line for line in going.stdout)
+        if going.poll() is None:
+            os.killpg(going.pid, signal.SIGKILL)
+        going.communicate()
+    assert "python=3.10.16" in (tmp_path / "asked").read_text()
+
+
 def test_a_worker_gets_no_kernel(node, tmp_path):
     worker = Node(node.prefix, node.environment["TUTORIAL_PYTHON"], head="no")
     worker.environment["TUTORIAL_KERNELS"] = str(tmp_path / "kernels")
     steps = worker.set_up()
     assert "kernels: only on head nodes" in steps and not (tmp_path / "kernels").exists()
+
+
+# The newest symbols of Ubuntu 18.04's libraries: glibc 2.27, and the C++ library of GCC 8.
+UBUNTU = {"GLIBC": (2, 27), "GLIBCXX": (3, 4, 25), "CXXABI": (1, 3, 11)}
+
+
+def beyond_ubuntu(pins, site, limits=UBUNTU):
+    """What the pinned packages need that Ubuntu 18.04 lacks, and the number of compiled files that were read."""
+    plain = {re.sub(r"[-_.]+", "-", found.metadata["Name"]).lower(): found for found in distributions(path=[str(site)])}
+    wanted = dict(re.findall(r"^([a-z0-9.-]+)==(\S+) \\", (SCRIPTS / pins).read_text(), re.MULTILINE))
+    packages = [plain[name.replace(".", "-")] for name in wanted]
+    assert [package.version for package in packages] == list(wanted.values())
+    found, read_files = [], 0
+    for package in packages:
+        files = [Path(package.locate_file(file)) for file in package.files if ".so" in file.name]
+        read_files += len(files)
+        own = {file.name for file in files}
+        found += [needs for file in files for needs in symbols.beyond(file, limits, own)]
+    return found, read_files
+
+
+def test_every_wheel_fits_ubuntu_18(node):
+    found, files = beyond_ubuntu("requirements-cluster.txt", node.packages())
+    assert not found and files > 400
+    older = dict(UBUNTU, GLIBC=(2, 16), GLIBCXX=(3, 4, 18))
+    assert len(beyond_ubuntu("requirements-cluster.txt", node.packages(), older)[0]) > 50  # It does see them.
+
+
+def test_every_wheel_of_cntk_fits_ubuntu_18():
+    try:
+        site = cntk_environment() / "lib" / "python3.6" / "site-packages"
+    except InputError as error:
+        pytest.skip(str(error))
+    found, files = beyond_ubuntu("requirements-cluster-cntk.txt", site)
+    assert not found and files > 100
 
 
 def test_units_of_work_are_done_on_its_spark(node, tmp_path):
@@ -610,22 +717,30 @@ def test_the_way_of_an_account_that_is_not_root(node, tmp_path, no_az):
 # The notebooks on the cluster's versions --------------------------------------------------------------------------
 
 
-class Cluster:
-    """A standalone cluster of PySpark 3.3.1 whose executor has nothing but the archive."""
+# As HDInsight's own value, without which its application masters die. On this Java a flag that changes nothing.
+JAVA_OPTIONS = "-Dhdp.version=5.1.0 -Djavax.xml.accessExternalDTD=all"
 
-    def __init__(self, node, home):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.master, self.node, self.home = f"spark://127.0.0.1:{self.port}", node, home
+
+class Cluster:
+    """A YARN and an HDFS of PySpark 3.3.1's Hadoop; executors have nothing but the archive."""
+
+    master = "yarn"
+
+    def __init__(self, node, home, servers):
+        self.node, self.home, self.yarn = node, home, servers
+        self.storage = servers.storage + "/tutorial"
         conf = home / "conf"
         conf.mkdir()
-        (conf / "spark-defaults.conf").write_text(f"spark.archives {node.prefix / 'executors.tar.gz'}#environment\n")
+        # On HDFS, where all may read it, a node unpacks the archive once, and not for each application.
+        (conf / "spark-defaults.conf").write_text(
+            f"spark.yarn.dist.archives {servers.put(node.prefix / 'executors.tar.gz')}#environment\n"
+            f"spark.yarn.jars local:{node.spark}/jars/*\nspark.driver.extraJavaOptions {JAVA_OPTIONS}\n")
         # The kernel's own environment, but for the executors' Python: here they share the node's disk, and must not use
         # it.
         kernel = json.loads((node.kernels / "landcover" / "kernel.json").read_text())
         kernel["env"].update(PYSPARK_PYTHON="./environment/bin/python", SPARK_CONF_DIR=str(conf),
-                             TUTORIAL_MASTER=self.master)
+                             HADOOP_CONF_DIR=str(servers.conf), SPARK_LOCAL_IP="127.0.0.1",
+                             TUTORIAL_STORAGE=self.storage)
         folder = home / "jupyter" / "kernels" / "landcover"
         folder.mkdir(parents=True)
         (folder / "kernel.json").write_text(json.dumps(kernel))
@@ -633,14 +748,13 @@ class Cluster:
         self.launcher, self.own = kernel["argv"][0], home / "landcover"
         self.environment = {key: value for key, value in os.environ.items()
                             if key not in CREDENTIALS and key != "TUTORIAL_HOME"}
-        self.environment.update(kernel["env"], HOME=str(home), JUPYTER_PATH=str(home / "jupyter"), MPLBACKEND="Agg")
+        self.environment.update(kernel["env"], HOME=str(home), JUPYTER_PATH=str(home / "jupyter"), MPLBACKEND="Agg",
+                                PATH=f"{servers.bin}:{os.environ['PATH']}")
         self.environment.pop("VIRTUAL_ENV", None)
 
-    def control(self, *arguments):
-        environment = dict(self.environment, PYTHONPATH=f"{KEPT / 'spark'}:{self.node.prefix / 'tutorial'}")
-        environment.pop("SPARK_CONF_DIR")  # The archive is for the applications, not for the workers' own Java.
-        return run(self.launcher, self.node.python, REPOSITORY / "setup_scripts" / "local_cluster.py", *arguments,
-                   env=environment)
+    def run(self, program, *arguments):
+        """A program in the driver's Python, as the kernel would run it."""
+        return run(self.launcher, self.node.python, "-W", "ignore", program, *arguments, env=self.environment)
 
     def papermill(self, name, **parameters):
         started = time.monotonic()
@@ -659,12 +773,9 @@ def cluster(node, tmp_path_factory, sample_world):
     for path in (REPOSITORY / "data").iterdir():
         if path.name != "local_cluster":
             (home / "landcover" / "data" / path.name).symlink_to(path)
-    cluster = Cluster(node, home)
-    # One worker: each unpacks the archive anew for each application, and two cores are all that there are.
-    started = cluster.control("start", "--workers", "1", "--port", str(cluster.port))
-    assert started.returncode == 0 and f"{cluster.master}: 1 worker of 1 core" in started.stdout, started.stderr
-    yield cluster
-    cluster.control("stop")
+    servers = Yarn(node.spark, KEPT, tmp_path_factory.mktemp("yarn"))
+    yield Cluster(node, home, servers)
+    servers.close()
 
 
 @pytest.fixture(scope="session")
@@ -683,7 +794,7 @@ def ran(cluster):
 
 def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     metrics = json.loads((ran / "metrics.json").read_text())
-    parts = tilestore.partitions(ran / "tiles")
+    parts = tilestore.partitions(f"{cluster.storage}/runs/tiny/tiles")
     assert {part["county"] for part in parts} == {"99003", "99005", "99009"}
     assert metrics["scoring"]["tiles"] == sum(part["tiles"] for part in parts) and metrics["scoring"]["errors"] == 0
     assert set(metrics["seconds"]) == {"02_data_preparation", "03_retraining_tensorflow", "05_parallel_scoring",
@@ -705,16 +816,40 @@ def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
         assert file.tags()["SCORE"] == new_development.RANKED and file.tags()["VALUE_60"] == "60"
 
 
-def test_its_predictions_are_those_of_the_laptop(spark, ran, tmp_path):
+def test_its_predictions_are_those_of_the_laptop(spark, cluster, ran, tmp_path):
     """Spark 3.3.1 and Python 3.10 there, 3.5 and 3.11 or newer here."""
-    model = bundle.load(ran / "models" / "tensorflow")
-    scoring_module.score(spark, str(ran / "tiles"), model, str(tmp_path / "table"), "onnxruntime")
-    here = read(str(tmp_path / "table"))
-    engine = [name for name in (ran / "predictions_side_by_side").iterdir() if name.name.endswith("_in_onnxruntime")][0]
-    there = read(str(engine))
+    model, its = bundle.load(ran / "models" / "tensorflow"), f"{cluster.storage}/runs/tiny"
+    scoring_module.score(spark, its + "/tiles", model, str(tmp_path / "table"), "onnxruntime")
+    here, there = read(str(tmp_path / "table")), read(its + "/predictions")
     both = here.merge(there, on=["tile_id", "county", "year"], suffixes=("", "_there"))
     assert len(both) > 0
     assert both["class_id"].equals(both["class_id_there"])
+
+
+def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
+    """Tiles from HDFS, rows to it, by the archive's helpers: YARN would hand on those of a PYTHONPATH."""
+    (tmp_path / "helpers").mkdir()
+    (tmp_path / "helpers" / "__init__.py").write_text("raise SystemExit('the wrong helpers')")
+    environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), PYTHONPATH=str(tmp_path),
+                       TUTORIAL_SPARK=str(cluster.node.spark))
+    tiles, table = cluster.storage + "/runs/tiny/tiles", cluster.storage + "/table"
+    submit = [SCRIPTS / "submit_scoring.sh", tiles, ran / "models" / "tensorflow", table]
+    refused = run(*submit, env=dict(environment, HADOOP_USER_NAME="nobody"))
+    assert refused.returncode == 2 and "the cluster's storage, got: mkdir: Permission denied" in refused.stderr
+    started = time.monotonic()
+    first = run(*submit, env=environment, timeout=500)
+    count = sum(part["tiles"] for part in tilestore.partitions(tiles))
+    assert f"{count:,} tiles scored in" in first.stdout, first.stderr[-3000:]
+    # How large the job is comes from what YARN offers, and is told before.
+    offered = f"YARN offers 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB. "
+    assert first.stdout.index(offered) < first.stdout.index("tiles scored in") and len(read(table)) == count
+    record_seconds("submitted job", time.monotonic() - started)
+
+
+def test_a_clusters_own_java_options_reach_the_driver(cluster):
+    done = cluster.run("-c", "from helpers.cluster import session; spark = session.start('yarn')\n"
+                       "print(spark.sparkContext._jvm.System.getProperty('hdp.version')); session.stop(spark)")
+    assert done.stdout.splitlines()[-1] == "5.1.0", done.stderr[-2000:]
 
 
 @pytest.fixture(scope="session")
@@ -725,45 +860,31 @@ def shared(cluster, ran, tmp_path_factory):
         patch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
         try:
             azure.container("tutorial")
-            upload(ran)
+            upload(cluster, ran)
             yield azure
         finally:
             azure.close()
 
 
-def upload(ran):
-    for path in sorted((ran / "tiles" / "county=99009" / "year=2010").rglob("*")):
-        if path.suffix in (".parquet", ".json"):
-            write_whole(f"abfs://tutorial/tiles/{path.relative_to(ran / 'tiles')}", path.read_bytes())
+def upload(cluster, ran):
+    system, tiles = filesystem(f"{cluster.storage}/runs/tiny/tiles")
+    for path in system.find(f"{tiles}/county=99009/year=2010"):
+        if path.endswith((".parquet", ".json")):
+            write_whole(f"abfs://tutorial/tiles/{path[len(tiles) + 1:]}", system.cat_file(path))
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
-
-
-def test_a_long_job_is_submitted_with_an_archive(cluster, shared, ran):
-    """Tiles and bundle from Azure storage, rows to it."""
-    environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), MASTER=cluster.master,
-                       TUTORIAL_SPARK=str(cluster.node.spark), AZURE_STORAGE_CONNECTION_STRING=shared.connection_string)
-    environment.pop("SPARK_CONF_DIR")
-    started = time.monotonic()
-    submit = [SCRIPTS / "submit_scoring.sh", "abfs://tutorial/tiles", "abfs://tutorial/model", "abfs://tutorial/table"]
-    first = run(*submit, env=environment)
-    tiles = sum(part["tiles"] for part in tilestore.partitions("abfs://tutorial/tiles"))
-    assert f"{tiles:,} tiles scored in" in first.stdout, first.stderr[-3000:]
-    assert len(read("abfs://tutorial/table")) == tiles
-    assert shared.connection_string.split("AccountKey=")[1].split(";")[0] not in first.stdout + first.stderr
-    record_seconds("submitted job", time.monotonic() - started)
 
 
 def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token
     alone.
     """
-    # Livy's session has what the cluster asks of any: here the secret, which session.start would have brought.
-    conf = cluster.home / "livy"
-    conf.mkdir()
-    (conf / "spark-defaults.conf").write_text("".join(path.read_text() for path in (
-        cluster.home / "conf" / "spark-defaults.conf", cluster.own / "data" / "local_cluster" / "spark.conf")))
     # As the page configures it: YARN lays the file into the driver's folder, readable by its owner alone.
     page = json.loads(blocks("text")[0].partition("\n")[2])
+    conf = cluster.home / "livy"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text((cluster.home / "conf" / "spark-defaults.conf").read_text() + "".join(
+        f"{name} {value}\n" for name, value in page["conf"].items() if name.split(".")[1] in ("executor",
+                                                                                           "dynamicAllocation")))
     container = cluster.home / "container"
     container.mkdir()
     token = container / page["files"][0].rsplit("/", 1)[-1]
@@ -773,15 +894,15 @@ def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     where = f"abfs://tutorial@{ACCOUNT}.dfs.core.windows.net"
     environment = dict(cluster.environment, **dict(
         its_own, PYTHONPATH=cluster.environment["PYTHONPATH"], TUTORIAL_STORAGE=where, SPARK_CONF_DIR=str(conf),
-        SPARK_LOCAL_IP="127.0.0.1", AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
+        AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
     parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
     started = time.monotonic()
     done = run(cluster.node.python, Path(__file__).with_name("livy.py"), NOTEBOOKS / "05_parallel_scoring.ipynb",
                cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
     assert done.returncode == 0, done.stderr[-3000:]
-    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token
-            and "executors" not in path.name and "environment" not in path.parts]
-    assert {path.suffix for path in left} >= {".log", ".json", ".parquet", ".ipynb"}
+    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token]
+    left += cluster.yarn.logs()
+    assert {path.suffix for path in left} >= {"", ".json", ".parquet", ".ipynb"}
     signature, = re.findall(r"sig=([^&]+)", token.read_text())
     for written in (signature, unquote(signature)):
         assert written not in done.stdout + done.stderr
@@ -796,6 +917,36 @@ def test_notebook_05_has_no_magics():
     for cell in json.loads((NOTEBOOKS / "05_parallel_scoring.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
             compile("".join(cell["source"]), "cell", "exec")
+
+
+def wait_until(true, going, timeout_s=300):
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline and going.poll() is None
+        time.sleep(0.2)
+
+
+def test_deaths_on_yarn_lose_no_unit(cluster, tmp_path):
+    """YARN kills a container for its memory, somebody kills the application master, and a node manager stops. This test
+    is the last on this YARN, which has one node left.
+    """
+    count, swells, begun = 24, 3, lambda: toy.log(tmp_path / "log") if (tmp_path / "log").exists() else {}
+    masters = lambda: cluster.yarn.processes("org.apache.spark.deploy.yarn.ExecutorLauncher")  # noqa: E731
+    with open(tmp_path / "stderr", "w") as said:
+        going = subprocess.Popen([cluster.launcher, cluster.node.python, "-W", "ignore", toy.__file__, "yarn", tmp_path,
+                                  "4", str(count), str(swells)], env=cluster.environment, stdout=said, stderr=said)
+    try:
+        wait_until(lambda: begun().get(swells, 0) > 1, going)
+        first, = masters()
+        first.kill()
+        wait_until(lambda: [master for master in masters() if master.pid != first.pid], going)
+        cluster.yarn.stop_node(0)
+        assert going.wait(400) == 0, (tmp_path / "stderr").read_text()[-3000:]
+    finally:
+        going.kill()
+    said = (tmp_path / "stderr").read_text()
+    assert "killed by YARN for exceeding physical memory limits" in said and '"failed": []' in said
+    assert set(toy.files(tmp_path / "out")) == {f"{name}.parquet" for name in toy.units(count)}
 
 
 # What takes minutes -----------------------------------------------------------------------------------------------

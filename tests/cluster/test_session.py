@@ -46,18 +46,49 @@ def test_batches_are_small_enough_for_pictures(spark):
     assert found == [64, 64, 64, 8]
 
 
-@pytest.mark.parametrize("kernel, hdinsight, master, where", [
-    ("", False, "local[*]", ("laptop", "local[*]")),
-    ("", False, "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
-    ("spark://host:7077", False, "local[*]", ("standalone cluster", "spark://host:7077")),
-    ("", False, "yarn", ("cluster", "yarn")),
-    ("yarn", True, "local[*]", ("HDInsight", "yarn")),
-    ("yarn", True, "local[2]", ("HDInsight", "local[2]")),
+@pytest.mark.parametrize("master", ["yarn", "spark://elsewhere:7077", "k8s://host"])
+def test_a_clusters_own_java_options_stay(master):
+    """HDInsight's hold -Dhdp.version and a parser's flag, without which application masters die."""
+    assert not [name for name in session._settings(master) if name.endswith("JavaOptions")]
+    assert [name for name in session._settings("local[2]") if name.endswith("JavaOptions")]
+
+
+@pytest.mark.parametrize("kernel, master, where", [
+    ("", "local[*]", ("laptop", "local[*]")),
+    ("", "spark://127.0.0.1:7077", ("standalone cluster", "spark://127.0.0.1:7077")),
+    ("spark://host:7077", "local[*]", ("standalone cluster", "spark://host:7077")),
+    ("yarn", "local[*]", ("YARN cluster", "yarn")),
+    ("yarn", "local[2]", ("laptop", "local[2]")),
+    ("", "k8s://host", ("cluster", "k8s://host")),
 ])
-def test_where_it_runs(monkeypatch, tmp_path, kernel, hdinsight, master, where):
+def test_where_it_runs(monkeypatch, kernel, master, where):
     monkeypatch.setenv("TUTORIAL_MASTER", kernel)
-    monkeypatch.setattr(session, "HDINSIGHT", str(tmp_path if hdinsight else tmp_path / "none"))
     assert session.where_it_runs(master) == where
+
+
+@pytest.mark.parametrize("nodes, number, cores", [
+    ([(8, 57344)] * 4, 7, 4),                   # HDInsight's default workers: the application master takes a place
+    ([(8, 57344)] * 10, 19, 4),
+    ([(9, 57344), (8, 57344)], 4, 4),           # … or what is left over of a node
+    ([(8, 16384)] * 2, 3, 4),                   # memory bounds it, and 10 GB of each are left over
+    ([(2, 8192)] * 2, 3, 1),
+    ([(1, 4096), (64, 4096)], 2, 1),
+])
+def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
+    chosen = session._executors(nodes)
+    assert chosen["spark.dynamicAllocation.initialExecutors"] == number and chosen["spark.executor.cores"] == cores
+    assert chosen["spark.default.parallelism"] == number * cores
+    its = session.HEAP_MB + int(chosen["spark.executor.memoryOverhead"].rstrip("m"))
+    assert its >= cores * session.SLOT_MB + session.HEAP_MB
+    assert number * its <= sum(mb for _, mb in nodes) and number * cores <= sum(cores for cores, _ in nodes)
+    said = f"Executors to begin with: {number}, each with slots: {cores}, GB: {its / 1024:.1f}."
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("nodes", [[], [(8, 2048)], [(1, 2700)]])
+def test_a_yarn_that_is_too_small_is_told(nodes):
+    with pytest.raises(InputError, match="expected room on YARN for an executor of . cores and .* got . nodes with"):
+        session._executors(nodes)
 
 
 def test_a_running_session_is_used_again(spark):

@@ -1,0 +1,143 @@
+"""A real YARN and a real HDFS on this machine, for the tests: Hadoop's own minicluster, driven from Python.
+
+Maven brings it once, in the version of Hadoop that a PySpark carries, into the ignored folder of the rehearsals.
+"""
+
+import getpass
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
+
+POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+<modelVersion>4.0.0</modelVersion><groupId>rehearsal</groupId><artifactId>rehearsal</artifactId><version>1</version>
+<dependencies>{}</dependencies>
+</project>
+"""
+DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+# What the minicluster needs and doesn't bring.
+BESIDE = (("org.bouncycastle", "bcprov-jdk15on", "1.70"), ("org.bouncycastle", "bcpkix-jdk15on", "1.70"),
+          ("junit", "junit", "4.13.2"))
+# Of each node: cores and MB.
+CORES, NODE_MB = 2, 4608
+SETTINGS = {
+    "yarn.scheduler.capacity.root.queues": "default", "yarn.scheduler.capacity.root.default.capacity": 100,
+    "yarn.scheduler.capacity.maximum-am-resource-percent": 1,
+    "yarn.scheduler.capacity.resource-calculator": "org.apache.hadoop.yarn.util.resource.DominantResourceCalculator",
+    "yarn.scheduler.minimum-allocation-mb": 256, "yarn.scheduler.maximum-allocation-mb": NODE_MB,
+    "yarn.minicluster.yarn.nodemanager.resource.memory-mb": NODE_MB, "yarn.nodemanager.resource.cpu-vcores": CORES,
+    # A container that takes more memory than it has asked for is killed, as on a cluster.
+    "yarn.minicluster.control-resource-monitoring": "true", "yarn.nodemanager.pmem-check-enabled": "true",
+    "yarn.nodemanager.vmem-check-enabled": "false", "yarn.nodemanager.container-monitor.interval-ms": 500,
+    # True, the default, leaves the limits to cgroups.
+    "yarn.nodemanager.resource.memory.enforced": "false",
+    "yarn.nodemanager.disk-health-checker.max-disk-utilization-per-disk-percentage": 100,
+    "yarn.nm.liveness-monitor.expiry-interval-ms": 10000, "yarn.resourcemanager.am.max-attempts": 2,
+    "dfs.replication": 1, "dfs.namenode.fs-limits.min-block-size": 0,
+}
+OPENED = ("java.io", "java.lang", "java.lang.reflect", "java.net", "java.nio", "java.security", "java.util",
+          "java.util.concurrent", "sun.nio.ch")
+
+
+def servers(spark: Path, kept: Path) -> list:
+    """Jars of Hadoop's servers and of a PySpark, in the order of a class path; the test is skipped without them."""
+    client, = (spark / "jars").glob("hadoop-client-api-*.jar")
+    version = re.search(r"-api-(.+)\.jar", client.name)[1]
+    folder = kept / f"hadoop-{version}"
+    if not (folder / "complete").exists():
+        if not shutil.which("mvn"):
+            pytest.skip("no Maven on this machine to bring Hadoop's servers: install it (on Debian: apt-get install "
+                        "maven)")
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        wanted = (("org.apache.hadoop", "hadoop-client-minicluster", version), *BESIDE)
+        (folder / "pom.xml").write_text(POM.format("".join(DEPENDENCY.format(*one) for one in wanted)))
+        done = subprocess.run(["mvn", "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={folder}"],
+                              cwd=folder, capture_output=True, text=True, timeout=500)
+        if done.returncode:
+            said = [line for line in done.stdout.splitlines() if "ERROR" in line]
+            pytest.skip(f"Maven can't bring Hadoop's servers: {(said or [done.stderr])[0][:300]}")
+        (folder / "complete").touch()
+    # PySpark's own proxy of YARN's web pages is made for servers that are not.
+    return [*sorted(folder.glob("*.jar")),
+            *(jar for jar in sorted((spark / "jars").glob("*.jar")) if "web-proxy" not in jar.name)]
+
+
+class Yarn:
+    """One HDFS data node, and two nodes of YARN."""
+
+    def __init__(self, spark, kept, folder):
+        self.folder, self.jars = folder, servers(spark, kept)
+        self.conf = folder / "conf"
+        self.conf.mkdir(parents=True)
+        self._log = open(folder / "servers.log", "w")
+        port, self._process = launch_gateway(
+            classpath=":".join(map(str, self.jars)), jarpath=next(str(j) for j in self.jars if "py4j" in j.name),
+            javaopts=["-Xmx1g", *(f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in OPENED)], cwd=str(folder),
+            redirect_stdout=self._log, redirect_stderr=self._log, die_on_exit=True, return_proc=True)
+        self._gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
+        hadoop = self._gateway.jvm.org.apache.hadoop
+        conf = hadoop.yarn.conf.YarnConfiguration()
+        for name, value in dict(SETTINGS, **{"hdfs.minidfs.basedir": folder / "hdfs"}).items():
+            conf.set(name, str(value))
+        self._hdfs = hadoop.hdfs.MiniDFSCluster.Builder(conf).numDataNodes(1).build()
+        conf.set("fs.defaultFS", self._hdfs.getURI().toString())
+        self._yarn = hadoop.yarn.server.MiniYARNCluster("rehearsal", 2, 1, 1)
+        self._yarn.init(conf)
+        self._yarn.start()
+        found = self._yarn.getConfig()
+        deadline = time.monotonic() + 60
+        while found.get("yarn.resourcemanager.address").endswith(":0") or not self._yarn.waitForNodeManagersToConnect(
+                1000):
+            assert time.monotonic() < deadline, "YARN's nodes have not connected"
+        # The minicluster's own way to name racks is a class that no client has.
+        found.set("net.topology.node.switch.mapping.impl", "org.apache.hadoop.net.ScriptBasedMapping")
+        for name in ("core-site.xml", "yarn-site.xml"):
+            out = self._gateway.jvm.java.io.FileOutputStream(str(self.conf / name))
+            found.writeXml(out)
+            out.close()
+        self.storage = f"webhdfs://{getpass.getuser()}@{conf.get('dfs.namenode.http-address')}"
+        self._write_command()
+
+    def _write_command(self):
+        """The command ``hdfs dfs`` of a node."""
+        self.bin = self.folder / "bin"
+        self.bin.mkdir()
+        path = ":".join(map(str, [self.conf, *self.jars]))
+        (self.bin / "hdfs").write_text(f'#!/bin/sh\n[ "$1" = dfs ] && shift\nexec java -cp "{path}" '
+                                       'org.apache.hadoop.fs.FsShell "$@"\n')
+        (self.bin / "hdfs").chmod(0o755)
+
+    def put(self, path: Path) -> str:
+        """Copy a file to HDFS, where every account may read it; its URI."""
+        system, where = self._hdfs.getFileSystem(), self._gateway.jvm.org.apache.hadoop.fs.Path
+        system.copyFromLocalFile(where(path.as_uri()), where("/" + path.name))
+        return f"{self._hdfs.getURI().toString()}/{path.name}"
+
+    def logs(self):
+        """What applications and their executors have written."""
+        return [path for path in self.folder.rglob("*") if path.name in ("stdout", "stderr", "prelaunch.err")]
+
+    def processes(self, word: str) -> list:
+        """Containers' Java processes, by a word of their command."""
+        found = psutil.Process(self._process.pid).children(recursive=True)
+        return [process for process in found if process.name() == "java" and word in process.cmdline()]
+
+    def stop_node(self, number: int):
+        """Stop a node manager: its containers die."""
+        self._yarn.getNodeManager(number).stop()
+
+    def close(self):
+        try:
+            self._yarn.stop()
+            self._hdfs.shutdown()
+        finally:
+            self._gateway.shutdown()
+            self._process.kill()
+            self._process.wait()
