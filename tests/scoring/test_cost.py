@@ -29,6 +29,13 @@ def test_the_fit_of_2017_stays_near_its_chart():
         assert all(start_s + shared_s / n == pytest.approx(s, rel=0.1) for n, s in zip(nodes, seconds))
 
 
+def test_minibatches_gain_or_lose_in_their_own_words():
+    gain, loss, same = (cost.minibatches_as_text({"a": of_a, "b": 1.0}, 32) for of_a in (1.5, 0.6, 1.0))
+    assert "1.5 × as high in a, 1.0 × as high in b" in gain and "less often" in gain and "cache" not in gain
+    assert "0.6 × as high in a" in loss and "cache" in loss and "less often" not in loss
+    assert "cache" not in same and "less often" not in same
+
+
 @pytest.mark.parametrize("workers, line, words, quiet", [
     ([1, 2], (2, 10), "a start of 2.0 s and 10.0 s of work", True), ([1, 2], (50, 5), "gained little", False),
     ([1, 1], (0, 40), "ran on 1 core, so", True), ([4], (0, 40), "ran on 4 cores, so", True)])
