@@ -179,6 +179,10 @@ class Bundle:
             self.classes = tuple(self.facts["classes"])
             self.input_px = tuple(self.facts["input_px"])
             files = dict(self.facts["files"])
+            if not (self.classes and all(isinstance(text, str) for text in (*self.classes, *files, *files.values()))
+                    and [type(px) for px in self.input_px] == [int, int] and min(self.input_px) > 0
+                    and isinstance(self.facts["backbone"], dict) and isinstance(self.facts.get("int8") or {}, dict)):
+                raise ValueError("values of other kinds")
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"expected {FACTS} of a model bundle at {self.folder}, got one that can't be read "
                              f"({error!r}). Bring the bundle again.")

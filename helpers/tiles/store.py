@@ -71,7 +71,12 @@ def _read(system, path):
     """A manifest. An InputError tells of one that isn't whole, or lacks what each must have."""
     try:
         facts = json.loads(system.cat_file(path).decode())
-        if all(isinstance(facts[name], kind) for name, kind in (("county", str), ("year", int), ("tiles", int))):
+        given = [facts[name] for name in ("county", "year", "tiles", "classes")]
+        folders = [name.partition("=")[2] for name in path.rsplit("/", 3)[1:3]]
+        names = [given[3], facts.get("files", [])]
+        if ([given[0], str(given[1]), type(given[2])] == [*folders, int]
+                and all(isinstance(of, list) and all(isinstance(name, str) for name in of) for of in names)
+                and not any("/" in name for name in names[1])):
             return facts
         came = "one with other kinds of values"
     except KeyError as error:

@@ -9,12 +9,14 @@ import tempfile
 import warnings
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pandas as pd
 import pystac
 import pytest
 import rasterio
 import shapely
+from hypothesis import strategies as st
 from rasterio.transform import Affine
 
 import scenes as drawn
@@ -26,11 +28,9 @@ from helpers.land.sources import Scene, scene_of
 from helpers.tiles import store
 from helpers.tiles.folder import IMAGE_SUFFIXES, write_images
 
-hypothesis = pytest.importorskip("hypothesis", reason="hypothesis isn't installed: pip install hypothesis")
-from hypothesis import strategies as st  # noqa: E402
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 100))
-few = hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 100,
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 500))
+few = hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 500,
                           suppress_health_check=list(hypothesis.HealthCheck))
 
 

@@ -338,7 +338,7 @@ MISTAKES = {
                                    "expected a manifest with county, year and tiles at .*, got one that is cut off"),
     "a manifest without tiles": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0}'), "",
                                  "expected a manifest .* got one without 'tiles'"),
-    "a manifest of words": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0, "tiles": "many"}'), "",
+    "a manifest of words": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0, "tiles": "many", "classes": []}'), "",
                             "expected a manifest .* got one with other kinds of values"),
     "a table that is a file": (lambda pile: Path(pile.table).write_text("mine"), "",
                                "expected the folder of a prediction table, or none, at .*, got a file"),

@@ -1,0 +1,80 @@
+"""Whatever stands in a manifest or in a bundle's facts: an answer, or one sentence; and no file outside is looked at."""
+
+import json
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+import tiny
+from helpers import InputError
+from helpers.model import bundle, engines
+from helpers.scoring.score import units
+from helpers.tiles import store
+from helpers.tiles.folder import write_images
+from networks import one_sentence
+
+many = hypothesis.settings(max_examples=500, deadline=None, database=None, derandomize=True,
+                           suppress_health_check=list(hypothesis.HealthCheck))
+JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(
+    ["0", "pictures", "../x", "/etc/passwd", "model.onnx", "é", "", "a\nb"])), lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "../b", "model.onnx"]), inner, max_size=2)),
+    max_leaves=4)
+
+
+def attempt(act):
+    try:
+        return act()
+    except InputError as error:
+        one_sentence(error)
+
+
+def changed(path, facts, changes, dropped):
+    path.write_text(json.dumps({key: value for key, value in dict(facts, **changes).items() if key not in dropped}))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A store of eight pictures, and a bundle."""
+    folder = tmp_path_factory.mktemp("facts")
+    for name in "ab":
+        tiny.pictures(folder / "pictures" / name, range(4) if name == "a" else range(4, 8))
+    write_images(folder / "pictures", str(folder / "store"))
+    tiny.model(folder / "bundle")
+    return folder
+
+
+KEYS = ["county", "year", "tiles", "classes", "codec", "files", "split"]
+
+
+@many
+@hypothesis.given(st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3), st.sets(st.sampled_from(KEYS), max_size=2))
+def test_any_manifest(made, changes, dropped):
+    uri = str(made / "store")
+    path = next((made / "store").rglob("_manifest.json"))
+    whole = path.read_text()
+    try:
+        changed(path, json.loads(whole), changes, dropped)
+        attempt(lambda: store.classes(uri))
+        found = attempt(lambda: units(uri, store.partitions(uri), "m", "e"))
+        for unit in (found[0].values() if found else ()):
+            assert unit["uri"].startswith(uri) and ".." not in unit["uri"]
+    finally:
+        path.write_text(whole)
+
+
+FACTS = ["classes", "input_px", "files", "backbone", "int8", "framework"]
+
+
+@many
+@hypothesis.given(st.dictionaries(st.sampled_from(FACTS), JSON, max_size=3), st.sets(st.sampled_from(FACTS), max_size=2))
+def test_any_facts_of_a_bundle(made, changes, dropped):
+    path = made / "bundle" / "model.json"
+    whole = path.read_text()
+    try:
+        changed(path, json.loads(whole), changes, dropped)
+        loaded = attempt(lambda: bundle.load(made / "bundle"))
+        if loaded:
+            attempt(lambda: engines.load(loaded))
+    finally:
+        path.write_text(whole)
