@@ -13,6 +13,18 @@ fail() {
     exit 2
 }
 
+# Settings become part of other commands, here, on the nodes and in Azure's queries.
+for setting in group location storage container identity cluster ssh_user jupyter_user head_size worker_size zookeeper_size; do
+    [[ ${!setting} =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ ]] || fail "expected letters, digits, dots, hyphens and underscores in the" \
+        "setting $setting, got '${!setting}'. Correct it in settings.sh or in the environment."
+done
+for setting in workers least_workers most_workers head_cents worker_cents zookeeper_cents storage_cents; do
+    [[ ${!setting} =~ ^[0-9]{1,6}$ ]] || fail "expected a whole number in the setting $setting, got '${!setting}'. Correct it" \
+        "in settings.sh or in the environment."
+done
+[[ $script_uri =~ ^(https://[A-Za-z0-9][A-Za-z0-9./_~%-]*)?$ ]] || fail "expected an https address in the setting script_uri, got" \
+    "'$script_uri'. Correct it in settings.sh or in the environment."
+
 # How the script is called: the comment at its beginning.
 usage() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"

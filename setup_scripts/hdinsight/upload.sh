@@ -11,6 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
 read_arguments "$@"
 
 what=${arguments[0]:-} folder=${arguments[1]:-}
+case $folder in -*) folder=./$folder ;; esac  # A folder, and no option of a command.
 upload=(az storage blob upload-batch --account-name "$storage" --auth-mode login --overwrite true --no-progress --output none)
 case $what in
     code)

@@ -175,6 +175,21 @@ def test_without_arguments_there_is_the_usage(no_az, script):
     assert done.returncode == 2 and f"\n  {script} " in done.stderr and "az" not in done.stderr.split()
 
 
+@pytest.mark.parametrize("setting, value", [
+    ("cluster", "$(touch planted)"), ("cluster", "a b"), ("group", "x'; rm -r /"), ("storage", '"'), ("container", "-rf"),
+    ("ssh_user", "a\nb"), ("workers", "many"), ("worker_cents", "1; touch planted"), ("most_workers", "a[$(touch planted)]"),
+    ("script_uri", "http://example.org/x"), ("script_uri", "https://example.org/$(touch planted)")])
+def test_a_setting_that_is_no_name_is_refused(no_az, tmp_path, setting, value):
+    done = run(SCRIPTS / "create_cluster.sh", "--dry-run", env=dict(no_az, **{setting: value}), cwd=tmp_path)
+    assert done.returncode == 2 and f"in the setting {setting}, got '{value}'. Correct it" in done.stderr, done.stderr
+    assert not done.stdout and not (tmp_path / "planted").exists()
+
+
+def test_a_folder_that_looks_like_an_option_is_a_folder(no_az):
+    done = run(SCRIPTS / "upload.sh", "tiles", "-rf", "--dry-run", env=no_az)
+    assert done.returncode == 0 and "--source ./-rf" in done.stdout, done.stderr
+
+
 def test_a_quota_that_azure_does_not_tell_stops_nothing(no_az, tmp_path):
     azure = Azure(no_az, tmp_path / "azure", quota={"cores": 4})
     done = azure.run("create_cluster.sh", "--yes")
