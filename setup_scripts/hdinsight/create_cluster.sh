@@ -27,7 +27,6 @@ refuse() {
     "Make one: ssh-keygen -t rsa, or set ssh_public_key."
 [[ $script_uri == https://* ]] || refuse "expected script_uri to be the https address of script_action.sh at a" \
     "tagged commit, which anyone can read, got '$script_uri'. Set it in settings.sh."
-script_uri=${script_uri:-SCRIPT_URI}
 group_is_there=$(ask false az group exists --name "$group")
 state=
 if [ "$group_is_there" = true ]; then
@@ -129,7 +128,7 @@ if [ -z "$persisted" ]; then
     "${upload[@]}"
     # Persisted: nodes that autoscale adds later run it too.
     run az hdinsight script-action execute --cluster-name "$cluster" --resource-group "$group" --name tutorial \
-        --script-uri "$script_uri" --roles headnode workernode --persist-on-success --output none \
+        --script-uri "${script_uri:-SCRIPT_URI}" --roles headnode workernode --persist-on-success --output none \
         --script-parameters "abfs://$container@$storage.dfs.core.windows.net/tutorial/tutorial.tar.gz"
 else
     echo "The nodes are set up. To give them the code that is committed now: create_cluster.sh --set-up-again"
