@@ -27,9 +27,9 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
-    # One order for any order of the tiles' classes, so that each batch sees several of them.
+    # Four tiles at a time, because all values inside the network are kept; in an order that mixes the classes.
     order = np.random.RandomState(0).permutation(len(tiles))
-    batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(order, max(1, len(tiles) // 8))])
+    batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(order, max(1, len(tiles) // 4))])
 
     class Batches(quantization.CalibrationDataReader):
         def get_next(self):
