@@ -225,7 +225,7 @@ def _neighbours_as_text(n, term):
 def example(views: Views, heads: Heads) -> tuple:
     """A tile to work through: its position in ``views.tiles``, and its features before and after.
 
-    Of the tiles whose features are kept, it is the one of which heads call nearest to a fifth new.
+    Among the tiles whose features are kept, it is the one whose new share, as the heads see it, is nearest to a fifth.
     """
     nearest = (np.inf,)
     for where, before, after in views.strips(kept_only=True):

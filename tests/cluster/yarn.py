@@ -127,7 +127,14 @@ class Yarn:
     def processes(self, word: str) -> list:
         """Containers' Java processes, by a word of their command."""
         found = psutil.Process(self._process.pid).children(recursive=True)
-        return [process for process in found if process.name() == "java" and word in process.cmdline()]
+        return [process for process in found if self._runs(process, word)]
+
+    @staticmethod
+    def _runs(process, word):
+        try:
+            return process.name() == "java" and word in process.cmdline()
+        except psutil.NoSuchProcess:  # It has ended meanwhile.
+            return False
 
     def stop_node(self, number: int):
         """Stop a node manager: its containers die."""
