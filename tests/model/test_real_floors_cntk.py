@@ -1,6 +1,7 @@
 """What CNTK with SqueezeNet tells of real pictures, in folds by content; nothing is tuned on these."""
 
 import numpy as np
+import pytest
 
 from helpers.model import bundle
 from helpers.scoring.score import score
@@ -34,6 +35,7 @@ def test_aerial_pictures_of_six_classes(real_data, spark, tmp_path):
     assert read(tmp_path / "table")["class_id"].tolist() == of_cntk.tolist()
 
 
+@pytest.mark.slow
 def test_uc_merced_of_21_classes(real_data, tmp_path):
     tiles, labels, fold = uc_merced(real_data, PX)
     np.save(tmp_path / "pictures.npy", tiles)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from onnx.helper import make_node as node
 
 from alexnet import write_alexnet
@@ -37,6 +38,7 @@ def test_the_new_layer_learns_and_the_export_says_the_same(trained, textures):
         assert np.allclose(running.run(["logits"], {"tiles": tiles[:n]})[0], logits[:n], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_alexnet_at_its_full_size_is_downloaded_cut_retrained_exported_and_scored(textures, monkeypatch):
     """What is particular to Caffe's AlexNet in the model zoo, with random weights, from a server on this machine."""
     data = dict(np.load(textures / "tiles.npz"))
