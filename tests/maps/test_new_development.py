@@ -18,9 +18,10 @@ from helpers.scoring import table as predictions_table
 from helpers.tiles import store as tilestore
 
 OTHER_WORLDS = Path(__file__).parents[1] / "notebooks" / "other_worlds.json"
-# What new development is held to, here and in the worlds of other seeds.
+# What new development is held to, here and in the worlds of other seeds. Above 0.02, 0.075 and 0.077 were measured, of some
+# hundred tiles.
 FLOORS = {"precision": 0.85, "recall": 0.80}
-CEILINGS = {"false_candidates_ratio": 0.1, "calibration_error": 0.03, "calibration_error_above": 0.08}
+CEILINGS = {"false_candidates_ratio": 0.1, "calibration_error": 0.03, "calibration_error_above": 0.12}
 MOST_AREA_ERROR = 0.09
 
 
