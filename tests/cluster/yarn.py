@@ -148,3 +148,6 @@ class Yarn:
             self._gateway.shutdown()
             self._process.kill()
             self._process.wait()
+            for file in (self._process.stdin, self._process.stdout, self._process.stderr, self._log):
+                if file:
+                    file.close()

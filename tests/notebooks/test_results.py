@@ -168,6 +168,7 @@ def execute(name, folder, **parameters):
     assert all(text.startswith("Right: ") for text in checked), checked
 
 
+@pytest.mark.slow
 def test_notebook_04_takes_a_store_and_its_answers_hold(run, tmp_path, monkeypatch):
     """On few tiles, to save time: notebook 04's own run has all."""
     need_cntk()
