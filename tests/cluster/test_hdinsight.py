@@ -737,7 +737,7 @@ JAVA_OPTIONS = "-Dhdp.version=5.1.0 -Djavax.xml.accessExternalDTD=all"
 
 
 # Ten minutes in all, so only -m slow runs them; RECORD_SECONDS=1 keeps what each takes.
-notebooks_on_yarn = pytest.mark.slow
+on_yarn = pytest.mark.slow
 
 
 class Cluster:
@@ -816,7 +816,7 @@ def ran(cluster):
     return cluster.own / "runs" / "tiny"
 
 
-@notebooks_on_yarn
+@on_yarn
 def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     metrics = json.loads((ran / "metrics.json").read_text())
     parts = tilestore.partitions(f"{cluster.storage}/runs/tiny/tiles")
@@ -830,7 +830,7 @@ def test_the_notebooks_run_on_the_clusters_versions(cluster, ran):
     assert bundle.load(ran / "models" / "tensorflow").facts["seed"] == 5
 
 
-@notebooks_on_yarn
+@on_yarn
 def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
     """One training county of one year fits no score: there is a page all the same, and nowhere a chance in it."""
     change = json.loads((ran / "metrics.json").read_text())["change"]
@@ -842,7 +842,7 @@ def test_without_enough_to_learn_from_the_rule_of_2017_ranks(ran):
         assert file.tags()["SCORE"] == new_development.RANKED and file.tags()["VALUE_60"] == "60"
 
 
-@notebooks_on_yarn
+@on_yarn
 def test_its_predictions_are_those_of_the_laptop(spark, cluster, ran, tmp_path):
     """Spark 3.3.1 and Python 3.10 there, 3.5 and 3.11 or newer here."""
     model, its = bundle.load(ran / "models" / "tensorflow"), f"{cluster.storage}/runs/tiny"
@@ -853,7 +853,7 @@ def test_its_predictions_are_those_of_the_laptop(spark, cluster, ran, tmp_path):
     assert both["class_id"].equals(both["class_id_there"])
 
 
-@notebooks_on_yarn
+@on_yarn
 def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
     """Tiles from HDFS, rows to it, by the archive's helpers: YARN would hand on those of a PYTHONPATH."""
     (tmp_path / "helpers").mkdir()
@@ -875,6 +875,7 @@ def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
     record_seconds("submitted job", time.monotonic() - started)
 
 
+@on_yarn
 def test_a_clusters_own_java_options_reach_the_driver(cluster):
     done = cluster.run("-c", "from helpers.cluster import session; spark = session.start('yarn')\n"
                        "print(spark.sparkContext._jvm.System.getProperty('hdp.version')); session.stop(spark)")
@@ -903,7 +904,7 @@ def upload(cluster, ran):
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
 
 
-@notebooks_on_yarn
+@on_yarn
 def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
     """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token
     alone.
@@ -955,6 +956,7 @@ def wait_until(true, going, timeout_s=300):
         time.sleep(0.2)
 
 
+@on_yarn
 def test_deaths_on_yarn_lose_no_unit(cluster, tmp_path):
     """YARN kills a container for its memory, somebody kills the application master, and a node manager stops. This test
     is the last on this YARN, which has one node left.

@@ -15,6 +15,7 @@ pytestmark = needs_cntk
 PX = 227
 
 
+@pytest.mark.slow
 def test_aerial_pictures_of_six_classes(real_data, spark, tmp_path):
     """A linear head on the features, and what the product makes of them: trained in CNTK, exported, scored on Spark."""
     tiles, labels, fold = aerial(real_data, PX)
