@@ -235,7 +235,10 @@ def load(uri) -> Bundle:
                          "helpers.model.bundle.upload, or setup_scripts/hdinsight/upload.sh.")
     # Named after what it holds: two jobs may copy it at once, and neither takes it from the other.
     folder = home() / "data" / "bundles" / hashlib.sha256(facts).hexdigest()[:20]
-    for name in _listed(facts, shown(uri)):
+    names = _listed(facts, shown(uri))
+    with contextlib.suppress(InputError):
+        return _refuse_weights_elsewhere(Bundle(folder))  # It was copied before, and is whole.
+    for name in names:
         with whole_file(folder / name) as part:
             part.write_bytes(system.cat_file(join(path, name)))
     write_whole(folder / FACTS, facts)

@@ -172,6 +172,18 @@ def test_of_a_remote_bundle_only_the_files_that_it_lists_are_copied(tmp_path, mo
     assert sorted(path.name for path in found[0].folder.iterdir()) == ["model.json", "model.onnx"]
 
 
+def test_a_remote_bundle_is_copied_once_and_again_where_the_copy_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
+    saved, memory = tiny.model(tmp_path / "bundle"), fsspec.filesystem("memory")
+    bundle.upload(saved, "memory://once/one")
+    copied = bundle.load("memory://once/one").folder / "model.onnx"
+    whole = copied.read_bytes()
+    copied.write_bytes(whole[:-1])
+    assert bundle.load("memory://once/one").checksum == saved.checksum and copied.read_bytes() == whole
+    memory.rm_file("/once/one/model.onnx")  # Nobody asks for it any more.
+    assert bundle.load("memory://once/one").checksum == saved.checksum
+
+
 @pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", ".hidden", ""])
 def test_a_remote_bundle_cannot_name_files_elsewhere(tmp_path, monkeypatch, name):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
