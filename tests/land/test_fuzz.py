@@ -1,10 +1,7 @@
-"""Whatever comes through the doors of ``land`` and ``tiles.folder``: the right answer, or one sentence.
+"""Whatever comes through the doors of ``land`` and ``tiles.folder``: the right answer, or one sentence."""
 
-``FUZZ_EXAMPLES`` sets how many examples each test tries.
-"""
-
+import functools
 import json
-import os
 import tempfile
 import warnings
 from pathlib import Path
@@ -13,14 +10,14 @@ import hypothesis
 import numpy as np
 import pandas as pd
 import pystac
-import pytest
 import rasterio
 import shapely
 from hypothesis import strategies as st
 from rasterio.transform import Affine
 
 import scenes as drawn
-from helpers import InputError
+import fuzzing
+from fuzzing import many
 from helpers.land import boundaries, grid, rasters
 from helpers.land.labels import label_counts
 from helpers.land.scenes import cut_tiles
@@ -28,26 +25,8 @@ from helpers.land.sources import Scene, scene_of
 from helpers.tiles import store
 from helpers.tiles.folder import IMAGE_SUFFIXES, write_images
 
-
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 500))
-few = hypothesis.settings(max_examples=EXAMPLES, deadline=None, database=None, derandomize=EXAMPLES <= 500,
-                          suppress_health_check=list(hypothesis.HealthCheck))
-
-
-def one_sentence(error):
-    text = str(error)
-    assert "\n" not in text and "Traceback" not in text and text.startswith("expected ") and text[-1] in ".…", text
-    return None
-
-
-def attempt(act):
-    """What ``act`` returns; None where it refuses in one sentence. Any other error fails the test."""
-    try:
-        return act()
-    except InputError as error:
-        return one_sentence(error)
-
-
+# A list of skipped files may end a sentence, and be cut off.
+attempt = functools.partial(fuzzing.attempt, ends=".…")
 NAMES = st.one_of(st.sampled_from(["a", "b", "train", "val", ".ipynb_checkpoints", "__MACOSX", "._a", "Thumbs.db", "ä",
                                    "a b", "#", "%20", "[x]"]), st.text("aB1. _-#%[]{}é", min_size=1,
                                                                              max_size=5)).filter(
@@ -57,7 +36,7 @@ TREES = st.lists(st.tuples(st.lists(NAMES, max_size=2), NAMES, ENDINGS, st.sampl
                            st.integers(0, 5)), max_size=25)
 
 
-@few
+@many
 @hypothesis.given(TREES)
 def test_any_tree_of_pictures(tree):
     with tempfile.TemporaryDirectory() as base:
@@ -103,7 +82,7 @@ VALUES = st.one_of(st.none(), st.integers(-1, 99999), st.floats(), st.text(max_s
     ["25017", 25017, 25017.0, "6065", "M", True, [], {}]))
 
 
-@few
+@many
 @hypothesis.given(st.lists(st.tuples(st.dictionaries(st.sampled_from(["GEOID", "NAME", "STUSPS", "NAMELSAD"]), VALUES),
                                      SHAPES), max_size=3), st.sampled_from(["25017", "M", "06065", "M, MA", "", "own"]))
 def test_any_file_of_boundaries(features, asked):
@@ -127,7 +106,7 @@ def test_any_file_of_boundaries(features, asked):
                     place.boundary, found[1]).length)
 
 
-@few
+@many
 @hypothesis.given(SHAPES, VALUES, st.one_of(VALUES, st.just("2018-07-01T00:00:00Z")))
 def test_any_stac_item(shape, year, date):
     item = {"type": "Feature", "stac_version": "1.0.0", "id": "one", "links": [], "assets": {}, "geometry": shape,
@@ -163,7 +142,7 @@ def write(path, pixels, to_map, crs, mask, beside, nodata, order=None):
     return str(path)
 
 
-@few
+@many
 @hypothesis.given(TRANSFORMS, st.sampled_from([None, 0, 255, 7]), st.booleans(),
                   st.sampled_from([None, 0.0, 0.005, 0.5]), st.permutations([0, 1, 2, 3]), st.integers(0, 99))
 def test_any_scene_shows_what_rasterio_reads(to_map, nodata, beside, hidden, order, seed):
@@ -196,7 +175,7 @@ def test_any_scene_shows_what_rasterio_reads(to_map, nodata, beside, hidden, ord
             assert (off > 1).mean() <= 0.03
 
 
-@few
+@many
 @hypothesis.given(st.sampled_from(["uint8", "int8", "int16", "uint16", "float32", "float64"]), st.sampled_from(
     [None, 0, 41, -6, np.nan]), st.booleans(), st.booleans(), st.sampled_from([0, 90, 180, 7]), st.booleans(),
     st.integers(0, 99))

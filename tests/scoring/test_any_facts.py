@@ -7,26 +7,16 @@ import pytest
 from hypothesis import strategies as st
 
 import tiny
-from helpers import InputError
+from fuzzing import attempt, many
 from helpers.model import bundle, engines
 from helpers.scoring.score import units
 from helpers.tiles import store
 from helpers.tiles.folder import write_images
-from networks import one_sentence
 
-many = hypothesis.settings(max_examples=500, deadline=None, database=None, derandomize=True,
-                           suppress_health_check=list(hypothesis.HealthCheck))
 JSON = st.recursive(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(
     ["0", "pictures", "../x", "/etc/passwd", "model.onnx", "é", "", "a\nb"])), lambda inner: st.one_of(
         st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "../b", "model.onnx"]), inner, max_size=2)),
     max_leaves=4)
-
-
-def attempt(act):
-    try:
-        return act()
-    except InputError as error:
-        one_sentence(error)
 
 
 def changed(path, facts, changes, dropped):
