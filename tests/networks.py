@@ -120,3 +120,20 @@ def save_coloured(network, folder, validation=300, labels=None):
                                   {"classes": list("abcdef"), "backbone": {"name": "tiny"}},
                                   calibration=coloured_tiles(60, 3)[0],
                                   validation=(tiles, right if labels is None else labels))
+
+
+def retrain(pretrained, tiles, labels, validation, seed, copies=4, head_epochs=30, tuning_epochs=8):
+    """Notebook 03's steps with the larger numbers that it suggests: a head on a backbone, then the last stage.
+
+    The ``keras.Model`` from tiles to probabilities, and the histories of the head and of the fine-tuning.
+    """
+    from helpers.model import retrain_tensorflow as retraining
+    network = pretrained.build()
+    features = retraining.compute(network, tiles, [None, *range(seed + 1, seed + copies)])
+    head = retraining.new_head(features, int(labels.max()) + 1, seed)
+    known = retraining.compute(network, validation[0]), validation[1]
+    histories = [retraining.train(head, (features, np.tile(labels, copies)), known, seed, head_epochs, 1e-3)]
+    model = retraining.with_head(network, pretrained.last_stage(network), head)
+    histories.append(retraining.train(model, retraining.batches(tiles, labels, seed, shuffle=True),
+                                      retraining.batches(*validation), seed, tuning_epochs, 1e-4))
+    return model, histories

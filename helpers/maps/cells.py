@@ -171,7 +171,8 @@ def labelled_cells(href: str, tiles: pd.DataFrame, crs: str, side: int) -> np.nd
     return share
 
 
-def _pair(before, after):
+def pair_features(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """What the head of both years sees of a cell: how it looks in the second, and how far that is from the first."""
     return np.concatenate([after, after - before], axis=-1)
 
 
@@ -192,7 +193,7 @@ def fit_heads(views: list[Views], labels: list, seed: int) -> Heads:
             single.append((features[chosen], share[chosen] > 0.5))
         new, old = (was < 0.1) & (built > 0.9), built - was <= 0.3
         keep = new | (old & (rng.random(len(old)) < TRAINING_CELLS / max(1, old.sum())))
-        pair.append((_pair(before[keep], after[keep]), new[keep]))
+        pair.append((pair_features(before[keep], after[keep]), new[keep]))
     return Heads(_fit_head(single, 0.01), _fit_head(pair, 0.003))
 
 
@@ -220,6 +221,6 @@ def judge(views: Views, heads: list[Heads]) -> Judgement:
         before, after = before.reshape(-1, n), after.reshape(-1, n)
         for single, pair in heads:
             for array, head, features in ((found.before, single, before), (found.after, single, after),
-                                          (found.new, pair, _pair(before, after))):
+                                          (found.new, pair, pair_features(before, after))):
                 array[where] += head.predict_proba(features)[:, 1].reshape(len(where), side, side) / len(heads)
     return found._replace(distance=found.distance / max(np.median(found.distance), 1e-6))

@@ -70,7 +70,8 @@ def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
     wrong = pairs[pairs["label"] != pairs["predicted"]]
     if not len(wrong):
         return f"All {len(pairs):,} tiles have the group of their label."
-    (label, taken), n = wrong.value_counts().index[0], wrong.value_counts().iloc[0]
+    counts = wrong.value_counts()
+    (label, taken), n = counts.index[0], counts.iloc[0]
     names = {group.group_id: group.name for group in GROUPS}
     return (f"{len(wrong):,} of {len(pairs):,} tiles differ from their label. The commonest kind, {n:,} tiles: "
             f"labelled {names[int(label)]}, taken for {names[int(taken)]}.")

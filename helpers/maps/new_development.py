@@ -16,7 +16,7 @@ from scipy.special import expit
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
 from helpers.land.grid import TILE_M, from_grid, to_grid
-from helpers.maps.cells import Heads, Judgement, Views, fit_heads, judge, labelled_cells
+from helpers.maps.cells import Heads, Judgement, Views, fit_heads, judge, labelled_cells, pair_features
 from helpers.maps.change import probability_of
 from helpers.model.evaluation import calibration_error
 
@@ -229,7 +229,7 @@ def example(views: Views, heads: Heads) -> tuple:
     """
     nearest = (np.inf,)
     for where, before, after in views.strips(kept_only=True):
-        features = np.concatenate([after, after - before], axis=-1)
+        features = pair_features(before, after)
         new = heads.pair.predict_proba(features.reshape(-1, features.shape[-1]))[:, 1].reshape(len(where), -1)
         gaps = np.abs((new > 0.5).mean(axis=1) - 0.2)
         best = gaps.argmin()

@@ -5,7 +5,8 @@ from PIL import Image
 
 from helpers.land.classes import CLASS_NAMES
 
-DEVELOPED = CLASS_NAMES.index("Developed")
+# A class; ``classes.DEVELOPED`` is the map group.
+DEVELOPED_CLASS = CLASS_NAMES.index("Developed")
 # Windows of a picture of 256 px of 0.6 m: each shows 77 m, as much ground as a photograph of UC Merced.
 WINDOW_PX, STEP_PX = 128, 64
 
@@ -41,7 +42,7 @@ def newly_developed(by_year: np.ndarray) -> np.ndarray:
     ----------
     by_year : (3, N, windows, classes), of ``probabilities``.
     """
-    developed = np.clip(by_year[..., DEVELOPED], 1e-6, 1 - 1e-6)
+    developed = np.clip(by_year[..., DEVELOPED_CLASS], 1e-6, 1 - 1e-6)
     first, middle, last = np.log(developed / (1 - developed))
     early, late = (middle + last) / 2 - first, last - (first + middle) / 2
     return np.maximum(early, late).mean(axis=-1)
@@ -50,7 +51,7 @@ def newly_developed(by_year: np.ndarray) -> np.ndarray:
 def rule_2017(by_year: np.ndarray) -> np.ndarray:
     """Whether the likeliest class of each place was another one in the first year, and Developed in the last."""
     before, after = by_year[[0, -1]].mean(axis=2).argmax(axis=-1)
-    return (before != DEVELOPED) & (after == DEVELOPED)
+    return (before != DEVELOPED_CLASS) & (after == DEVELOPED_CLASS)
 
 
 def measured(scores: np.ndarray, rule: np.ndarray, true: np.ndarray) -> dict:

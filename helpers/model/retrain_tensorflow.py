@@ -132,31 +132,6 @@ def with_head(network, last_stage: list, head):
     return keras.Sequential([network, copy])
 
 
-def retrain(pretrained, tiles, labels, validation: tuple, seed: int, copies: int = 4, head_epochs: int = 30,
-            tuning_epochs: int = 8):
-    """What notebook 03 does step by step: a head on a backbone, then fine-tuning of the last stage.
-
-    Parameters
-    ----------
-    pretrained : A ``helpers.model.backbones.Backbone``.
-    tiles, labels : Tiles to train on, (N, height, width, 3) uint8, and their class ids.
-    validation : Tiles and labels that are measured after each epoch and choose nothing.
-
-    Returns
-    -------
-    The ``keras.Model`` from tiles to probabilities, and the histories of the head and of the fine-tuning.
-    """
-    network = pretrained.build()
-    features = compute(network, tiles, [None, *range(seed + 1, seed + copies)])
-    head = new_head(features, int(labels.max()) + 1, seed)
-    known = compute(network, validation[0])
-    histories = [train(head, (features, np.tile(labels, copies)), (known, validation[1]), seed, head_epochs, 1e-3)]
-    model = with_head(network, pretrained.last_stage(network), head)
-    histories.append(train(model, batches(tiles, labels, seed, shuffle=True), batches(*validation), seed,
-                           tuning_epochs, 1e-4))
-    return model, histories
-
-
 def assemble(network, input_px: int):
     """The network to save, from uint8 tiles to probabilities."""
     import keras

@@ -3,7 +3,7 @@ import pytest
 
 from helpers.maps import places
 
-DEVELOPED = places.DEVELOPED
+DEVELOPED = places.DEVELOPED_CLASS
 
 
 def by_year(*shares):

@@ -9,6 +9,7 @@ from helpers.model import backbones, bundle, engines, evaluation
 from helpers.model import retrain_tensorflow as retraining
 from helpers.tiles import pixels, store
 from helpers.tiles.folder import write_images
+from networks import retrain
 from real_pictures import linear_accuracy
 
 # Keras writes its files through an interface that NumPy 2 deprecates.
@@ -68,7 +69,7 @@ def test_the_product_on_a_held_out_fifth_of_uc_merced(ucm, tmp_path):
     written = ucm[3]
     train, labels, _ = tiles_of(None, written, "train")
     held_out, right, _ = tiles_of(None, written, "validation")
-    model, histories = retraining.retrain(backbones.get("mobilenet"), train, labels, (held_out, right), seed=0)
+    model, histories = retrain(backbones.get("mobilenet"), train, labels, (held_out, right), seed=0)
     saved = bundle.save_tensorflow(retraining.assemble(model, 224), tmp_path / "bundle", held_out[:50],
                                    {"classes": list(store.classes(written)), "backbone": {"name": "mobilenet"}})
     predicted = engines.load(saved, "onnxruntime", threads=2).score(held_out).argmax(axis=1)
@@ -89,8 +90,8 @@ def test_trained_on_one_source_and_tested_on_another(aerial, ucm, real_data):
     others = sorted(path.name for path in (real_data / "ucm").iterdir())
     chosen = np.isin(ucm[1], [others.index(name) for name in SIX])
     right = np.array([names.index(SIX[others[label]]) for label in ucm[1][chosen]])
-    model, histories = retraining.retrain(backbones.get("mobilenet"), tiles[fold != 0], labels[fold != 0],
-                                          (tiles[fold == 0], labels[fold == 0]), seed=0)
+    model, histories = retrain(backbones.get("mobilenet"), tiles[fold != 0], labels[fold != 0],
+                               (tiles[fold == 0], labels[fold == 0]), seed=0)
     predicted = retraining.compute(model, ucm[0][chosen]).argmax(axis=1)
     for label in np.unique(right):
         print(f"{names[label]}: {(predicted[right == label] == label).mean():.1%}")

@@ -3,6 +3,7 @@ import pytest
 
 from helpers.model import backbones, evaluation
 from helpers.model import retrain_tensorflow as retraining
+from networks import retrain
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,8 @@ def test_retraining_in_one_call_learns_dark_from_light(backbone):
     labels = np.arange(96) % 2
     noise = np.random.default_rng(0).integers(-20, 20, (96, 224, 224, 3))
     pictures = (np.where(labels, 200, 50)[:, None, None, None] + noise).astype(np.uint8)
-    model, histories = retraining.retrain(backbone, pictures, labels, (pictures, labels), seed=0, copies=2,
-                                          head_epochs=20, tuning_epochs=1)
+    model, histories = retrain(backbone, pictures, labels, (pictures, labels), seed=0, copies=2, head_epochs=20,
+                               tuning_epochs=1)
     assert [len(history["val_accuracy"]) for history in histories] == [20, 1]
     assert (retraining.compute(model, pictures).argmax(axis=1) == labels).mean() > 0.95
 
