@@ -5,10 +5,10 @@ set -euo pipefail
 for first in "${PYTHON:-python3}" python; do
     if "$first" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
         "$first" "$(dirname "${BASH_SOURCE[0]}")/tutorial_options.py" "$@" || exit $?
+        case " $* " in *" --help "*|*" -h "*) exit ;; esac
         break
     fi
 done
-case " $* " in *" --help "*|*" -h "*) exit ;; esac
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 # Where CNTK is not available, this script says why, and everything else goes on.

@@ -25,7 +25,7 @@ refuse() {
 }
 [ -f "$ssh_public_key" ] || refuse "expected an SSH public key at $ssh_public_key, got none." \
     "Make one: ssh-keygen -t rsa, or set ssh_public_key."
-[[ $script_uri == https://* ]] || refuse "expected script_uri to be the https address of script_action.sh at a" \
+[ -n "$script_uri" ] || refuse "expected script_uri to be the https address of script_action.sh at a" \
     "tagged commit, which anyone can read, got '$script_uri'. Set it in settings.sh."
 group_is_there=$(ask false az group exists --name "$group")
 state=
