@@ -53,7 +53,7 @@ def parse(arguments: list) -> dict:
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
     add("--run-name", metavar="NAME", help="folder under runs/ for everything that is made (default: sample)")
     add("--from", dest="first", type=step, metavar="STEP",
-        help=f"begin at this step and do it and all after it anew: {', '.join(s[0] for s in STEPS.values())}")
+        help=f"begin at this step, and run it and all later steps again: {', '.join(s[0] for s in STEPS.values())}")
     add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
     add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
     add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of "

@@ -30,7 +30,7 @@ class Pixels:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        # Mapped anew each time: a map that stays open would count all that was ever read as this process's memory.
+        # Mapped again each time: a map that stays open would count all that was ever read as this process's memory.
         return np.array(np.memmap(self._file, np.uint8, "r", shape=self.shape)[rows])
 
     def write(self, row: int, tile: np.ndarray):
