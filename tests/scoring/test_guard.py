@@ -30,6 +30,7 @@ def model(tmp_path_factory):
 @pytest.fixture
 def guarded(model, monkeypatch):
     """Makes guards that end with the test."""
+    others[:] = children()
     made = []
 
     def make(folder=model.folder, engine="onnxruntime", is_faulty=False, **options):
@@ -43,10 +44,17 @@ def guarded(model, monkeypatch):
         one.close()
 
 
-def scorers():
-    """Processes of this one that score; those of a Spark session that other tests have started are none of them."""
+others = []  # Processes of this one that other tests have started, as a Spark session's are.
+
+
+def children():
     return [child for child in psutil.Process().children()
             if child.status() != psutil.STATUS_ZOMBIE and "spawn_main" in " ".join(child.cmdline())]
+
+
+def scorers():
+    """Processes of this one that a test's guards have started."""
+    return [child for child in children() if child not in others]
 
 
 def test_a_row_for_each_picture_as_without_the_process(model, guarded):

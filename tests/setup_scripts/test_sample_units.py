@@ -17,7 +17,7 @@ import pytest
 import sample
 from helpers import InputError
 from helpers.files import sha256, whole_file, write_json
-from sample import catalogue, scenes, units
+from sample import catalogue, labels, units
 
 TINY = "99009"
 UNITS = units.units_of([TINY])
@@ -235,7 +235,7 @@ def test_too_little_room_is_found_before_anything_is_drawn(tmp_path, monkeypatch
 def test_full_disk_is_one_sentence_and_nothing_is_finished(tmp_path, monkeypatch):
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
-    monkeypatch.setattr(scenes, "write_cog", full)
+    monkeypatch.setattr(labels, "write_cog", full)
     # The labels alone come to the same end as the scenes, sooner.
     monkeypatch.setattr(units, "units_of", lambda counties: [(TINY, "labels")])
     with pytest.raises(InputError, match="expected room on the disk"):
