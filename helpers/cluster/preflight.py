@@ -15,7 +15,7 @@ import psutil
 
 from helpers import InputError
 from helpers.azure import credentials, use
-from helpers.cluster import adapter
+from helpers.cluster import adapter, work
 from helpers.files import filesystem, write_whole
 from helpers.runs import home
 from helpers.uri import join
@@ -81,7 +81,7 @@ def _check_workers(spark, check, tasks, is_local):
 
     here, workers, error = json.loads(describe()), [], None
     try:
-        workers = [json.loads(text) for text in _ask(spark, describe, tasks)]
+        workers = [json.loads(text) for text in work.ask(spark, describe, tasks)]
     except Exception as raised:  # Whatever stops a worker is this check's finding, and the table goes on.
         error = _sentence(raised)
 
@@ -107,16 +107,6 @@ def _check_workers(spark, check, tasks, is_local):
           "Install the pyarrow and pandas of requirements.txt on driver and workers.")
 
 
-def _ask(spark, function, tasks: int) -> list:
-    """The text that a function without arguments returns in each of so many tasks."""
-    def run(batches):
-        import pyarrow as pa
-        for _ in batches:
-            yield pa.RecordBatch.from_pydict({"text": [function()]})
-
-    return [row["text"] for row in spark.range(0, tasks, 1, tasks).mapInArrow(run, "text string").collect()]
-
-
 def _storage_round_trip(spark) -> str:
     """Write a file on the driver to ``TUTORIAL_STORAGE``, and read it on a worker."""
     known, uri = credentials(), join(os.environ["TUTORIAL_STORAGE"], f".preflight-{uuid.uuid4().hex}")
@@ -128,7 +118,7 @@ def _storage_round_trip(spark) -> str:
 
     write_whole(uri, b"preflight")
     try:
-        return "a file there and back" if _ask(spark, read, 1) == ["preflight"] else "another file"
+        return "a file there and back" if work.ask(spark, read, 1) == ["preflight"] else "another file"
     finally:
         system, path = filesystem(uri)
         system.rm_file(path)

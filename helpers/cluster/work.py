@@ -160,6 +160,16 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
         report["unit"]: _error(report["kind"], report["error"]) for report in reports if report["error"]})
 
 
+def ask(spark, function, tasks: int = 1) -> list:
+    """The texts that a function without arguments returns in so many tasks, each on a slot."""
+    def on_worker(batches):
+        import pyarrow as pa
+        for _ in batches:
+            yield pa.RecordBatch.from_pydict({"text": [function()]})
+
+    return [row["text"] for row in spark.range(0, tasks, 1, tasks).mapInArrow(on_worker, "text string").collect()]
+
+
 def _make_ready():
     """Make this Python worker quick to begin its next task.
 

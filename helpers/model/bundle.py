@@ -17,9 +17,10 @@ import numpy as np
 
 from helpers import InputError
 from helpers.files import filesystem, sha256, whole_file, whole_folder, write_json, write_whole
-from helpers.model import engines, int8
+from helpers.model import engines, judging
+from helpers.model.engines import ONNX
 from helpers.model.evaluation import softmax
-from helpers.model.int8 import ONNX, OPSET
+from helpers.model.int8 import OPSET
 from helpers.runs import home
 from helpers.uri import join, shown
 
@@ -90,8 +91,8 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
     folder : An older bundle there is replaced when the new one is whole.
     tiles : Tiles to compare the export on, uint8.
     facts : JSON values for ``model.json``: at least ``classes`` and ``backbone``.
-    calibration : Training tiles to calibrate an int8 network on, some 200 of all classes; without them there is none.
-    validation : Other tiles and their class ids, at least ``int8.JUDGED_TILES``, that decide whether it is good enough.
+    calibration : Training tiles to calibrate an int8 network on, some 200 of all classes; without them float32 it is.
+    validation : Other tiles and their class ids, at least ``judging.JUDGED_TILES``, that decide which engines may score.
     """
     reference = model.predict(tiles, batch_size=32, verbose=0)
     with whole_folder(folder) as part:
@@ -101,7 +102,7 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
         facts = dict(facts, framework="tensorflow", input_px=list(model.input_shape[1:3]),
                      parity={ONNX: parity(reference, exported, "probabilities")})
         if calibration is not None:
-            facts["int8"] = int8.add(part, calibration, validation)
+            facts["judged"] = judging.judge(part, calibration, validation)
         finish(part, facts)
     return load(folder)
 
@@ -110,7 +111,7 @@ def save_cntk(draft, folder):
     """Finish the bundle of a CNTK network, which ``retrain_cntk.save`` has drafted in another Python.
 
     The draft's ``logits.npy`` is what CNTK computed of ``tiles.npy``. Its ``model.onnx`` may be of any version, with
-    outputs ``probabilities`` and ``logits``. ``calibration``, ``validation`` and ``labels`` are for an int8 network.
+    outputs ``probabilities`` and ``logits``. ``calibration``, ``validation`` and ``labels`` are to judge engines.
     """
     draft = Path(draft)
 
@@ -129,7 +130,7 @@ def save_cntk(draft, folder):
         parity(softmax(reference), probabilities, "probabilities")
         facts = dict(json.loads((draft / FACTS).read_text()), parity={ONNX: parity(reference, logits, "logits")})
         if (draft / "calibration.npy").is_file():
-            facts["int8"] = int8.add(part, array("calibration"), (array("validation"), array("labels")))
+            facts["judged"] = judging.judge(part, array("calibration"), (array("validation"), array("labels")))
         finish(part, facts)
 
 
@@ -181,9 +182,9 @@ class Bundle:
             files = dict(self.facts["files"])
             if not (self.classes and all(isinstance(text, str) for text in (*self.classes, *files, *files.values()))
                     and [type(px) for px in self.input_px] == [int, int] and min(self.input_px) > 0
-                    and isinstance(self.facts["backbone"], dict) and isinstance(self.facts.get("int8") or {}, dict)):
+                    and isinstance(self.facts["backbone"], dict) and _are_judged(self.facts.get("judged", {}))):
                 raise ValueError("values of other kinds")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"expected {FACTS} of a model bundle at {self.folder}, got one that can't be read "
                              f"({error!r}). Bring the bundle again.")
         for name, expected in files.items():
@@ -195,6 +196,11 @@ class Bundle:
                 raise InputError(f"expected {name} of the bundle {self.folder} with SHA-256 {expected[:12]}…, got "
                                  f"{came[:12]}. Bring the bundle again.")
         self.checksum = sha256(self.folder / FACTS)[:12]
+
+
+def _are_judged(facts):
+    """Whether facts of engines have the form that ``judging`` gives them."""
+    return all(isinstance(one, dict) and isinstance(one["refused"], (str, type(None))) for one in facts.values())
 
 
 def _refuse_weights_elsewhere(bundle):

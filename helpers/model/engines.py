@@ -1,10 +1,11 @@
-"""Engines: ways to score a batch of tiles with a model bundle.
+"""Engines: programs that score a batch of tiles with the network of a model bundle.
 
 Every engine has a ``name`` and ``score(tiles)``, from uint8 (N, height, width, 3) RGB tiles to float32 (N, n_classes)
 probabilities. It is told how many threads it may use: a Spark slot has one core, and a library that helps itself to
 all cores slows its neighbours.
 """
 
+import time
 from importlib.util import find_spec
 
 import numpy as np
@@ -58,6 +59,53 @@ def has_cuda() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
+class OpenVino:
+    """OpenVINO, float32, on Intel's and AMD's processors."""
+
+    name = "openvino"
+    _precision = "f32"
+
+    def __init__(self, path, threads=1):
+        try:
+            import openvino
+        except (ImportError, OSError) as error:  # Not installed, or built for a newer system than this one.
+            raise InputError(f"expected OpenVINO in the Python that scores, got {error}. Install it there, or choose "
+                             "the engine onnxruntime, which runs the same bundle.") from error
+        core = openvino.Core()
+        network = core.read_model(str(path))
+        # A network is compiled in a quarter of a second, so that a cache of compiled ones would gain nothing.
+        compiled = core.compile_model(network, "CPU", {
+            "INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False})
+        came = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if came != self._precision:
+            raise InputError(f"expected a processor that computes {self._precision} for the engine {self.name}, got "
+                             f"one that computes {came}. Choose the engine openvino.")
+        shape = network.input("tiles").partial_shape
+        self.input_px = shape[1].get_length(), shape[2].get_length()
+        self.batch_tiles = BATCH_TILES
+        self._request = compiled.create_infer_request()
+
+    def score(self, tiles: np.ndarray) -> np.ndarray:
+        tiles = np.ascontiguousarray(checked(tiles, self.input_px))
+        return np.concatenate([
+            self._request.infer({"tiles": tiles[start:start + self.batch_tiles]}, share_inputs=True)[
+                "probabilities"].copy() for start in range(0, max(1, len(tiles)), self.batch_tiles)])
+
+
+class OpenVinoBfloat16(OpenVino):
+    """OpenVINO in bfloat16: float32 with a third of its digits, for which the newest processors have instructions."""
+
+    name = "openvino-bf16"
+    _precision = "bf16"
+
+
+class OpenVinoInt8(OpenVino):
+    """OpenVINO, int8."""
+
+    name = "openvino-int8"
+
+
 class TensorFlow:
     """TensorFlow on the CPU, or on a GPU where it finds one; Keras's safe mode runs no code from the file."""
 
@@ -79,40 +127,73 @@ class TensorFlow:
         return self._score(checked(tiles, self.input_px)).numpy()
 
 
-_FILES = {"onnxruntime-int8": ("model.int8.onnx", OnnxRuntimeInt8),
-          "onnxruntime": ("model.onnx", OnnxRuntime), "tensorflow": ("model.keras", TensorFlow),
-          "cntk": ("model.model", Cntk)}
+# The network as ONNX, float32 and int8.
+ONNX, INT8 = "model.onnx", "model.int8.onnx"
+FILES = {"onnxruntime-int8": (INT8, OnnxRuntimeInt8), "onnxruntime": (ONNX, OnnxRuntime),
+         "openvino-int8": (INT8, OpenVinoInt8), "openvino-bf16": (ONNX, OpenVinoBfloat16),
+         "openvino": (ONNX, OpenVino), "tensorflow": ("model.keras", TensorFlow), "cntk": ("model.model", Cntk)}
+# What a bundle allows only if its predictions were good enough when it was written (``judging``).
+JUDGED = ("onnxruntime-int8", "openvino-int8", "openvino-bf16", "openvino")
+# What ``fastest`` chooses from. A framework's own file is slower, and CNTK needs a Python of its own.
+CANDIDATES = ("onnxruntime", *JUDGED)
 
 
 def of(bundle) -> list:
-    """Names of the engines that a bundle has a file for."""
-    return [name for name, (file, _) in _FILES.items() if file in bundle.facts["files"]]
+    """Names of the engines that a bundle allows."""
+    return [name for name, (file, _) in FILES.items() if file in bundle.facts["files"]
+            and (name not in JUDGED or bundle.facts.get("judged", {}).get(name, {"refused": True})["refused"] is None)]
 
 
-def fastest(bundle) -> str:
-    """The fastest engine for a bundle on this machine.
+def candidates(bundle) -> list:
+    """Engines of a bundle of which any may be the fastest, depending on the processor; on a GPU it is float32."""
+    return ["onnxruntime"] if has_cuda() else [name for name in of(bundle) if name in CANDIDATES]
 
-    ``onnxruntime`` where it finds a GPU; without one ``onnxruntime-int8`` if the bundle's int8 network was good enough
-    to be kept, else ``onnxruntime``.
+
+def seconds(network) -> float:
+    """Seconds of a core that a loaded engine takes for a tile: the better of two batches, after one that warms up.
+
+    Of a core, not of the clock: other programs may keep the machine busy.
     """
-    return "onnxruntime-int8" if "onnxruntime-int8" in of(bundle) and not has_cuda() else "onnxruntime"
+    tiles, took = np.random.default_rng(0).integers(0, 256, (BATCH_TILES, *network.input_px, 3), np.uint8), []
+    for _ in range(3):
+        started = time.process_time()
+        network.score(tiles)
+        took.append((time.process_time() - started) / BATCH_TILES)
+    return min(took[1:])
+
+
+def fastest(bundle, threads: int = 1) -> str:
+    """The fastest engine for a bundle here and now, measured in this process."""
+    found, names = {}, candidates(bundle)
+    if len(names) == 1:
+        return names[0]
+    for name in names:
+        try:
+            found[name] = seconds(load(bundle, name, threads))
+        except InputError:  # The engine isn't installed, or not for this processor.
+            continue
+    return min(found, key=found.get, default="onnxruntime")
 
 
 def load(bundle, engine: str = "fastest", threads: int = 1):
     """Load a bundle's network into an engine that may use so many threads.
 
-    The engines are ``"onnxruntime-int8"``, ``"onnxruntime"`` (float32), ``"tensorflow"`` and ``"cntk"``.
+    The engines are those of ``FILES``, and ``"fastest"``.
     """
-    engine = fastest(bundle) if engine == "fastest" else engine
-    if engine not in _FILES:
-        raise InputError(f"expected an engine of fastest, {', '.join(sorted(_FILES))}, got {engine!r}. Choose one of "
+    engine = fastest(bundle, threads) if engine == "fastest" else engine
+    if engine not in FILES:
+        raise InputError(f"expected an engine of fastest, {', '.join(sorted(FILES))}, got {engine!r}. Choose one of "
                          "them.")
-    name, kind = _FILES[engine]
-    if name not in bundle.facts["files"]:
-        refused = (bundle.facts.get("int8") or {}).get("refused") if engine == "onnxruntime-int8" else None
-        reason = f" (it was refused: {refused})" if refused else ""
+    name, kind = FILES[engine]
+    if engine not in of(bundle):
+        facts = bundle.facts.get("judged", {}).get(engine)
+        if engine in JUDGED and (facts or name in bundle.facts["files"]):
+            came = f"one that refuses it: {facts['refused']}" if facts else (
+                "one in which it was never compared with float32. Write the bundle again with validation tiles, or "
+                "choose the engine onnxruntime.")
+            raise InputError(f"expected a bundle that allows the engine {engine}, got {bundle.folder}, {came}")
         raise InputError(f"expected {name} in the bundle {bundle.folder} for the engine {engine}, got "
-                         f"{', '.join(sorted(bundle.facts['files']))}{reason}. Choose an engine whose file it has.")
+                         f"{', '.join(sorted(bundle.facts['files']))}. Choose an engine whose file it has.")
     network = kind(bundle.folder / name, threads)
     if engine == "cntk":  # Its process starts with the first batch.
         return network

@@ -1,4 +1,4 @@
-"""The int8 network of a bundle: calibrated on training tiles, and kept only if it predicts as well as float32."""
+"""The int8 network of a bundle: calibrated on training tiles."""
 
 import os
 import tempfile
@@ -8,13 +8,8 @@ import numpy as np
 
 from helpers.model import engines
 
-ONNX = "model.onnx"
-INT8 = "model.int8.onnx"
 # Of the ONNX that is written; the first whose quantisation knows channels.
 OPSET = 13
-# An int8 network is used where it names at least this share of the tiles as the float32 network does, and is right on
-# no more than this share fewer. On fewer tiles than these neither is known well enough.
-SAME_CLASS, ACCURACY_LOST, JUDGED_TILES = 0.97, 0.005, 300
 
 
 def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
@@ -36,7 +31,7 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
             return next(batches, None)
 
     with tempfile.TemporaryDirectory() as folder:
-        plain = os.path.join(folder, ONNX)
+        plain = os.path.join(folder, "plain.onnx")
         # Batch normalisations become part of the convolutions, and every value gets its shape.
         shape_inference.quant_pre_process(str(path), plain, skip_symbolic_shape=True)
         network = onnx.load(plain)
@@ -149,46 +144,3 @@ def pad_inside_pooling(graph):
     read = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)
-
-
-def add(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
-    """Write ``model.int8.onnx`` beside ``model.onnx`` if it predicts as well; ``facts["int8"]`` of the bundle.
-
-    ``calibration`` are training tiles, ``validation`` other tiles and their class ids. The facts say why the network
-    was ``refused``, else None.
-    """
-    tiles, labels = validation
-    facts = {"calibration_tiles": len(calibration), "tiles": len(tiles), "refused": None}
-    if len(tiles) < JUDGED_TILES:
-        return dict(facts, refused=f"expected at least {JUDGED_TILES} labelled validation tiles to judge the int8 "
-                    f"network on, got {len(tiles)}. float32 is used; hold more tiles out to have int8.")
-    try:
-        quantise(folder / ONNX, folder / INT8, calibration)
-        rounded = engines.OnnxRuntimeInt8(folder / INT8).score(tiles).argmax(axis=1)
-    except Exception as error:  # A network of someone's own may have any operator; the bundle is good without int8.
-        (folder / INT8).unlink(missing_ok=True)
-        return dict(facts, refused="expected a network that ONNX Runtime can quantise, got: "
-                    f"{' '.join(str(error).split())[:200]}. float32 is used; cut the network at another layer to have "
-                    "int8.")
-    exact = engines.OnnxRuntime(folder / ONNX).score(tiles).argmax(axis=1)
-    facts.update(same_class=float((rounded == exact).mean()), accuracy=float((rounded == labels).mean()),
-                 accuracy_float32=float((exact == labels).mean()))
-    lost = facts["accuracy_float32"] - facts["accuracy"]
-    if not (facts["same_class"] >= SAME_CLASS and lost <= ACCURACY_LOST):
-        (folder / INT8).unlink()
-        facts["refused"] = (
-            f"expected the int8 network to name {SAME_CLASS:.0%} of {len(tiles)} validation tiles as float32 does and "
-            f"to lose at most {100 * ACCURACY_LOST:.1f} points of accuracy, got {facts['same_class']:.1%} and "
-            f"{100 * lost:.1f} points. float32 is used; calibrate on more tiles to have int8.")
-    return facts
-
-
-def as_text(bundle) -> str:
-    """One sentence about a bundle's int8 network: how well it was measured to predict, or why there is none."""
-    facts = bundle.facts.get("int8")
-    if facts is None:
-        return "No int8 network was asked for when this bundle was written: float32 is used."
-    if facts["refused"]:
-        return "int8 is refused: " + facts["refused"]
-    return ("int8 is used: on {tiles} validation tiles it names {same_class:.1%} as float32 does, and is right on "
-            "{accuracy:.1%} against {accuracy_float32:.1%}.".format(**facts))

@@ -15,8 +15,8 @@ from helpers import InputError
 from helpers.model import bundle as bundles
 from helpers.model.cntk_export import export
 from helpers.model.cntk_process import BATCH, compute, load_network, start_cntk
+from helpers.model.engines import ONNX
 from helpers.model.evaluation import softmax
-from helpers.model.int8 import ONNX
 from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
 

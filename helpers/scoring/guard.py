@@ -7,6 +7,7 @@ its reason.
 """
 
 import atexit
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -41,6 +42,11 @@ def _network(folder, engine, threads):
 
 def _start(model):
     _network(*model)
+
+
+def _seconds(model):
+    from helpers.model import engines
+    return engines.seconds(_network(*model)[1])
 
 
 def _score(model, images, tile_px):
@@ -196,3 +202,19 @@ def kept(folder: str, engine: str, threads: int, job: str) -> Guard:
     if _kept[key].job != job:
         _kept[key].begin(job)
     return _kept[key]
+
+
+def seconds(folder: str, threads: int) -> dict:
+    """Seconds of a tile in each engine that may be the fastest for a bundle, measured in a process of their own.
+
+    An engine that isn't there, hangs or crashes is missing.
+    """
+    from helpers.model import bundle, engines
+    found, trial = {}, Guard(folder, "fastest", threads)
+    try:
+        for name in engines.candidates(bundle.Bundle(folder)):
+            with contextlib.suppress(Exception):  # Whoever asks for it by name is told why.
+                found[name] = trial._call(START_S, _seconds, (folder, name, threads))
+    finally:
+        trial.close()
+    return found

@@ -8,6 +8,7 @@ that was stopped goes on with the units whose file is missing, and a changed pic
 import atexit
 import contextlib
 import functools
+import json
 import logging
 import os
 import shutil
@@ -232,13 +233,14 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
         If the store lacks the tiles, a file of it is damaged, the folder holds another table, or the disk is full.
     """
     started = time.monotonic()
-    engine = engines.fastest(bundle) if engine == "fastest" else engine
-    if engine not in engines.of(bundle):
-        engines.load(bundle, engine)  # says what is wrong
     if partitions is not None and not partitions >= 1:
         raise InputError(f"expected 1 partition or more, got {partitions}. Leave it out, or give more.")
     stored = store.partitions(tiles_uri)
     chosen = _chosen(stored, tiles_uri, county, years)
+    if engine == "fastest":  # A table that has begun keeps its engine, wherever the job goes on.
+        engine = table.engine_of(predictions_uri, bundle.checksum) or fastest(spark, bundle)
+    if engine not in engines.of(bundle):
+        engines.load(bundle, engine)  # says what is wrong
     table.begin(predictions_uri, bundle.checksum, engine, bundle.classes, replace)
     _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)
@@ -253,12 +255,35 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     counted = _counted(predictions_uri, wanted, kept, bundle.classes)
     seconds = time.monotonic() - started
     table.finish(predictions_uri, dict(
-        counted, model=bundle.checksum, engine=engine, units=sorted({*wanted, *kept}), scored_now=done.rows,
+        counted, model=bundle.checksum, engine=engine,
+        engine_ms=_measured.get((adapter.application(spark), bundle.checksum), {}), units=sorted({*wanted, *kept}), scored_now=done.rows,
         seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1), slots=adapter.slots(spark),
         slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
              done.rows, seconds)
     return tiles
+
+
+# Milliseconds of a tile in each engine that was measured, by application and model.
+_measured = {}
+
+
+def fastest(spark, bundle) -> str:
+    """The fastest engine that a bundle allows, measured on one slot of the cluster."""
+    if not set(engines.of(bundle)) & set(engines.JUDGED):
+        return "onnxruntime"
+    key = adapter.application(spark), bundle.checksum
+    if key not in _measured:
+        shipped, threads = ship(spark, bundle), adapter.threads(spark)
+
+        def measure():
+            from pyspark import SparkFiles
+            return json.dumps(guard.seconds(SparkFiles.get(shipped), threads))
+
+        took = json.loads(work.ask(spark, measure)[0])
+        _measured[key] = {name: round(1e3 * seconds, 2) for name, seconds in took.items()}
+        log.info("engines measured model=%s ms=%s", bundle.checksum, _measured[key])
+    return min(_measured[key], key=_measured[key].get, default="onnxruntime")
 
 
 def _chosen(stored, uri, county, years):

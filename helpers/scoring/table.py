@@ -60,6 +60,12 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
                          "delete it.")
 
 
+def engine_of(uri: str, model: str):
+    """The engine of a table of this model that has begun; None without one."""
+    found = _table(uri)
+    return found["engine"] if found is not None and found["model"] == model else None
+
+
 def _table(uri):
     try:
         found = read_json(join(uri, TABLE))
@@ -146,7 +152,8 @@ def summary(uri: str) -> dict:
     -------
     dict
         ``tiles`` in the table, ``scored_now``, ``classes`` with their counts, ``errors`` by kind with their number
-        and three examples, ``seconds``, ``tiles_per_second``, and ``slot_seconds``: how the slots spent their time.
+        and three examples, ``seconds``, ``tiles_per_second``, ``engine_ms``: what engines took for a tile where they
+        were measured, and ``slot_seconds``: how the slots spent their time.
 
     Raises
     ------
@@ -207,6 +214,9 @@ def as_text(summary: dict) -> str:
              "Classes: " + counted(summary["classes"]), "Errors: " + (counted(errors) or "none")]
     lines += [f"  {kind}, {_on_one_line(example['tile_id'])}: {example['error']}"
               for kind, one in summary["errors"].items() for example in one["examples"]]
+    if summary.get("engine_ms"):
+        lines.append(f"Engine: {summary['engine']}. Milliseconds for a tile, measured on one slot: " + ", ".join(
+            f"{name} {ms:.1f}" for name, ms in sorted(summary["engine_ms"].items(), key=lambda one: one[1])))
     spent = {name: seconds for name, seconds in summary["slot_seconds"].items() if seconds > 0}
     if spent:
         lines.append("Time of the slots: " + ", ".join(

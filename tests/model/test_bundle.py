@@ -83,8 +83,9 @@ def test_a_draft_of_cntk_gets_an_int8_network_too(tmp_path):
     (draft / "model.json").write_text(json.dumps({"classes": list("abcdef"), "input_px": [PX, PX], "backbone": {}}))
     bundle.save_cntk(draft, tmp_path / "bundle")
     finished = bundle.load(tmp_path / "bundle")
-    assert finished.facts["int8"]["refused"] is None, finished.facts["int8"]
-    assert engines.of(finished) == ["onnxruntime-int8", "onnxruntime", "cntk"]
+    assert finished.facts["judged"]["onnxruntime-int8"]["refused"] is None, finished.facts["judged"]
+    assert [name for name in engines.of(finished) if "bf16" not in name] == [
+        "onnxruntime-int8", "onnxruntime", "openvino-int8", "openvino", "cntk"]
     assert (engines.load(finished).score(tiles).argmax(axis=1) == labels).mean() >= 0.97
 
 

@@ -53,7 +53,7 @@ def test_any_manifest(made, changes, dropped):
         path.write_text(whole)
 
 
-FACTS = ["classes", "input_px", "files", "backbone", "int8", "framework"]
+FACTS = ["classes", "input_px", "files", "backbone", "judged", "framework"]
 
 
 @many

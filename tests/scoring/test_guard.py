@@ -13,7 +13,7 @@ import pytest
 import faulty
 import tiny
 from helpers import InputError
-from helpers.model import engines
+from helpers.model import bundle, engines
 from helpers.scoring import guard
 from helpers.scoring.batch import score_images
 from helpers.tiles.pictures import encode
@@ -129,6 +129,29 @@ def test_a_network_that_only_hangs_is_given_up_soon(guarded, monkeypatch):
     assert scorer.score([PNG] * 10).error_kind == [None] * 10
     for _ in range(guard.IN_VAIN):  # A score in between, and it is trusted on.
         assert scorer.score([hangs, PNG]).error_kind == ["timeout", None]
+
+
+def judged(folder, **files):
+    """A tiny bundle that allows every engine, and files that take the place of its own or stand beside them."""
+    made = tiny.model(folder)
+    for name, content in files.items():
+        (made.folder / name.replace("__", ".")).write_bytes(content)
+    (made.folder / bundle.FACTS).unlink()
+    bundle.finish(made.folder, dict(made.facts, judged={name: {"refused": None} for name in engines.JUDGED}))
+    return made.folder
+
+
+def test_the_seconds_of_each_engine_that_can_score_here(tmp_path):
+    took = guard.seconds(judged(tmp_path / "bundle", model__int8__onnx=b"no network"), 1)
+    assert {"onnxruntime", "openvino"} <= set(took) <= {"onnxruntime", "openvino", "openvino-bf16"}
+    assert all(0 < seconds < 1 for seconds in took.values())
+
+
+def test_an_engine_that_crashes_or_hangs_is_not_the_fastest(tmp_path, monkeypatch):
+    monkeypatch.setattr(guard, "_seconds", faulty.seconds)
+    monkeypatch.setattr(guard, "START_S", 3)
+    took = guard.seconds(judged(tmp_path / "bundle", model__int8__onnx=b""), 1)
+    assert took == {"onnxruntime": 1.0, "onnxruntime-int8": 1.0, "openvino": 1.0}
 
 
 def test_a_scorer_that_hangs_goes_with_its_worker(model):

@@ -10,10 +10,10 @@ import pytest
 
 import tiny
 from helpers import InputError
-from helpers.model import bundle
+from helpers.model import bundle, engines
 from helpers.scoring import score as scoring
 from helpers.tiles import store as tilestore
-from helpers.scoring.table import read
+from helpers.scoring.table import as_text, read, summary
 from helpers.tiles.folder import write_images
 from helpers.tiles.pictures import encode
 
@@ -79,6 +79,27 @@ def test_the_engines_agree_on_spark(spark, model, store, tmp_path):
     assert set(table["engine"]) == {"tensorflow"} and set(table["model"]) == {model[0].checksum}
     expected = on_driver(store, model[0])
     assert table["class_id"].fillna(-1).tolist() == expected["class_id"].fillna(-1).tolist()
+
+
+def test_the_fastest_engine_is_measured_on_a_slot_and_kept(spark, model, store, tmp_path, monkeypatch):
+    """And a job that goes on keeps the engine with which its table began."""
+    rng = np.random.default_rng(3)
+    tiles, labels = rng.integers(0, 256, (300, PX, PX, 3), dtype=np.uint8), rng.integers(0, 6, 300)
+    judged = bundle.save_tensorflow(model[1], tmp_path / "bundle", tiles[:20], {
+        "classes": list("abcdef"), "backbone": {"name": "tiny"}}, tiles[:60], (tiles, labels))
+    assert "openvino" in engines.candidates(judged)
+    scoring.score(spark, store, judged, str(tmp_path / "table"))
+    found = summary(tmp_path / "table")
+    assert {"onnxruntime", "openvino"} <= set(found["engine_ms"]) <= set(engines.candidates(judged))
+    assert found["engine"] == min(found["engine_ms"], key=found["engine_ms"].get)
+    assert set(read(tmp_path / "table")["engine"].dropna()) == {found["engine"]}
+    assert f"Engine: {found['engine']}. Milliseconds for a tile, measured on one slot" in as_text(found)
+    key, = [key for key in scoring._measured if key[1] == judged.checksum]
+    other = ({"onnxruntime", "openvino"} - {found["engine"]}).pop()
+    monkeypatch.setitem(scoring._measured, key, {other: 0.1, found["engine"]: 0.2})
+    assert scoring.fastest(spark, judged) == other
+    scoring.score(spark, store, judged, str(tmp_path / "table"), replace=True)
+    assert summary(tmp_path / "table")["engine"] == found["engine"] and not summary(tmp_path / "table")["scored_now"]
 
 
 def test_a_tile_that_cannot_be_read_is_a_row_with_its_reason(model, store):
