@@ -14,6 +14,7 @@ from helpers.land.classes import NODATA_CODE, NO_CLASS, check_codes, label_tiles
 from helpers.land.grid import TILE_M, nine_points, project, tile_of
 from helpers.land.rasters import ELSEWHERE, open_raster, outline, said
 from helpers.land.sources import Labels
+from helpers.uri import shown
 
 # Ground that one label request may look at around the tiles, so that pixels cut by the edge are seen whole.
 _MARGIN_M = 100.0
@@ -92,12 +93,12 @@ def _read_codes(href, bounds, crs):
         top, bottom, left, right = _pixels(raster, bounds, crs, href)
         top, bottom, left, right = max(0, top), min(raster.height, bottom), max(0, left), min(raster.width, right)
         if bottom <= top or right <= left:
-            raise InputError(f"expected an NLCD raster over the county, got {href} with bounds {tuple(raster.bounds)} "
+            raise InputError(f"expected an NLCD raster over the county, got {shown(href)} with bounds {tuple(raster.bounds)} "
                              f"in {raster.crs.to_string()[:60]}. {ELSEWHERE}")
         try:
-            codes = known_codes(raster, href, Window(left, top, right - left, bottom - top))
+            codes = known_codes(raster, shown(href), Window(left, top, right - left, bottom - top))
         except rasterio.errors.RasterioIOError as error:
-            raise InputError(f"expected a whole NLCD raster at {href}, got one that breaks off ({said(error)}). "
+            raise InputError(f"expected a whole NLCD raster at {shown(href)}, got one that breaks off ({said(error)}). "
                              "Bring the file again.") from None
         return codes, raster.transform * rasterio.Affine.translation(left, top), raster.crs
 
@@ -142,7 +143,7 @@ def read_labels(href: str, bounds: tuple, crs: str) -> tuple[np.ndarray, np.ndar
             (top, bottom, raster.height), (left, right, raster.width)))
         if rows.stop > rows.start and cols.stop > cols.start:
             codes[rows.start - top:rows.stop - top, cols.start - left:cols.stop - left] = known_codes(
-                raster, href, Window.from_slices(rows, cols))
+                raster, shown(href), Window.from_slices(rows, cols))
         edge_row, edge_col = np.indices((bottom - top + 1, right - left + 1))
         mx, my = raster.transform * np.stack([edge_col.ravel() + left, edge_row.ravel() + top])
         x, y = transform_points(raster.crs, crs, mx, my)

@@ -46,6 +46,8 @@ def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
     """
     if not downloads.is_remote(href):
         path, crs = split_crs(href)
+        if crs and "?" in path:
+            raise InputError(f"expected a name without a question mark before #crs=, got {path}. Rename the file.")
         driver = "HFA" if path.lower().endswith(".img") else "GTiff"
         try:
             # A file of one's own may have its overviews, its mask or its colours in a file beside it.
@@ -118,6 +120,15 @@ def network(href: str):
 def broken(href: str, error: Exception) -> InputError:
     advice = downloads.OFFLINE if downloads.is_remote(href) else _BRING_AGAIN
     return InputError(f"expected a whole scene at {shown(href)}, got one that breaks off ({said(error)}). {advice}")
+
+
+@contextlib.contextmanager
+def whole(href: str):
+    """Say of a scene that breaks off where it is read that it does."""
+    try:
+        yield
+    except RasterioIOError as error:
+        raise broken(href, error) from None
 
 
 def said(error: Exception) -> str:

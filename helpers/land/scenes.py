@@ -12,6 +12,7 @@ import pandas as pd
 import rasterio
 import rasterio.shutil
 import shapely
+from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
 from rasterio.errors import RasterioIOError
 from rasterio.vrt import WarpedVRT
@@ -20,8 +21,9 @@ from rasterio.windows import Window
 from helpers import InputError
 from helpers.land import downloads
 from helpers.land.grid import TILE_M, TILE_PX, tile_bounds
-from helpers.land.rasters import REMOTE, broken, colour_bands, network, open_raster, outline
+from helpers.land.rasters import REMOTE, broken, colour_bands, network, open_raster, outline, whole
 from helpers.land.sources import Scene
+from helpers.uri import shown
 
 PIXEL_M = TILE_M / TILE_PX
 # What GDAL keeps in a worker: a row of blocks of a scene of 12,500 px is 26 MB, and as much again of warped pixels.
@@ -38,19 +40,28 @@ def open_scene(href: str, crs: str):
     scene of 0.5 m or finer, the overview is read whose pixels are still no larger than 1 m: a quarter of the bytes.
     An overview made by averaging gives the same picture but for rounding; one made of every second pixel, a grainier.
     """
-    with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack, _one_kind_of_error():
         scene = stack.enter_context(open_raster(href, "scene"))
         if scene.count < 3 or {scene.dtypes[band - 1] for band in colour_bands(scene)} != {"uint8"}:
             raise InputError(
                 f"expected a scene with at least 3 bands of uint8 (red, green, blue), got {scene.count} band(s) of "
-                f"{scene.dtypes[0]} in {href}. Convert it, for example with gdal_translate -ot Byte.")
+                f"{scene.dtypes[0]} in {shown(href)}. Convert it, for example with gdal_translate -ot Byte.")
         bounds, resolution = _on_ground(scene, crs, href)
-        level = overview_level(resolution, scene.overviews(1))
+        level = _level(scene, resolution)
         if level is not None:
             scene = stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
         if ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
             scene = stack.enter_context(_with_infrared(scene, href))
         yield scene if _is_on_grid(scene, crs) else stack.enter_context(_warped(scene, crs, bounds, resolution))
+
+
+@contextlib.contextmanager
+def _one_kind_of_error():
+    """rasterio hands on GDAL's own error where the header of an overview is cut off."""
+    try:
+        yield
+    except CPLE_BaseError as error:
+        raise RasterioIOError(str(error)) from None
 
 
 def _on_ground(scene, crs, href):
@@ -75,6 +86,13 @@ def _warped(scene, crs, bounds, resolution):
                      resampling=Resampling.average if resolution < PIXEL_M else Resampling.bilinear,
                      # A dark pixel may be 0 in one band: only 0 in every band is nodata.
                      UNIFIED_SRC_NODATA="YES", add_alpha=ColorInterp.alpha not in scene.colorinterp, **masked)
+
+
+def _level(scene, resolution):
+    """Which overview of a scene to read. A mask may lack overviews, or hold those of an earlier mask."""
+    flags = scene.mask_flag_enums[0]
+    is_masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    return None if is_masked else overview_level(resolution, scene.overviews(1))
 
 
 def overview_level(resolution: float, factors: list[int]):
@@ -128,9 +146,9 @@ def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
     Returns the size in metres of the pixels that are read (the scene's, or an overview's), ``(height, width)`` of a
     block in pixels, and the mean bytes of a block with all its bands.
     """
-    with network(href), open_raster(href, "scene") as scene:
+    with network(href), whole(href), _one_kind_of_error(), open_raster(href, "scene") as scene:
         _, pixel_m = _on_ground(scene, crs, href)
-        level = overview_level(pixel_m, scene.overviews(1))
+        level = _level(scene, pixel_m)
         with contextlib.ExitStack() as stack:
             used = scene if level is None else stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
             height, width = used.block_shapes[0]
@@ -147,13 +165,10 @@ def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
 
 def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarray, tuple]:
     """A scene, small enough to look at: RGB (h, w, 3) uint8, black where it has no data, and its bounds in metres."""
-    with network(href), open_scene(href, crs) as scene:
+    with network(href), whole(href), open_scene(href, crs) as scene:
         shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
-        try:
-            rgb = scene.read(colour_bands(scene), out_shape=(3, *shape), resampling=Resampling.average)
-            valid = scene.dataset_mask(out_shape=shape) > 0
-        except RasterioIOError as error:
-            raise broken(href, error) from None
+        rgb = scene.read(colour_bands(scene), out_shape=(3, *shape), resampling=Resampling.average)
+        valid = scene.dataset_mask(out_shape=shape) > 0
         rgb[:, ~valid] = 0
         return rgb.transpose(1, 2, 0), tuple(scene.bounds)
 

@@ -24,6 +24,7 @@ from helpers.land.sources import LEAF_OFF, leaf_off as leaf_off_scenes
 from helpers.tiles import store
 from helpers.tiles.choose import drawn_blocks, in_blocks
 from helpers.tiles.pictures import CODEC, encode
+from helpers.uri import shown
 
 # Changes whenever the same scenes and labels give other tiles: what is there is then cut again.
 VERSION = [1, CODEC]
@@ -96,7 +97,7 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
         blocks, _ = drawn_blocks(reference, county, per_class, seed)
         tiles, drawn = in_blocks(tiles, blocks), [per_class, seed, reference.href]
     return Sources(county, tiles, crs, scenes, labels, bare, wanted, {
-        "name": county.name, "crs": crs, "split": split, "wanted": wanted, "scenes": sorted(s.href for s in scenes),
+        "name": county.name, "crs": crs, "split": split, "wanted": wanted, "scenes": sorted(shown(s.href) for s in scenes),
         "labels": labels.href, "label_year": labels.year, "boundary": county.boundary.wkt, "drawn": drawn,
         "sources": work.name("", VERSION, _state(labels.href), list(map(_reads, scenes)))})
 

@@ -45,6 +45,23 @@ def test_what_a_mask_hides_is_blank(tmp_path, off, nodata, beside):
     assert images[0] is None and images[1] is not None
 
 
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("first", ["mask", "overviews"])
+def test_a_mask_hides_where_an_overview_would_serve(tmp_path, first, beside):
+    """Overviews that were made before the mask know nothing of it."""
+    mask = np.full((896, 896), 255, np.uint8)
+    mask[:448, :448] = 0
+    path = write(tmp_path / "fine.tif", GROUND.repeat(2, axis=1).repeat(2, axis=2), from_origin(LEFT, TOP, 0.5, 0.5),
+                 mask=mask if first == "mask" else None, beside=beside)
+    with rasterio.Env(TIFF_USE_OVR=beside, GDAL_TIFF_INTERNAL_MASK=not beside):
+        with rasterio.open(path, "r+") as file:
+            file.build_overviews([2, 4])
+        if first == "overviews":
+            with rasterio.open(path, "r+") as file:
+                file.write_mask(mask)
+    assert [image is None for image in cut(path)] == [True, False]
+
+
 def test_an_alpha_band_and_nodata_in_every_band_hide(tmp_path):
     alpha = np.full((1, 448, 448), 255, np.uint8)
     alpha[:, :224, :224] = 0
@@ -166,6 +183,24 @@ def test_only_a_geotiff_in_one_file_is_read(tmp_path, monkeypatch):
             assert "sig=" not in str(error.value)
     with open_scene(f"file://{secret}", drawn.CRS) as scene:
         assert scene.shape == (448, 448)
+
+
+@pytest.mark.parametrize("kind", ["grey", "codes", "stack", "elsewhere", "cut off"])
+def test_no_sentence_shows_a_signature(tmp_path, kind):
+    path, (found, to_map) = tmp_path / "one.tif", codes()
+    found = found.astype("uint8")
+    if kind in ("grey", "cut off"):
+        write(path, GROUND[:1] if kind == "grey" else GROUND)
+    else:
+        write(path, {"codes": np.full_like(found, 7), "stack": found.repeat(3, 0), "elsewhere": found}[kind],
+              to_map * Affine.translation(4000 * (kind == "elsewhere"), 0), "EPSG:5070")
+    if kind == "cut off":
+        path.write_bytes(path.read_bytes()[:200_000])
+    with servers.Files(tmp_path) as files:
+        href = f"{files.url}/one.tif?sig=SECRET"
+        with pytest.raises(InputError, match=f"{files.url}/one.tif") as error:
+            cut(href) if kind in ("grey", "cut off") else counted(href)
+    assert "SECRET" not in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_block_that_would_fill_the_memory_is_refused(tmp_path):
