@@ -24,7 +24,7 @@ KEPT_S = 7 * 24 * 3600
 LABEL_YEARS = range(1985, 2025)
 RASTERS = (".tif", ".tiff", ".img")
 # How MRLC names its products other than land cover.
-_OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|change|chg|confidence|lndcnf|science|urban", re.I)
+_OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|change|chg|confidence|lndcnf|science", re.I)
 # The largest county has some fifty pages of scenes, of 250 each.
 MOST_PAGES = 400
 
@@ -115,14 +115,15 @@ def boundary_of(county: str) -> County:
     found = boundaries.find(shapes, county)
     if not len(found) and re.fullmatch(r"\d{5}", str(county)) and where != downloads.ADDRESSES["TUTORIAL_COUNTIES"]:
         # A file of one's own holds the county to map, and the counties to train on are the Census's.
+        name = Path(shown(where)).name
         try:
             shapes = _boundaries(downloads.ADDRESSES["TUTORIAL_COUNTIES"])
         except InputError as error:
-            raise InputError(f"expected county {county} in {Path(where).name} or among all counties, got none in the "
+            raise InputError(f"expected county {county} in {name} or among all counties, got none in the "
                              f"file, and of the others: {error}") from None
         found = boundaries.find(shapes, county)
         if len(found):
-            print(f"The boundary of county {county} is the Census's: {Path(where).name} has none.")
+            print(f"The boundary of county {county} is the Census's: {name} has none.")
     if found["GEOID"].nunique() != 1:
         # Names and codes change, those of Connecticut in 2022: the state's counties are the likeliest.
         state = "^" + str(county)[:2] if str(county)[:2].isdigit() else ", *" + re.escape(str(county)[-2:]) + "$"

@@ -1,7 +1,7 @@
 """What every catalogue answers about a county: its scenes, the years they cover, its labels."""
 
 import datetime
-from collections import namedtuple
+from collections import Counter, namedtuple
 
 import numpy as np
 import pystac
@@ -41,7 +41,7 @@ class Source:
         if not scenes:
             raise InputError(f"expected scenes over county {county.fips} ({county.name}), got none in {self.name}. "
                              "Choose a county inside the scenes, or add scenes that cover it.")
-        return scenes
+        return _with_own_ids(scenes)
 
     def scenes(self, county: str, year: int) -> list[Scene]:
         """The scenes that touch a county in a year, in order of their ids; an error lists the years that have some."""
@@ -75,6 +75,16 @@ class Source:
     def labels(self, county: str, year: int) -> Labels:
         """The NLCD raster over a county whose year is nearest to an imagery year (of two, the later)."""
         return self._labels(self.county(county), year)
+
+
+def _with_own_ids(scenes):
+    """Scenes in order of their ids. Parts of a catalogue may call scenes the same: those get numbers."""
+    times, number, named = Counter(scene.scene_id for scene in scenes), Counter(), []
+    for scene in sorted(scenes, key=lambda scene: (scene.scene_id, scene.href)):
+        number[scene.scene_id] += 1
+        named.append(scene if times[scene.scene_id] == 1 else scene._replace(
+            scene_id=f"{scene.scene_id} ({number[scene.scene_id]})"))
+    return named
 
 
 def nearest(found: list[Labels], year: int) -> Labels:

@@ -17,8 +17,9 @@ import shapely
 import scenes as drawn
 import servers
 from helpers import InputError
-from helpers.land import catalog, downloads, grid, online
+from helpers.land import catalog, downloads, grid, online, rasters
 from helpers.land.online import boundary_of, search
+from helpers.land.scenes import cut_tiles
 from helpers.land.sources import County
 
 PLACE = drawn.county_boundary()
@@ -99,9 +100,16 @@ def test_the_censuses_boundary_is_said_to_be_its(use, tmp_path, monkeypatch, cap
         monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/census.geojson")
         use(GEOID="09110", NAME="Capitol", STUSPS="CT")
         assert boundary_of("25017").name == "M"
+        (tmp_path / "own.geojson").rename(tmp_path / "served" / "own.geojson")
+        monkeypatch.setenv("TUTORIAL_COUNTIES", f"{files.url}/own.geojson?sig=SECRET")
+        assert boundary_of("25017").name == "M"
         with pytest.raises(InputError, match="got '25003'. Choose one of M .25017.\\.$"):
             boundary_of("25003")
-    assert "25017 is the Census's" in capsys.readouterr().out
+        monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/none.zip")
+        with pytest.raises(InputError, match="expected county 25017 in own.geojson or among all counties"):
+            boundary_of("25017")
+    said = capsys.readouterr().out
+    assert said.count("25017 is the Census's: own.geojson has none") == 2 and "SECRET" not in said
 
 
 def zipped(**members):
@@ -171,6 +179,18 @@ def test_catalogues_with_less_or_in_another_order(tmp_path):
         if i % 7 == 0:
             source = make(tmp_path / str(i), {"type": "Polygon", "coordinates": [[*corners, corners[0]]]})
             assert source.covered("25017") == {2018: 1.0}
+
+
+def test_scenes_that_parts_of_a_catalogue_call_the_same(tmp_path):
+    west, east = (drawn.write_scene(tmp_path / f"{i}.tif", drawn.LEFT - 36 + 648 * i, drawn.TOP + 48, 648, 1500)
+                  for i in (0, 1))
+    source = make(tmp_path / "catalogue")
+    source._items = lambda *_: [(pystac.Item("scene", shapely.geometry.mapping(place), None, datetime.datetime(
+        2018, 7, 14), {}), href) for place, href in ((rasters.footprint(p), str(p)) for p in (east, west))]
+    scenes = source.scenes("25017", 2018)
+    assert [(scene.scene_id, scene.href) for scene in scenes] == [("scene (1)", str(west)), ("scene (2)", str(east))]
+    tiles, crs = grid.county_tiles(PLACE)
+    assert set(cut_tiles(tiles, scenes, crs)[1]) >= {"scene (1)", "scene (2)"}
 
 
 def endless(request, content=b"\0" * (1 << 16), pause=0.0, header=False):
