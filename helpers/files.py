@@ -23,6 +23,9 @@ from helpers.uri import is_azure, shown
 # What file systems call the time of a change, or a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime")
 
+# What a system says of a place where nothing can be made.
+_NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
+
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError
 
 
@@ -128,12 +131,26 @@ def changed(info: dict) -> list:
 
 
 @contextlib.contextmanager
+def making(path):
+    """Say in one sentence why a local file or folder can't be made: a folder is read-only, for example, or a file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NOWHERE:
+            raise
+        raise InputError(f"expected a place to write {path}, got: {error.strerror}. Choose another, or let this user "
+                         "write there.") from error
+
+
+@contextlib.contextmanager
 def whole_file(path):
     """A name beside a local ``path`` to write to; the file takes its own name when all of it is there."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Threads and processes may write the same file at once.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    with making(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
     try:
         yield part
         try:
@@ -152,7 +169,8 @@ def whole_folder(folder):
     """A new folder that takes the place of a local ``folder`` when everything in it has been written."""
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
-    part.mkdir(parents=True)
+    with making(folder):
+        part.mkdir(parents=True)
     try:
         yield part
         if folder.exists():
@@ -169,6 +187,14 @@ def sha256(path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def free_bytes(folder) -> int:
+    """Free bytes of the disk on which a local folder lies, or will lie."""
+    folder = Path(folder)
+    while not os.path.exists(str(folder)):
+        folder = folder.parent
+    return shutil.disk_usage(str(folder)).free
 
 
 def is_damage(error: Exception) -> bool:

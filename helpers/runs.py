@@ -1,5 +1,6 @@
 """Where a run keeps what it makes, and how its figures reach ``metrics.json``."""
 
+import numbers
 import os
 import re
 import time
@@ -13,6 +14,12 @@ from helpers.uri import join
 def home() -> Path:
     """The folder that holds ``runs/`` and ``data/``: ``TUTORIAL_HOME``, else the repository itself."""
     return Path(os.environ.get("TUTORIAL_HOME") or Path(__file__).resolve().parents[1])
+
+
+def check_seed(seed: int):
+    """Refuse a seed that NumPy or TensorFlow wouldn't take."""
+    if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2 ** 32):
+        raise InputError(f"expected a seed that is a whole number of 0 to {2 ** 32 - 1}, got {seed!r}. Choose another.")
 
 
 class Run:

@@ -276,12 +276,13 @@ def main(arguments):
                          "parameters cell of the notebooks that need them.")
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
+        lock = open(run.folder / ".lock", "w")
     except OSError as error:
         if is_full(error):
             raise
         raise InputError(f"expected a folder for the run at {shorten(run.folder)}, got: {error.strerror}. Set "
                          "TUTORIAL_HOME to a folder that can be written.") from error
-    with open(run.folder / ".lock", "w") as lock:
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

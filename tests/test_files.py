@@ -1,7 +1,10 @@
 """URIs to file systems, without a network."""
 
+import errno
+import os
 import sys
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +27,31 @@ def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
     assert (tmp_path / "a" / "note").read_bytes() == b"content"
     system, path = storage.filesystem(uri.format(tmp_path / "a" / "note"))
     assert system.cat_file(path) == b"content"
+
+
+@pytest.mark.parametrize("name, words", [
+    ("/proc/nowhere/x", "No such file or directory"), ("file/x", "(File exists|Not a directory)"), ("file/below/x", "Not a directory"),
+    (f"{'long' * 99}/x", "File name too long"), ("long" * 99, "File name too long")])
+@pytest.mark.parametrize("make", [storage.whole_file, storage.whole_folder])
+def test_where_nothing_can_be_made_there_is_one_sentence(tmp_path, make, name, words):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"^expected a place to write .*, got: {words}. Choose another, "):
+        with make(tmp_path / name):
+            pytest.fail("nothing is to be written")
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+
+
+def test_a_folder_that_can_only_be_read(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(InputError, match="got: Read-only file system. Choose another"):
+        storage.write_whole(str(tmp_path / "x"), b"content")
+
+
+def test_the_room_of_a_folder_that_is_not_there_yet(tmp_path):
+    assert storage.free_bytes(tmp_path / "a" / "b") == pytest.approx(storage.free_bytes(tmp_path), rel=0.1)
+    assert storage.free_bytes("/proc/nowhere/x") == 0
 
 
 @pytest.mark.parametrize("uri, sentence", [

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 import uuid
@@ -16,7 +15,7 @@ import psutil
 from helpers import InputError
 from helpers.azure import credentials, use
 from helpers.cluster import adapter, work
-from helpers.files import filesystem, write_whole
+from helpers.files import filesystem, free_bytes, write_whole
 from helpers.runs import home
 from helpers.uri import join
 
@@ -62,7 +61,7 @@ def preflight(spark) -> pd.DataFrame:
               f"Close other programs, or use fewer slots: master='local[{max(1, slots // 2)}]'.")
     for name, folder, variable in [("disk", home(), "TUTORIAL_HOME"),
                                    ("disk for shuffles", tempfile.gettempdir(), "TMPDIR")][:2 if java else 1]:
-        free = shutil.disk_usage(folder).free / GIB
+        free = free_bytes(folder) / GIB
         check(name, f"{DISK_GB:.1f} GB free", f"{free:.1f} GB free", free >= DISK_GB,
               f"Free some in {folder}, or set {variable} to a folder with more.")
     return pd.DataFrame(rows)

@@ -138,7 +138,10 @@ def manifest(uri: str) -> dict:
         found = read_json(join(uri, MANIFEST))
     except NOT_JSON:
         return None
-    strange = [name for name in (found or {}).get("units", ()) if not _UNIT.fullmatch(str(name))]
+    if found is None:
+        return None
+    units = found.get("units") if isinstance(found, dict) else None
+    strange = [name for name in units if not _UNIT.fullmatch(str(name))] if isinstance(units, list) else ["no list"]
     if strange:
         raise InputError(f"expected files of the table {shown(uri)} in its {MANIFEST}, got {strange[0]!r}. Delete "
                          f"{MANIFEST} and run the same command.")

@@ -12,6 +12,7 @@ from helpers.cluster import work
 from helpers.files import sha256
 from helpers.land.classes import CLASS_NAMES, group_of_class
 from helpers.land.listing import files_in, told
+from helpers.runs import check_seed
 from helpers.tiles import real_land
 from helpers.tiles.pictures import MAX_BYTES
 from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
@@ -46,6 +47,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     tuple of str
         Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
     """
+    check_seed(seed)
     if folder == real_land.NAME:
         folder, held_out = real_land.PHOTOGRAPHS, held_out or real_land.HELD_OUT
     names, frame = _list_images(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import InputError
-from helpers.files import DiskFull, is_full
+from helpers.files import DiskFull, is_full, making
 from helpers.runs import home
 from helpers.tiles import store
 from helpers.tiles.pictures import decode_all
@@ -21,9 +21,10 @@ class Pixels:
 
     def __init__(self, n: int, size: tuple):
         folder = home() / "data"
-        folder.mkdir(parents=True, exist_ok=True)
         self.shape, self.ndim, self.dtype = (n,) + tuple(size) + (3,), 4, np.dtype(np.uint8)
-        self._file = tempfile.TemporaryFile(dir=str(folder))
+        with making(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = tempfile.TemporaryFile(dir=str(folder))
         weakref.finalize(self, self._file.close)
 
     def __len__(self):

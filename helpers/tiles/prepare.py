@@ -5,10 +5,8 @@ A unit of work is a run of tiles of one scene, and makes one file of the store (
 
 import functools
 import os
-import shutil
 import time
 from collections import Counter, namedtuple
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -16,11 +14,13 @@ import pyarrow as pa
 from helpers import InputError
 from helpers.cluster import work
 from helpers.cluster.progress import progress
+from helpers.files import free_bytes
 from helpers.land import downloads, grid
 from helpers.land.labels import label
 from helpers.land.rasters import split_crs
 from helpers.land.scenes import cut_tiles, open_scenes, scene_order, with_tries
 from helpers.land.sources import LEAF_OFF, leaf_off as leaf_off_scenes
+from helpers.runs import check_seed
 from helpers.tiles import store
 from helpers.tiles.choose import drawn_blocks, in_blocks
 from helpers.tiles.pictures import CODEC, encode
@@ -81,6 +81,7 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
     """What the tiles of a county and year are to be made from."""
     if leaf_off not in ("keep", "exclude"):
         raise InputError(f"expected leaf_off='keep' or 'exclude', got {leaf_off!r}. Choose one of them.")
+    check_seed(seed)
     county = catalog.county(county)
     tiles, crs = grid.county_tiles(county.boundary)
     scenes, labels = catalog.scenes(county.fips, year), catalog.labels(county.fips, year)
@@ -215,11 +216,8 @@ def _check_disk(uri, tiles):
     """Refuse to begin if the local disk plainly can't hold the tiles."""
     if "://" in str(uri):
         return
-    folder = Path(uri)
-    while not folder.exists():
-        folder = folder.parent
     # An encoded tile is at most its pixels; aerial pictures come to half of them.
-    needed, free = tiles * grid.TILE_PX ** 2 * 3, shutil.disk_usage(folder).free
+    needed, free = tiles * grid.TILE_PX ** 2 * 3, free_bytes(uri)
     if free < needed:
         raise InputError(f"expected {needed / 1e6:,.0f} MB of free disk for {tiles} tiles at {uri}, got "
                          f"{free / 1e6:,.0f} MB. Free some space, or write elsewhere.")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import tiny
 from fuzzing import attempt, many
 from helpers.model import bundle, engines
+from helpers.scoring import table
 from helpers.scoring.score import units
 from helpers.tiles import store
 from helpers.tiles.folder import write_images
@@ -51,6 +52,15 @@ def test_any_manifest(made, changes, dropped):
             assert unit["uri"].startswith(uri) and ".." not in unit["uri"]
     finally:
         path.write_text(whole)
+
+
+@many
+@hypothesis.given(JSON, st.booleans())
+def test_any_manifest_of_a_table(made, value, is_alone):
+    path = made / "table" / "_manifest.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(value if is_alone else {"units": value}))
+    attempt(lambda: table.read(str(made / "table")))
 
 
 FACTS = ["classes", "input_px", "files", "backbone", "judged", "framework"]

@@ -135,6 +135,20 @@ def test_folders_that_cannot_be_used(folder, tmp_path):
         write_images(folder, str(tmp_path / "store"))
 
 
+@pytest.mark.parametrize("seed", [-1, 2 ** 32, 1.5, "1"])
+def test_a_seed_that_is_none(folder, tmp_path, seed):
+    with pytest.raises(InputError, match=f"expected a seed that is a whole number of 0 to 4294967295, got {seed!r}"):
+        write_images(folder, str(tmp_path / "store"), seed=seed)
+
+
+def test_a_store_that_cannot_be_written(folder, tmp_path):
+    long = folder.rename(tmp_path / ("n" * 250))
+    for store_folder, words in (("/proc/nowhere", "No such file"), (__file__, "Not a directory"),
+                                (tmp_path / "store", "File name too long")):
+        with pytest.raises(InputError, match=f"expected a place to write .*, got: {words}"):
+            write_images(long, str(store_folder))
+
+
 def test_what_an_earlier_folder_has_left_is_no_part_of_the_store(folder, tmp_path):
     uri, other = str(tmp_path / "store"), tmp_path / "others"
     write_images(folder, uri)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from helpers.files import making
 from helpers.tiles import store as tilestore
 from helpers.tiles.pictures import decode_all
 
@@ -39,8 +40,9 @@ def write_pictures(page: Path, store: str, county: str, years: tuple[int, int], 
                 names[str(year)][f"{z}-{x}-{y}"] = base64.b64encode(image).decode()
             else:
                 file = folder / str(year) / str(z) / f"{x}-{y}.webp"
-                file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_bytes(image)
+                with making(file):
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(image)
     return {"grid": grid, "pictures": {"inside": inside, "levels": levels, "px": px, "folder": folder.name,
                                        "names": names}}
 
