@@ -88,8 +88,13 @@ make_environment() {
 
 # TUTORIAL_ENVIRONMENT names an environment that is there already, as on a cluster's node (hdinsight/script_action.sh).
 if [ -n "${TUTORIAL_ENVIRONMENT:-}" ]; then
-    environment=$TUTORIAL_ENVIRONMENT
+    case $TUTORIAL_ENVIRONMENT in
+        /*) environment=$TUTORIAL_ENVIRONMENT ;;
+        *) environment=$PWD/$TUTORIAL_ENVIRONMENT ;;
+    esac
     python=$environment/bin/python
+    [ -x "$python" ] || fail "expected a Python environment in TUTORIAL_ENVIRONMENT, got $TUTORIAL_ENVIRONMENT without" \
+        "bin/python. Set it to one, or unset it."
 else
     make_environment
 fi

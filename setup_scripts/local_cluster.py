@@ -21,8 +21,8 @@ from pathlib import Path
 import psutil
 
 from helpers import InputError
-from helpers.cluster.session import cluster_folder, find_java
-from helpers.files import read_json, write_json
+from helpers.cluster.session import cluster_folder, find_java, without_foreign
+from helpers.files import making, read_json, write_json
 
 HOST = "127.0.0.1"
 # A worker has one core, like a slot of a cluster; its executor's Java needs little, for pixels live in Python.
@@ -64,8 +64,10 @@ class Cluster:
     @contextlib.contextmanager
     def alone(self):
         """Wait until no other program starts or stops the cluster of this home."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / "lock", "w") as lock:
+        with making(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = open(self.folder / "lock", "w")
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._read_notes()
             yield
@@ -132,7 +134,7 @@ class Cluster:
         # A worker that starts executors asks for Scala's version, which Spark's own scripts would set.
         scala = next(home.glob("jars/spark-core_*.jar")).name.split("_")[1].split("-")[0]
         # SPARK_LOCAL_IP keeps its web pages on this machine, too.
-        environment = dict(os.environ, SPARK_HOME=str(home), SPARK_LOCAL_IP=HOST, JAVA_HOME=java,
+        environment = dict(without_foreign(os.environ), SPARK_HOME=str(home), SPARK_LOCAL_IP=HOST, JAVA_HOME=java,
                            SPARK_SCALA_VERSION=scala)
         with open(self.folder / "logs" / f"{name}.log", "w") as log:
             self.names = sorted({*self.names, name})
@@ -176,6 +178,12 @@ def _count(workers):
     return f"{workers} worker{'' if workers == 1 else 's'}"
 
 
+def _port(text):
+    if not (text.isdecimal() and 0 < int(text) < 2 ** 16):
+        raise argparse.ArgumentTypeError(f"expected a port of 1 to {2 ** 16 - 1}, got {text!r}")
+    return int(text)
+
+
 def _is_free(port):
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -197,7 +205,7 @@ def main(arguments):
     parser.add_argument("command", choices=["start", "stop", "status"],
                         help="start what doesn't run of it; stop all of it; say what runs")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of one core (default: 2)")
-    parser.add_argument("--port", type=int, help=f"of the master (default: {PORT}, or another where that is taken)")
+    parser.add_argument("--port", type=_port, help=f"of the master (default: {PORT}, or another where that is taken)")
     chosen = parser.parse_args(arguments)
     cluster = Cluster()
     if chosen.command == "start":

@@ -47,9 +47,10 @@ class Cluster:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = str(probe.getsockname()[1])
-        # Places where credentials are kept, by the names of their owners.
+        # What another Spark leaves in a shell; places where credentials are kept, by the names of their owners.
         self.environment = dict(
-            os.environ, TUTORIAL_HOME=str(home), PYTHONPATH=str(REPOSITORY), AZURE_CLIENT_SECRET=SECRET,
+            os.environ, SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7", SPARK_LOCAL_DIRS="/proc/nowhere",
+            SPARK_WORKER_DIR="/proc/nowhere", SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m", TUTORIAL_HOME=str(home), PYTHONPATH=str(REPOSITORY), AZURE_CLIENT_SECRET=SECRET,
             AZURE_STORAGE_KEY=SECRET, AZURE_STORAGE_SAS_TOKEN=f"sv=2024-01-01&sig={SECRET}",
             AZURE_STORAGE_CONNECTION_STRING=f"AccountName=a;AccountKey={SECRET}")
 
@@ -452,6 +453,15 @@ def test_starting_what_runs_starts_nothing(cluster):
     other = cluster.command("start", "--port", "1")
     assert other.returncode == 2
     assert other.stderr.startswith("expected no cluster here, or one on port 1, got one on port")
+
+
+@pytest.mark.parametrize("home, options, words", [
+    ("/proc/nowhere", [], "expected a place to write /proc/nowhere/data/local_cluster, got: No such file or directory"),
+    ("here", ["--port", "99999"], "expected a port of 1 to 65535, got '99999'"),
+    ("here", ["--port", "-1"], "expected a port of 1 to 65535, got '-1'")])
+def test_a_cluster_that_cannot_be_is_refused(tmp_path, home, options, words):
+    done = Cluster(tmp_path / home).command("start", *options)
+    assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_two_starts_at_once_and_lost_notes_lose_no_process(tmp_path):

@@ -190,5 +190,6 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
                "session.stop(spark)")
     done = run(program, TMPDIR=str(here), LC_ALL="C", SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7",
                PYSPARK_SUBMIT_ARGS="--master local[2]", SPARK_LOCAL_DIRS="/proc/nowhere", SPARK_CONF_DIR="/proc/nowhere",
+               SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m", SPARK_DIST_CLASSPATH="/opt/hadoop-2.7/*",
                HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere")
     assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr[-2000:]

@@ -113,6 +113,32 @@ def test_options_are_checked_before_anything_is_installed(tmp_path):
         assert done.returncode == status and words in done.stdout + done.stderr, done
 
 
+@pytest.mark.parametrize("name", ["-rf", "$(touch planted)", "no 'such\" place"])
+def test_an_environment_that_is_not_there_is_refused(tmp_path, name):
+    for script in ("run_tutorial.sh", "local_cluster.sh"):
+        command = ["bash", str(REPOSITORY / "setup_scripts" / script)]
+        done = subprocess.run(command, env=dict(os.environ, TUTORIAL_ENVIRONMENT=name), cwd=tmp_path, text=True,
+                              capture_output=True)
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr == (
+            f"expected a Python environment in TUTORIAL_ENVIRONMENT, got {name} without bin/python. Set it to one, or "
+            "unset it.\n")
+    (tmp_path / "-rf" / "bin").mkdir(parents=True)
+    (tmp_path / "-rf" / "bin" / "python").symlink_to(sys.executable)
+    done = subprocess.run(command + ["status"], env=dict(os.environ, TUTORIAL_ENVIRONMENT="-rf", TUTORIAL_HOME=str(
+        tmp_path), PYTHONPATH=os.pathsep.join(sys.path)), cwd=tmp_path, text=True, capture_output=True)
+    assert done.stdout.startswith("No cluster runs here."), done.stderr
+    assert not (tmp_path / "planted").exists()
+
+
+@pytest.mark.parametrize("name", ["/proc/nowhere", "file"])
+def test_a_home_that_cannot_be_written_is_refused(house, name):
+    (house.folder / "file").touch()
+    house.environment["TUTORIAL_HOME"] = name
+    done = house.run()
+    assert done.returncode == 2 and done.stdout == ""
+    assert "got: No" in done.stderr and done.stderr.endswith("Set TUTORIAL_HOME to a folder that can be written.\n")
+
+
 def test_a_refusal_is_all_that_is_shown(house):
     done = house.run("--years", "2016")
     assert (done.returncode, done.stdout) == (2, "")
