@@ -40,11 +40,14 @@ def read(where: str) -> geopandas.GeoDataFrame:
             # Some programs leave a ring open, or mix numbers and text; GDAL closes it, and all becomes text.
             warnings.simplefilter("ignore")
             # Heights that are no numbers would open rings again.
-            shapes = geopandas.read_file(_checked(Path(where), folder), on_invalid="fix", force_2d=True,
-                                         columns=_COLUMNS)
+            checked = _checked(Path(where), folder)
+            # Of GEOID and geoid, the one in capitals.
+            there = {name.upper(): name for name in sorted(pyogrio.read_info(checked)["fields"], reverse=True)}
+            names = {there[column]: column for column in _COLUMNS if column in there}
+            shapes = geopandas.read_file(checked, on_invalid="fix", force_2d=True, columns=list(names))
             if not isinstance(shapes, geopandas.GeoDataFrame):
                 raise ValueError("a table without shapes")
-            shapes = shapes.to_crs("EPSG:4326")
+            shapes = shapes.rename(columns=names).to_crs("EPSG:4326")
             shapes.geometry = shapely.make_valid(shapes.geometry.to_numpy())
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException, OSError,
             ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
@@ -93,8 +96,8 @@ def _text(value):
 
 
 def _code(value):
-    """A FIPS code as text: a spreadsheet makes a number of it, and drops its first zero."""
-    text = re.sub(r"^(\d+)\.0+$", r"\1", str(value).strip())
+    """A FIPS code as text: a spreadsheet makes a number of it and drops its first zero, a data service adds 0500000US."""
+    text = re.sub(r"^(\d+)\.0+$|^\d*US(?=\d{5}$)", r"\1", str(value).strip())
     return text.zfill(5) if re.fullmatch(r"\d{4}", text) else text
 
 

@@ -12,11 +12,12 @@ def files_in(folder, suffixes: tuple, deep: bool = False) -> tuple:
     """Files of a folder whose names end with one of ``suffixes``, in letters of any case, and what is skipped.
 
     Both are lists of paths, in order; ``deep`` looks into sub-folders too. Hidden files, what systems leave, files of
-    other kinds and links that lead nowhere are skipped.
+    other kinds, linked folders and links that lead nowhere are skipped.
     """
     found, skipped = [], []
     for base, folders, names in os.walk(str(folder)):
-        left = [name for name in folders if _LEFT.fullmatch(name)]
+        # A linked folder may be anyone's, or lead round in circles.
+        left = [name for name in folders if _LEFT.fullmatch(name) or deep and os.path.islink(os.path.join(base, name))]
         skipped += [Path(base) / name for name in left]
         folders[:] = sorted(set(folders) - set(left)) if deep else []
         for name in names:

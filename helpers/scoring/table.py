@@ -78,11 +78,12 @@ def _table(uri):
 
 
 def _check_folder(uri):
-    """Refuse a file, and a folder whose Parquet files are others'."""
+    """Refuse a file, and a folder whose Parquet files or manifest are others'."""
     system, path = filesystem(uri)
     system.invalidate_cache()
     came = "a file" if system.isfile(path) else "Parquet files that no job of this program has written there" if any(
-        name.endswith(".parquet") for name in system.find(path)) else None
+        name.endswith(".parquet") for name in system.find(path)) else f"a {MANIFEST} of something else" if system.exists(
+            join(path, MANIFEST)) else None
     if came:
         raise InputError(f"expected the folder of a prediction table, or none, at {shown(uri)}, got {came}. Choose "
                          "another folder.")

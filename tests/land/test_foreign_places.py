@@ -42,6 +42,8 @@ def use(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("asked, columns", [
     ("25017", dict(GEOID=25017, NAME="Middlesex", STUSPS="MA")), ("25017", dict(GEOID=25017.0, NAME="Middlesex")),
+    ("25017", dict(geoid="25017", Name="Middlesex")), ("25017", dict(GEOID="25017", geoid="1", Name="Middlesex")),
+    ("25017", dict(GEOID="0500000US25017", NAME="Middlesex")),
     ("06065", dict(GEOID="6065", NAME="Riverside")), ("06065", dict(GEOID=6065, NAME="Riverside")),
     ("25017", dict(GEOID="25017", NAMELSAD="Middlesex County")), ("25017", dict(GEOID="25017", NAME=None)),
     ("Middlesex County, MA", dict(GEOID="25017", NAME="Middlesex", STUSPS="MA")),

@@ -206,6 +206,10 @@ def test_files_of_others_stay(spark, model, pile, tmp_path):
         with pytest.raises(InputError, match="got Parquet files that no job of this program has written there"):
             scoring.score(spark, pile.store, model, str(folder), replace=replace)
     assert [path.name for path in folder.iterdir()] == ["data.parquet"]
+    (folder / "data.parquet").rename(folder / "_manifest.json")
+    with pytest.raises(InputError, match="got a _manifest.json of something else. Choose another folder"):
+        tables.begin(str(folder), "model", "onnxruntime", "ab", replace=True)
+    assert [path.name for path in folder.iterdir()] == ["_manifest.json"]
 
 
 def test_a_table_whose_job_has_not_finished_is_not_read(spark, model, pile):

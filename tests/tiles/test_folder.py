@@ -94,13 +94,16 @@ def test_a_second_folder_is_held_out_whole(folder, tmp_path):
         write_images(folder, str(tmp_path / "store"), held_out=other)
 
 
-def test_a_link_that_leads_out_of_the_folder_is_no_picture(folder, tmp_path):
+def test_a_link_that_leads_out_of_the_folder_is_no_picture(folder, tmp_path, capsys):
     (tmp_path / "private.key").write_bytes(b"mine")
     (folder / "sea" / "key.png").symlink_to(tmp_path / "private.key")
     (folder / "sea" / "same.png").symlink_to(folder / "sea" / "0.png")
     write_images(folder, str(tmp_path / "store"))
     names = set(store.read(tmp_path / "store")["tile_id"])
     assert "sea/key.png" not in names and "sea/same.png" in names
+    (folder / "land").symlink_to(folder / "city")
+    assert write_images(folder, str(tmp_path / "store")) == ("city", "sea")
+    assert capsys.readouterr().out.endswith(f"2 file(s) or folder(s) of {folder} are skipped: 'land', 'sea/key.png'.\n")
 
 
 def test_a_file_name_that_is_no_text(folder, tmp_path):
