@@ -132,7 +132,7 @@ def changed(info: dict) -> list:
 
 @contextlib.contextmanager
 def making(path):
-    """Say in one sentence why a local file or folder can't be made: a folder is read-only, for example, or a file."""
+    """Say in one sentence why a local file can't be made, or removed: its folder is read-only, for example, or a file."""
     try:
         yield
     except OSError as error:
@@ -187,6 +187,13 @@ def sha256(path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def remove(system, path: str):
+    """Remove a file of a file system. Another job may have done it before."""
+    with making(path), contextlib.suppress(FileNotFoundError):
+        # rm would take brackets and stars in a name for a pattern.
+        system.rm_file(path)
 
 
 def free_bytes(folder) -> int:

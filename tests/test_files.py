@@ -49,6 +49,17 @@ def test_a_folder_that_can_only_be_read(tmp_path, monkeypatch):
         storage.write_whole(str(tmp_path / "x"), b"content")
 
 
+def test_a_file_that_another_job_has_removed_and_one_that_nobody_may(tmp_path, monkeypatch):
+    disk, path = storage.filesystem(str(tmp_path / "x"))
+    storage.remove(disk, path)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    monkeypatch.setattr(type(disk), "rm_file", refuse)
+    with pytest.raises(InputError, match="expected a place to write .*/x, got: Permission denied"):
+        storage.remove(disk, path)
+
+
 def test_the_room_of_a_folder_that_is_not_there_yet(tmp_path):
     assert storage.free_bytes(tmp_path / "a" / "b") == pytest.approx(storage.free_bytes(tmp_path), rel=0.1)
     assert storage.free_bytes("/proc/nowhere/x") == 0

@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from helpers import DamagedFile, InputError
 from helpers.azure import credentials, use
 from helpers.cluster import adapter
-from helpers.files import DiskFull, filesystem, is_damage, is_full, write_whole
+from helpers.files import DiskFull, filesystem, is_damage, is_full, remove, write_whole
 from helpers.uri import join, shown
 
 _REPORT = "unit string, rows long, seconds string, kind string, error string"
@@ -254,9 +254,9 @@ def keep_only(uri: str, wanted, folders=("",)):
         for file in system.find(inside):
             left = _PART.fullmatch(file.rpartition("/")[2])
             if left and system.exists(join(inside, left[1] + ".parquet")):
-                system.rm_file(file)  # rm would take brackets and stars in a name for a pattern
+                remove(system, file)
         for name in names(join(uri, folder) if folder else uri):
             name = join(folder, name) if folder else name
             with contextlib.suppress(DamagedFile):
                 if name not in wanted and facts_in(footer(join(uri, name + ".parquet"))) is not None:
-                    system.rm_file(join(path, name + ".parquet"))
+                    remove(system, join(path, name + ".parquet"))

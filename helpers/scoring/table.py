@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
-from helpers.files import NOT_JSON, create, filesystem, is_full, read_json, write_whole
+from helpers.files import NOT_JSON, create, filesystem, is_full, read_json, remove as remove_file, write_whole
 from helpers.uri import join, shown
 
 SCHEMA = pa.schema([
@@ -96,7 +96,7 @@ def remove(uri: str):
         if name == TABLE:
             work.keep_only(uri, ())
         if system.exists(join(path, name)):
-            system.rm_file(join(path, name))
+            remove_file(system, join(path, name))
 
 
 def facts_of(rows: pa.Table) -> dict:

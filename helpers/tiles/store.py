@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import work
-from helpers.files import changed, filesystem, write_json
+from helpers.files import changed, filesystem, remove, write_json
 from helpers.land.classes import CLASS_NAMES
 from helpers.tiles.pictures import CODEC, digest
 from helpers.uri import join, shown
@@ -97,7 +97,7 @@ def remove_manifest(uri: str, county: str, year: int):
     """Declare a county and year unfinished, before its tiles are written again."""
     system, path = filesystem(join(partition_folder(uri, county, year), MANIFEST))
     if system.exists(path):
-        system.rm_file(path)
+        remove(system, path)
 
 
 def keep_only(uri: str, wanted):
