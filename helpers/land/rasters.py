@@ -167,6 +167,20 @@ def footprint(href: str) -> shapely.Geometry:
 
 
 def colour_bands(raster: rasterio.DatasetReader) -> list:
-    """The bands that are declared as red, green and blue; the first three where none are."""
-    declared, colours = list(raster.colorinterp), (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    return [declared.index(c) + 1 for c in colours] if set(colours) <= set(declared) else [1, 2, 3]
+    """The bands that are declared as red, green and blue, or described so; the first three where none are.
+
+    Raises
+    ------
+    InputError
+        If the first three are declared as other colours, such as near infrared, red and green.
+    """
+    colours = ColorInterp.red, ColorInterp.green, ColorInterp.blue
+    described = [str(text).strip().lower() for text in raster.descriptions]
+    for declared, wanted in ((list(raster.colorinterp), colours), (described, [colour.name for colour in colours])):
+        if set(wanted) <= set(declared):
+            return [declared.index(colour) + 1 for colour in wanted]
+    if any(came not in (own, ColorInterp.undefined, ColorInterp.gray) for came, own in zip(raster.colorinterp, colours)):
+        raise InputError(f"expected bands of red, green and blue, got {', '.join(c.name for c in raster.colorinterp)} in "
+                         f"{shown(raster.name)}. Convert it, or declare its colours, for example with gdal_edit.py "
+                         "-colorinterp_1 red.")
+    return [1, 2, 3]

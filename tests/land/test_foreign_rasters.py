@@ -73,11 +73,28 @@ def test_an_alpha_band_and_nodata_in_every_band_hide(tmp_path):
     assert [image is None for image in cut(path)] == [True, False]
 
 
-def test_bands_are_those_that_the_file_declares(tmp_path):
-    path = write(tmp_path / "bgr.tif", np.concatenate([GROUND[::-1], GROUND[:1] // 2 + 9]))
+@pytest.mark.parametrize("off", [0, 0.5])
+@pytest.mark.parametrize("how", ["declared", "described"])
+def test_bands_are_those_that_the_file_declares(tmp_path, how, off):
+    pixels, to_map = np.concatenate([GROUND[::-1], GROUND[:1] // 2 + 9]), from_origin(LEFT - off, TOP + off, 1, 1)
+    path = write(tmp_path / "bgr.tif", pixels, to_map, photometric="MINISBLACK")
     with rasterio.open(path, "r+") as file:
-        file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined]
-    assert (cut(path)[0] == GROUND[:, :224, :224].transpose(1, 2, 0)).all()
+        if how == "declared":
+            file.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.undefined]
+        else:
+            file.descriptions = ("Blue", "Green", "Red", "NIR")
+    image = cut(path)[1 if off else 0].astype(int)  # Of a scene half a metre off, the first tile's edge is missing.
+    expected = cut(write(tmp_path / "rgb.tif", GROUND, to_map))[1 if off else 0]
+    assert (image == expected).all() and np.abs(image - image[..., ::-1]).max() > 9
+
+
+@pytest.mark.parametrize("declared", [("undefined", "red", "green"), ("hue", "saturation", "lightness")])
+def test_bands_of_other_colours_are_refused(tmp_path, declared):
+    path = write(tmp_path / "other.tif", GROUND, photometric="MINISBLACK")
+    with rasterio.open(path, "r+") as file:
+        file.colorinterp = [ColorInterp[name] for name in declared]
+    with pytest.raises(InputError, match=f"expected bands of red, green and blue, got {', '.join(declared)} in "):
+        cut(path)
 
 
 @pytest.mark.parametrize("kind", ["south-up", "mirrored", "turned", "point"])
