@@ -1,18 +1,20 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online``, ``Folder`` answer the same questions."""
 
+import contextlib
 import re
 from collections import Counter
 from pathlib import Path
 
 import pandas as pd
 import pystac
+import pystac.stac_io
 import shapely
 
 from helpers import InputError
-from helpers.land import boundaries
+from helpers.land import boundaries, downloads
 from helpers.land.listing import files_in, told
 from helpers.land.online import RASTERS, Online, label_files
-from helpers.land.rasters import footprint
+from helpers.land.rasters import footprint, said
 from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, scene_of
 from helpers.runs import home
 
@@ -25,6 +27,15 @@ TRAINING = {
 # Those of them that validate, the second where the first is mapped: from mountains to fields, they have all six
 # classes.
 VALIDATION = ("08069", "06065")
+
+
+class _StacIO(pystac.stac_io.DefaultStacIO):
+    """How pystac reads a catalogue: what lies on servers passes the limits of all downloads."""
+
+    def read_text_from_href(self, href):
+        if downloads.is_remote(href):
+            return downloads.get(href, "a part of the catalogue").decode()
+        return super().read_text_from_href(href)
 
 
 class Catalog(Source):
@@ -41,14 +52,20 @@ class Catalog(Source):
             if not (self.folder / name).is_file():
                 raise InputError(f"expected a catalogue folder with catalog.json and counties.geojson, got "
                                  f"{self.folder} without {name}. Give the folder, or catalog='sample'.")
+        with self._whole():
+            self._root = pystac.Catalog.from_file(str(self.folder / "catalog.json"), _StacIO())
+        self._counties = boundaries.read(str(self.folder / "counties.geojson"))
+
+    @contextlib.contextmanager
+    def _whole(self):
+        """Say in one sentence that a part of the catalogue can't be read."""
         try:
-            self._root = pystac.Catalog.from_file(str(self.folder / "catalog.json"))
-            self._counties = boundaries.read(str(self.folder / "counties.geojson"))
-        except InputError:
-            raise
-        except (ValueError, KeyError, pystac.STACError) as error:
-            raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {error}. "
-                             "Check its JSON files.") from error
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, pystac.STACError,
+                pystac.STACTypeError) as error:
+            # Without the cause, which may show a signed address.
+            raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {said(error)}. "
+                             "Check its JSON files.") from None
 
     def county(self, county: str) -> County:
         """The county with a FIPS code; an error lists those that the catalogue has."""
@@ -61,11 +78,13 @@ class Catalog(Source):
 
     def _items(self, collection, asset, boundary):
         """Items of a collection that touch a boundary, with the absolute path of one asset."""
-        child = self._root.get_child(collection)
-        if child is None:
+        with self._whole():
+            children = {child.id: child for child in self._root.get_children()}
+            items = list(children[collection].get_items(recursive=True)) if collection in children else None
+        if items is None:
             raise InputError(f"expected a collection {collection!r} in {self.folder}/catalog.json, got "
-                             f"{[c.id for c in self._root.get_children()]}. Add it.")
-        for item in sorted(child.get_items(recursive=True), key=lambda i: i.id):
+                             f"{list(children)}. Add it.")
+        for item in sorted(items, key=lambda item: item.id):
             if asset not in item.assets:
                 raise InputError(f"expected an asset {asset!r} in item {item.id}, got {sorted(item.assets)}. "
                                  "Name the picture's asset so.")

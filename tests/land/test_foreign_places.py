@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import time
+import traceback
 import unicodedata
 import zipfile
 
@@ -181,6 +182,27 @@ def test_catalogues_with_less_or_in_another_order(tmp_path):
         if i % 7 == 0:
             source = make(tmp_path / str(i), {"type": "Polygon", "coordinates": [[*corners, corners[0]]]})
             assert source.covered("25017") == {2018: 1.0}
+
+
+ROOT = {"type": "Catalog", "id": "x", "stac_version": "1.0.0", "description": "d", "links": [
+    {"rel": "child", "href": "./part.json"}]}
+PART = dict(ROOT, id="naip", links=[{"rel": "item", "href": "./item.json"}])
+
+
+@pytest.mark.parametrize("files", [
+    {"catalog": []}, {"catalog": {"type": "Catalog", "id": "x"}}, {"catalog": ROOT}, {"catalog": ROOT, "part": "{"},
+    {"catalog": ROOT, "part": PART}, {"catalog": ROOT, "part": PART, "item": []},
+    {"catalog": ROOT, "part": dict(PART, links=ROOT["links"])},
+    {"catalog": dict(ROOT, links=[{"rel": "child", "href": "http://127.0.0.1:1/x.json?sig=SECRET"}])}])
+def test_a_catalogue_that_breaks_off_is_refused(tmp_path, monkeypatch, files):
+    monkeypatch.setattr(downloads, "TRIES", 1)
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    geopandas.GeoDataFrame({"GEOID": [25017], "NAME": ["M"]}, geometry=[PLACE], crs=4326).to_file(
+        tmp_path / "counties.geojson")
+    with pytest.raises(InputError, match="expected a STAC catalogue in .*Check its JSON files.$") as error:
+        catalog.open(str(tmp_path)).scenes("25017", 2018)
+    assert "\n" not in str(error.value) and "SECRET" not in "".join(traceback.format_exception(error.value))
 
 
 def test_scenes_that_parts_of_a_catalogue_call_the_same(tmp_path):
