@@ -265,6 +265,15 @@ class Stac(servers.Files):
     search = None
 
 
+@pytest.mark.parametrize("root", [[], {}, {"type": "Catalog", "id": "x"}, dict(ROOT, conformsTo=[])])
+def test_an_answer_that_is_no_stac_api_is_one_sentence(monkeypatch, root):
+    monkeypatch.setenv("TUTORIAL_SCENES", "http://127.0.0.1:1/stac?key=SECRET")
+    monkeypatch.setattr(downloads, "get", lambda *_: json.dumps(root).encode())
+    with pytest.raises(InputError, match="expected NAIP scenes from 127.0.0.1:1, got") as error:
+        search(County("25017", "M", PLACE))
+    assert "\n" not in str(error.value) and "SECRET" not in "".join(traceback.format_exception(error.value))
+
+
 def test_a_search_ends_and_names_only_what_lies_on_servers(tmp_path, monkeypatch):
     monkeypatch.setattr(online, "MOST_PAGES", 20)
     county = County("25017", "M", PLACE)
