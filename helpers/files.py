@@ -166,13 +166,20 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def whole_folder(folder):
-    """A new folder that takes the place of a local ``folder`` when everything in it has been written."""
+    """A new folder that takes the place of a local ``folder`` when everything in it has been written.
+
+    An earlier folder there is replaced, but not one that has no file of the same name: it holds somebody's other files.
+    """
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
     with making(folder):
         part.mkdir(parents=True)
     try:
         yield part
+        there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        if there and not there & {path.name for path in part.iterdir()}:
+            raise InputError(f"expected an earlier folder of the same files at {folder}, or none, got one with "
+                             f"{', '.join(sorted(there)[:3])}. Choose another.")
         if folder.exists():
             shutil.rmtree(str(folder))
         part.rename(folder)

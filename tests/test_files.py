@@ -41,6 +41,20 @@ def test_where_nothing_can_be_made_there_is_one_sentence(tmp_path, make, name, w
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
+def test_a_folder_of_other_files_is_not_replaced(tmp_path):
+    for content in ("first", "second"):
+        with storage.whole_folder(tmp_path / "model") as part:
+            (part / "model.json").write_text(content)
+    assert (tmp_path / "model" / "model.json").read_text() == "second"
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    with pytest.raises(InputError, match="expected an earlier folder of the same files at .*, got one with chapter.txt"):
+        with storage.whole_folder(tmp_path / "thesis") as part:
+            (part / "model.json").write_text("third")
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "thesis"]
+
+
 def test_a_folder_that_can_only_be_read(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

