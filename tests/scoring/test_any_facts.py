@@ -1,13 +1,17 @@
 """Whatever stands in a manifest or in a bundle's facts: an answer, or one sentence; and no file outside is looked at."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import hypothesis
+import pyarrow as pa
 import pytest
 from hypothesis import strategies as st
 
 import tiny
 from fuzzing import attempt, many
+from helpers.cluster import work
 from helpers.model import bundle, engines
 from helpers.scoring import table
 from helpers.scoring.score import units
@@ -52,6 +56,30 @@ def test_any_manifest(made, changes, dropped):
             assert unit["uri"].startswith(uri) and ".." not in unit["uri"]
     finally:
         path.write_text(whole)
+
+
+NAMES = st.text("aB1. _-+#%?*[]{}\\'\"&=:~$;é東\n", min_size=1, max_size=8).filter(lambda name: name not in (".", ".."))
+
+
+@many
+@hypothesis.given(NAMES, NAMES, NAMES)
+def test_any_name_of_pictures_store_and_table(pictures, tiles, rows):
+    with tempfile.TemporaryDirectory() as base:
+        folder, uri, predictions = (str(Path(base) / key / name) for key, name in zip("pst", (pictures, tiles, rows)))
+        for name in (folder, f"{base}/p/neighbour of {pictures[:2]}"):
+            Path(name).mkdir(parents=True)
+            (Path(name) / "1.png").write_bytes(name.encode())
+        write_images(folder, uri)
+        assert store.read(uri)["image"].tolist() == [folder.encode()]
+        (name, unit), = units(uri, store.partitions(uri), "m", "e")[0].items()
+        table.begin(predictions, "m", "e", ["a"])
+        row = pa.table([["1.png"], ["m"], ["e"], [0], [[1.0]], [None], [None]], schema=table.SCHEMA)
+        work.write(row, table.facts_of(row), predictions, name)
+        table.finish(predictions, {"units": [name]}, [name.rpartition("/")[0]])
+        assert table.read(predictions)["county"].tolist() == [Path(folder).name]
+        table.remove(predictions)
+        assert not [path for path in Path(predictions).rglob("*") if path.is_file()]
+        assert sorted(path.name for path in Path(base).iterdir()) == ["p", "s", "t"] and len(list(Path(base).glob("*/*"))) == 4
 
 
 @many
