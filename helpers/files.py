@@ -132,7 +132,7 @@ def changed(info: dict) -> list:
 
 @contextlib.contextmanager
 def making(path):
-    """Say in one sentence why a local file can't be made, or removed: its folder is read-only, for example, or a file."""
+    """Say in one sentence why a local file can't be made or removed: its folder is read-only, or it is a file."""
     try:
         yield
     except OSError as error:

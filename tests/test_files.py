@@ -30,7 +30,8 @@ def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
 
 
 @pytest.mark.parametrize("name, words", [
-    ("/proc/nowhere/x", "No such file or directory"), ("file/x", "(File exists|Not a directory)"), ("file/below/x", "Not a directory"),
+    ("/proc/nowhere/x", "No such file or directory"), ("file/x", "(File exists|Not a directory)"),
+    ("file/below/x", "Not a directory"),
     (f"{'long' * 99}/x", "File name too long"), ("long" * 99, "File name too long")])
 @pytest.mark.parametrize("make", [storage.whole_file, storage.whole_folder])
 def test_where_nothing_can_be_made_there_is_one_sentence(tmp_path, make, name, words):

@@ -96,7 +96,7 @@ def _text(value):
 
 
 def _code(value):
-    """A FIPS code as text: a spreadsheet makes a number of it and drops its first zero, a data service adds 0500000US."""
+    """A FIPS code as text: a spreadsheet makes a number of it and drops its first zero, others add 0500000US."""
     text = re.sub(r"^(\d+)\.0+$|^\d*US(?=\d{5}$)", r"\1", str(value).strip())
     return text.zfill(5) if re.fullmatch(r"\d{4}", text) else text
 

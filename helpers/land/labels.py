@@ -93,8 +93,8 @@ def _read_codes(href, bounds, crs):
         top, bottom, left, right = _pixels(raster, bounds, crs, href)
         top, bottom, left, right = max(0, top), min(raster.height, bottom), max(0, left), min(raster.width, right)
         if bottom <= top or right <= left:
-            raise InputError(f"expected an NLCD raster over the county, got {shown(href)} with bounds {tuple(raster.bounds)} "
-                             f"in {raster.crs.to_string()[:60]}. {ELSEWHERE}")
+            raise InputError(f"expected an NLCD raster over the county, got {shown(href)} with bounds "
+                             f"{tuple(raster.bounds)} in {raster.crs.to_string()[:60]}. {ELSEWHERE}")
         try:
             codes = known_codes(raster, shown(href), Window(left, top, right - left, bottom - top))
         except rasterio.errors.RasterioIOError as error:

@@ -53,6 +53,7 @@ def search(county: County) -> list[Scene]:
     the query of the address take the place of ``naip`` and ``image``.
     """
     parts = urlsplit(downloads.address("TUTORIAL_SCENES"))
+    host = parts.netloc.rpartition("@")[2]
     given = dict(parse_qsl(parts.query))
     collection, asset = given.pop("collection", "naip"), given.pop("asset", "image")
     url, bounds = urlunsplit(parts[:3] + (urlencode(given), "")), list(county.boundary.bounds)
@@ -68,11 +69,11 @@ def search(county: County) -> list[Scene]:
         except InputError:
             raise
         except Exception as error:  # Those of pystac and its client have nothing in common.
-            raise InputError(f"expected NAIP scenes from {parts.netloc}, got {type(error).__name__}: {said(error)}. "
+            raise InputError(f"expected NAIP scenes from {host}, got {type(error).__name__}: {said(error)}. "
                              f"{downloads.OFFLINE}") from None
         scenes = [scene for scene in scenes if scene is not None]
         if not all(downloads.is_remote(scene.href) for scene in scenes):
-            raise InputError(f"expected scenes at http(s) addresses from {parts.netloc}, got one elsewhere. Ask "
+            raise InputError(f"expected scenes at http(s) addresses from {host}, got one elsewhere. Ask "
                              "another server: this one would have files of this machine read.")
         return json.dumps([scene._replace(footprint=shapely.geometry.mapping(scene.footprint))
                            for scene in scenes]).encode()
@@ -139,7 +140,7 @@ def boundary_of(county: str) -> County:
 def _boundaries(where):
     """The shapes of a file, of this machine or a server."""
     if downloads.is_remote(where):
-        host = urlsplit(where).netloc
+        host = urlsplit(where).netloc.rpartition("@")[2]
 
         def check(content):
             if content[:2] != b"PK" and content.lstrip()[:1] != b"{":

@@ -34,6 +34,8 @@ _FRESH = {"CPL_VSIL_CURL_NON_CACHED": "/vsicurl/http://:/vsicurl/https://", **RE
 ELSEWHERE = ("Choose the raster of this county. If this is it, the CRS in the file may be wrong: state the right one "
              "behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070.")
 _BRING_AGAIN = "Bring the file again, or take it out of the catalogue."
+# In the text of an error: queries, in which signed addresses have their signature, and users with their passwords.
+_SECRET = re.compile(r"\?[^\s']*|(?<=//)[^/\s'@]*@")
 # GDAL unpacks a block as a whole, and a small file may claim a block of any size.
 _BLOCK_BYTES = 1 << 30
 
@@ -132,13 +134,13 @@ def whole(href: str):
 
 
 def said(error: Exception) -> str:
-    """The first line of an error, without queries: a signed address has its signature there."""
-    return re.sub(r"\?[^\s']*", "", str(error).strip().partition("\n")[0])[:300].rstrip(".")
+    """The first line of an error, without what may be secret in its addresses."""
+    return _SECRET.sub("", str(error).strip().partition("\n")[0])[:300].rstrip(".")
 
 
 def _without_queries(record):
     """For logging: GDAL tells of its tries with the whole address."""
-    record.msg, record.args = re.sub(r"\?[^\s']*", "", record.getMessage()), ()
+    record.msg, record.args = _SECRET.sub("", record.getMessage()), ()
     return True
 
 
@@ -179,8 +181,9 @@ def colour_bands(raster: rasterio.DatasetReader) -> list:
     for declared, wanted in ((list(raster.colorinterp), colours), (described, [colour.name for colour in colours])):
         if set(wanted) <= set(declared):
             return [declared.index(colour) + 1 for colour in wanted]
-    if any(came not in (own, ColorInterp.undefined, ColorInterp.gray) for came, own in zip(raster.colorinterp, colours)):
-        raise InputError(f"expected bands of red, green and blue, got {', '.join(c.name for c in raster.colorinterp)} in "
-                         f"{shown(raster.name)}. Convert it, or declare its colours, for example with gdal_edit.py "
-                         "-colorinterp_1 red.")
+    none = ColorInterp.undefined, ColorInterp.gray
+    if any(came not in (own, *none) for came, own in zip(raster.colorinterp, colours)):
+        came = ", ".join(colour.name for colour in raster.colorinterp)
+        raise InputError(f"expected bands of red, green and blue, got {came} in {shown(raster.name)}. Convert it, or "
+                         "declare its colours, for example with gdal_edit.py -colorinterp_1 red.")
     return [1, 2, 3]

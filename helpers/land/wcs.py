@@ -38,6 +38,7 @@ def coverage(address: str, boundary: shapely.Geometry, year: int) -> Path:
         raise InputError(f"expected version=1.0.0 and coverage=NAME in TUTORIAL_LABELS, got {came or 'neither'}. Give "
                          "both in the query of the address.")
     what, url = f"NLCD of {year}", urlunsplit(parts[:3] + ("", ""))
+    host = parts.netloc.rpartition("@")[2]
     windows = _windows(boundary)
     queries = [_query(given, window, year) for window in windows]
 
@@ -45,9 +46,9 @@ def coverage(address: str, boundary: shapely.Geometry, year: int) -> Path:
         if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             # Servers tell of their errors in XML, with status 200.
             came = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
-            raise InputError(f"expected {what} as a GeoTIFF from {parts.netloc}, got {came[:200]!r}. "
+            raise InputError(f"expected {what} as a GeoTIFF from {host}, got {came[:200]!r}. "
                              f"{downloads.OFFLINE}")
-        check_labels(content, f"{what} from {parts.netloc}", window)
+        check_labels(content, f"{what} from {host}", window)
 
     def joined():
         # Each window is kept by itself, so that a run that was interrupted goes on with the next.

@@ -98,7 +98,8 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
         blocks, _ = drawn_blocks(reference, county, per_class, seed)
         tiles, drawn = in_blocks(tiles, blocks), [per_class, seed, reference.href]
     return Sources(county, tiles, crs, scenes, labels, bare, wanted, {
-        "name": county.name, "crs": crs, "split": split, "wanted": wanted, "scenes": sorted(shown(s.href) for s in scenes),
+        "name": county.name, "crs": crs, "split": split, "wanted": wanted,
+        "scenes": sorted(shown(scene.href) for scene in scenes),
         "labels": labels.href, "label_year": labels.year, "boundary": county.boundary.wkt, "drawn": drawn,
         "sources": work.name("", VERSION, _state(labels.href), list(map(_reads, scenes)))})
 

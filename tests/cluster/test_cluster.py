@@ -47,21 +47,23 @@ class Cluster:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = str(probe.getsockname()[1])
-        # What another Spark leaves in a shell; places where credentials are kept, by the names of their owners.
+        # Places where credentials are kept, by the names of their owners.
         self.environment = dict(
-            os.environ, SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7", SPARK_LOCAL_DIRS="/proc/nowhere",
-            SPARK_WORKER_DIR="/proc/nowhere", SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m", TUTORIAL_HOME=str(home), PYTHONPATH=str(REPOSITORY), AZURE_CLIENT_SECRET=SECRET,
+            os.environ, TUTORIAL_HOME=str(home), PYTHONPATH=str(REPOSITORY), AZURE_CLIENT_SECRET=SECRET,
             AZURE_STORAGE_KEY=SECRET, AZURE_STORAGE_SAS_TOKEN=f"sv=2024-01-01&sig={SECRET}",
             AZURE_STORAGE_CONNECTION_STRING=f"AccountName=a;AccountKey={SECRET}")
+        # And what another Spark leaves in a shell.
+        self.shell = dict(self.environment, SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7",
+                          SPARK_LOCAL_DIRS="/proc/nowhere", SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m")
 
     def command(self, *arguments):
         return subprocess.run([sys.executable, "setup_scripts/local_cluster.py", *arguments], cwd=REPOSITORY,
-                              env=self.environment, capture_output=True, text=True, timeout=120)
+                              env=self.shell, capture_output=True, text=True, timeout=120)
 
     def score_tiles(self, tiles, model, table, *options):
         return subprocess.run(
             [sys.executable, str(REPOSITORY / "setup_scripts" / "score_tiles.py"), str(tiles), str(model), str(table),
-             "--master", self.master, *options], cwd=REPOSITORY, env=self.environment, capture_output=True, text=True,
+             "--master", self.master, *options], cwd=REPOSITORY, env=self.shell, capture_output=True, text=True,
             timeout=200)
 
     def start(self):

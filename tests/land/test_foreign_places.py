@@ -267,7 +267,7 @@ class Stac(servers.Files):
 
 @pytest.mark.parametrize("root", [[], {}, {"type": "Catalog", "id": "x"}, dict(ROOT, conformsTo=[])])
 def test_an_answer_that_is_no_stac_api_is_one_sentence(monkeypatch, root):
-    monkeypatch.setenv("TUTORIAL_SCENES", "http://127.0.0.1:1/stac?key=SECRET")
+    monkeypatch.setenv("TUTORIAL_SCENES", "http://me:SECRET@127.0.0.1:1/stac?key=SECRET")
     monkeypatch.setattr(downloads, "get", lambda *_: json.dumps(root).encode())
     with pytest.raises(InputError, match="expected NAIP scenes from 127.0.0.1:1, got") as error:
         search(County("25017", "M", PLACE))
