@@ -279,6 +279,7 @@ def test_what_is_brought_is_not_made(house):
     house.notebook("05", tiles_uri="", model_uri="")
     tiles, model = house.folder / "my tiles", house.folder / "model"
     tiles.mkdir()
+    (tiles / "gone").symlink_to("../annex/object")  # A link that leads nowhere.
     model.mkdir()
     done = house.run("--tiles", "my tiles", "--model", "model", "--run-name", "mine")
     assert done.returncode == 0, done.stderr
