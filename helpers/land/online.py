@@ -85,18 +85,23 @@ def search(county: County) -> list[Scene]:
 
 
 def _stac_io():
-    """How pystac reads a STAC API: from the network only, and so many answers at most."""
+    """How pystac reads a STAC API: from the network only, and so many answers and bytes at most."""
     from pystac_client.stac_api_io import StacApiIO
 
     class Limited(StacApiIO):
-        answers = 0
+        answers, size = 0, 0
 
         def request(self, href, method=None, headers=None, parameters=None):
             self.answers += 1
             if self.answers > MOST_PAGES:
                 raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages from {urlsplit(href).hostname}, "
                                  f"got more. {downloads.OFFLINE}")
-            return downloads.get(href, "NAIP scenes", parameters).decode()
+            content = downloads.get(href, "NAIP scenes", parameters)
+            self.size += len(content)
+            if self.size > downloads.MOST_BYTES:
+                raise InputError(f"expected NAIP scenes in at most {downloads.MOST_BYTES >> 20} MB from "
+                                 f"{urlsplit(href).hostname}, got more. {downloads.OFFLINE}")
+            return content.decode()
 
         def read_text(self, source, *args, **kwargs):
             if isinstance(source, pystac.Link):  # The next page, which has the question in its address.

@@ -281,6 +281,9 @@ def test_a_search_ends_and_names_only_what_lies_on_servers(tmp_path, monkeypatch
         monkeypatch.setenv("TUTORIAL_SCENES", api.url)
         with pytest.raises(InputError, match="on at most 20 pages"):
             search(county)
+        monkeypatch.setattr(downloads, "MOST_BYTES", 5000)  # Fewer than the pages have together.
+        with pytest.raises(InputError, match="in at most 0 MB from 127.0.0.1, got more"):
+            search(county)
         api.pages = False
         api.href = "/home/me/scene.tif"
         with pytest.raises(InputError, match="scenes at http.s. addresses"):
