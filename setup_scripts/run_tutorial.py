@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -27,6 +28,8 @@ NOTHING_TO_DO = {
     "model_uri": dict.fromkeys(("retrain", "retrain_cntk"), "--model brings what it makes"),
 }
 
+# Seconds between two lines that say how far a notebook is.
+LINE_S = 20
 DISK_IS_FULL = ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
                 "run the same command again.")
 
@@ -201,6 +204,17 @@ def prepare_for(step, chosen):
         sample.draw(home() / "data" / f"sample-{seed}", seed, progress=lambda line: print(line, flush=True))
 
 
+class Lines:
+    """Where a progress bar is written that is no terminal: each state of it on a line of its own."""
+
+    def write(self, text):
+        if text.strip():
+            print(text.strip(), flush=True)
+
+    def flush(self):
+        """All is written at once."""
+
+
 def execute(step):
     """Execute a notebook; its result takes its place in the run only when every cell has passed."""
     import papermill
@@ -211,24 +225,22 @@ def execute(step):
     part, failed = step.executed.with_suffix(".part.ipynb"), step.executed.with_suffix(".failed.ipynb")
     step.executed.unlink(missing_ok=True)
     in_terminal = sys.stderr.isatty()
-    if not in_terminal:
-        step.say("", end="")
+    # Elsewhere a line now and then says how far it is.
+    bar = {} if in_terminal else {"file": Lines(), "mininterval": LINE_S, "bar_format": (
+        f"{step.path.stem:<28}{{n_fmt}}/{{total_fmt}} cells, {{elapsed}}")}
     start = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
             str(step.path), str(part), parameters=step.parameters, cwd=str(step.path.parent),
             # Otherwise a kernel warns that others on this machine could read along.
             config=Config(KernelManager={"transport_encryption": "auto"}),
-            progress_bar={"desc": step.path.stem, "leave": False, "disable": not in_terminal})
+            progress_bar=dict(bar, desc=step.path.stem, leave=False))
     except PapermillExecutionError as error:
         os.replace(part, failed)
-        if not in_terminal:
-            print("failed")
         sys.exit(f"{failure(error, step)}; as far as it came it is in {shorten(failed)}.")
     os.replace(part, step.executed)
     failed.unlink(missing_ok=True)
-    took = f"{len(notebook.cells)}/{len(notebook.cells)} cells {time.monotonic() - start:6.0f} s"
-    print(took if not in_terminal else f"{step.path.stem:<28}{took}", flush=True)
+    step.say(f"{len(notebook.cells)}/{len(notebook.cells)} cells {time.monotonic() - start:6.0f} s")
 
 
 def failure(error, step):
@@ -261,7 +273,7 @@ def check_needs(step, chosen, run):
 
 def shorten(path):
     """A path as seen from the current folder, where that is shorter."""
-    return min(str(path), os.path.relpath(path), key=len)
+    return str(path) if "://" in str(path) else min(str(path), os.path.relpath(path), key=len)
 
 
 def main(arguments):
@@ -290,7 +302,7 @@ def main(arguments):
                              "it, or give this one a --run-name of its own.")
         kernels_write_to(run.folder / "kernels.log")
         execute_all(steps, chosen, run)
-    print_results(run)
+    print_results(run, chosen)
 
 
 def execute_all(steps, chosen, run):
@@ -323,7 +335,7 @@ def execute_all(steps, chosen, run):
         checked = checked or bool(step.writes)
 
 
-def print_results(run):
+def print_results(run, chosen):
     """Say where everything is."""
     print("\nHere it is:")
     for what, path in (("executed notebooks", run.folder / "notebooks"), ("map figure", run.figures / "map.png"),
@@ -333,6 +345,13 @@ def print_results(run):
     page = run.metrics().get("map", {}).get("page")
     print(f"\nTo read on, notebook by notebook:\n  {shorten(Path(sys.executable).with_name('jupyter'))} lab "
           f"{shorten(REPOSITORY / 'notebooks')}")
+    if Path(run.predictions).exists():
+        store = run.folder / "pictures" if "images" in chosen else chosen.get("tiles_uri", run.tiles)
+        model = chosen.get("model_uri", run.models / "tensorflow")
+        command = [sys.executable, REPOSITORY / "setup_scripts" / "score_tiles.py", store, model, run.predictions,
+                   "--csv", run.folder / "predictions.csv"]
+        print("\nTo have the predictions as a spreadsheet:\n  "
+              + " ".join(shlex.quote(shorten(part)) if part != "--csv" else part for part in command))
     if page and (run.maps / page).exists():
         print(f"\nTo review what is new, candidate by candidate, open in a browser:\n  {shorten(run.maps / page)}")
 

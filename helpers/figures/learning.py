@@ -77,7 +77,7 @@ def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[st
             ax.plot(x, y, marker="s", markersize=6.5, color=colour, markeredgecolor=EDGE, markeredgewidth=0.6,
                     clip_on=False, linestyle="none", transform=transform)
     ax.set(xticks=range(n), yticks=range(n), xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5),
-           xlabel="predicted class (per cent of the row)", ylabel="true class (tiles)")
+           xlabel="predicted class (per cent of the row)", ylabel="class of the label (tiles)")
     ax.set_xticklabels(class_names, rotation=30 if n > 4 else 0, ha="right" if n > 4 else "center")
     ax.set_yticklabels([f"{name} ({total:,.0f})" for name, total in zip(class_names, totals)])
     ax.tick_params(length=0, pad=12)
@@ -111,7 +111,7 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
         if floors and key in floors:
             look = dict(color=colour, linewidth=1.1, linestyle=dashes)
             ax.axvline(floors[key], **look)
-            handles.append(Line2D([], [], label=f"floor, {label} ({100 * floors[key]:.0f} %)", **look))
+            handles.append(Line2D([], [], label=f"2017, {label} ({100 * floors[key]:.0f} %)", **look))
     ax.set(xlim=(0, 1), ylim=(len(accuracies) - 0.5, -0.5), yticks=range(len(accuracies)),
            xlabel="validation tiles classified correctly")
     ax.set_yticklabels(list(accuracies), color=INK, fontsize=9)

@@ -252,12 +252,13 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
     gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: room for one of text above each picture
-    below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 3.6)) if name in candidates)
+    below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 4.8)) if name in candidates)
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(below)
     sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
-        score = f" · {100 * candidate['score']:.0f} %" if "score" in candidates else ""
+        # No score is certain.
+        score = f" · {min(99, 100 * candidate['score']):.0f} %" if "score" in candidates else ""
         ax.text(x, y + 0.7 * line, f"#{candidate.get('rank', k + 1)}{score}", fontsize=9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)
@@ -268,7 +269,7 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
                     fontweight="bold" if when else "normal")
         words = [candidate["tile_id"]] if "tile_id" in candidates else []
         words += textwrap.wrap(candidate["reason"], 21) if "reason" in candidates else []
-        ax.text(x, top + tile_px + 4, "\n".join(words[:7]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
+        ax.text(x, top + tile_px + 4, "\n".join(words[:9]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
     ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
             f"blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
     return show_sheet(ax, sheet, title)

@@ -75,12 +75,21 @@ def files_of(store):
     return sorted(str(path) for path in Path(store).rglob("*.parquet"))
 
 
-def network_of(model):
+def network_of(model, library="onnxruntime", precision="f32"):
+    """A function from pixels to probabilities: an ONNX file in a library, on one core."""
+    if library == "openvino":
+        import openvino
+        core = openvino.Core()
+        request = core.compile_model(core.read_model(model), "CPU", {
+            "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1,
+            "ENABLE_CPU_PINNING": False}).create_infer_request()
+        return lambda pixels: request.infer({"tiles": pixels}, share_inputs=True)["probabilities"].copy()
     import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(["probabilities"], {"tiles": pixels})[0]
 
 
 def decoded(image):
@@ -89,28 +98,27 @@ def decoded(image):
         return np.asarray(picture)
 
 
-def bare(store, model, part, parts, batch):
+def bare(store, model, library, precision, part, parts, batch):
     """One process of the bare loop: every ``parts``-th piece of the files, no Spark, nothing written."""
     import pyarrow.parquet as pq
-    network = network_of(model)
+    network = network_of(model, library, precision)
     pieces = [(path, group) for path in files_of(store) for group in range(pq.ParquetFile(path).num_row_groups)]
-    network.run(["probabilities"], {"tiles": np.zeros((batch, 224, 224, 3), np.uint8)})
+    network(np.zeros((batch, 224, 224, 3), np.uint8))
     print("ready", flush=True)
     sys.stdin.readline()
     tiles = 0
     for path, group in pieces[part::parts]:
         images = pq.ParquetFile(path).read_row_group(group, columns=["image"])["image"].to_pylist()
         for start in range(0, len(images), batch):
-            pixels = np.stack([decoded(image) for image in images[start:start + batch]])
-            network.run(["probabilities"], {"tiles": pixels})
+            network(np.stack([decoded(image) for image in images[start:start + batch]]))
         tiles += len(images)
     print(json.dumps({"tiles": tiles}))
 
 
-def bare_loop(store, model, processes, batch):
+def bare_loop(store, model, library, precision, processes, batch):
     """The bare loop on several cores: seconds from the moment when all have loaded to the end of the last."""
-    return together("bare", processes, lambda part: dict(store=store, model=model, part=part, parts=processes,
-                                                         batch=batch))
+    return together("bare", processes, lambda part: dict(
+        store=store, model=model, library=library, precision=precision, part=part, parts=processes, batch=batch))[1]
 
 
 def together(name, processes, arguments):
@@ -128,40 +136,101 @@ def together(name, processes, arguments):
     return answers, time.perf_counter() - begun
 
 
-# Rows, inner size and columns of products like those inside ResNet-50; the peak is the best of them.
-SHAPES = ((256, 1024, 256), (512, 1024, 512), (784, 512, 512), (196, 2304, 256))
+# Rows, inner size and columns of products like those inside ResNet-50, and of two larger ones; the best is the peak.
+SHAPES = ((256, 1024, 256), (512, 1024, 512), (784, 512, 512), (196, 2304, 256), (1024, 1024, 1024), (2048, 1024, 1024))
 
 
-def peak(kind, seconds=3.0):
-    """The highest rate of multiply-accumulates a second of ONNX Runtime's matrix product, beside its neighbours."""
-    import onnxruntime
+def product(kind, rows, inner, columns, plain):
+    """The ONNX network of one matrix product with constant weights, and what goes in.
+
+    In int8, numbers become int8 before it and float32 after it, as in a network; ``plain`` is the product alone.
+    """
     from onnx import TensorProto, helper, numpy_helper
-    int8 = kind == "int8"
-    rng, runs = np.random.default_rng(0), []
-    for rows, inner, columns in SHAPES:
-        weights = rng.integers(-60, 60, (inner, columns)).astype(np.int8 if int8 else np.float32)
-        given = rng.integers(0, 255, (rows, inner)).astype(np.uint8 if int8 else np.float32)
-        graph = helper.make_graph(
-            [helper.make_node("MatMulInteger" if int8 else "MatMul", ["a", "b"], ["y"])], "product",
-            [helper.make_tensor_value_info("a", TensorProto.UINT8 if int8 else TensorProto.FLOAT, given.shape)],
-            [helper.make_tensor_value_info("y", TensorProto.INT32 if int8 else TensorProto.FLOAT, (rows, columns))],
-            [numpy_helper.from_array(weights, "b")])
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        runs.append((onnxruntime.InferenceSession(model.SerializeToString(), options,
-                                                  providers=["CPUExecutionProvider"]), given, rows * inner * columns))
+    rng, value = np.random.default_rng(0), helper.make_tensor_value_info
+    if kind != "int8":
+        weights, given = (rng.normal(0, 1, shape).astype(np.float32) for shape in ((inner, columns), (rows, inner)))
+        nodes, constants = [helper.make_node("MatMul", ["a", "b"], ["y"])], {"b": weights}
+    else:
+        given = rng.integers(0, 255, (rows, inner)).astype(np.uint8)
+        constants = {"b": rng.integers(-60, 60, (inner, columns)).astype(np.int8)}
+        constants.update({} if plain else {"scale": np.float32(0.01), "zero": np.uint8(0), "zero_b": np.int8(0)})
+        nodes = [helper.make_node("MatMulInteger", ["a", "b"], ["y"])] if plain else [
+            helper.make_node("DequantizeLinear", ["a", "scale", "zero"], ["fa"]),
+            helper.make_node("DequantizeLinear", ["b", "scale", "zero_b"], ["fb"]),
+            helper.make_node("MatMul", ["fa", "fb"], ["y"])]
+    kinds = {np.dtype("uint8"): TensorProto.UINT8, np.dtype("float32"): TensorProto.FLOAT}
+    graph = helper.make_graph(
+        nodes, "product", [value("a", kinds[given.dtype], given.shape)],
+        [value("y", TensorProto.INT32 if plain and kind == "int8" else TensorProto.FLOAT, (rows, columns))],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), given
+
+
+def multiply(kind, library, shape):
+    """A function that computes one matrix product on one core."""
+    network, given = product(kind, *shape, plain=library == "onnxruntime")
+    if library == "numpy":
+        from onnx import numpy_helper
+        weights = numpy_helper.to_array(network.graph.initializer[0])
+        return lambda: given @ weights
+    if library == "openvino":
+        import openvino
+        core = openvino.Core()
+        request = core.compile_model(core.read_model(network.SerializeToString()), "CPU", {
+            "INFERENCE_PRECISION_HINT": "bf16" if kind == "bf16" else "f32", "INFERENCE_NUM_THREADS": 1,
+            "NUM_STREAMS": 1, "ENABLE_CPU_PINNING": False}).create_infer_request()
+        request.infer({"a": given})
+        return request.infer  # What went in is still there.
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(network.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": given})
+
+
+def peak(kind, library, seconds=3.0):
+    """The highest rate of multiply-accumulates a second of a library's matrix product, beside its neighbours."""
+    runs = [(multiply(kind, library, shape), int(np.prod(shape))) for shape in SHAPES]
     print("ready", flush=True)
     sys.stdin.readline()
     best, end = 0.0, time.perf_counter() + seconds
     while time.perf_counter() < end:
-        for session, given, products in runs:
+        for run, products in runs:
             begun = time.perf_counter()
             # Ten at a time: the call itself takes some microseconds.
             for _ in range(10):
-                session.run(None, {"a": given})
+                run()
             best = max(best, 10 * products / (time.perf_counter() - begun))
     print(json.dumps({"per_second": best}))
+
+
+def daft(store, model, written, slots, batch):
+    """Daft with the same ONNX file, its own image decoder and a class UDF: seconds of a warm run, and of its start."""
+    import shutil
+    import daft as library
+    from daft import DataType, col
+    from daft.functions import decode_image
+
+    @library.cls(max_concurrency=slots)
+    class Score:
+        def __init__(self):
+            self._network = network_of(model)
+
+        @library.method.batch(return_dtype=DataType.list(DataType.float32()), batch_size=64)
+        def score(self, images):
+            pixels = np.stack(images.to_pylist())
+            return list(np.concatenate([self._network(pixels[start:start + batch])
+                                        for start in range(0, len(pixels), batch)]))
+
+    def run(paths):
+        shutil.rmtree(written, ignore_errors=True)
+        begun = time.perf_counter()
+        frame = library.read_parquet(paths).select("tile_id", "image")
+        frame.select("tile_id", Score().score(decode_image(col("image"))).alias("probabilities")).write_parquet(written)
+        return time.perf_counter() - begun
+
+    start_s = run(files_of(store)[:1])
+    print(json.dumps({"seconds": run(files_of(store)), "start_s": start_s}))
 
 
 def ray_data(store, model, written, slots, batch):
@@ -175,9 +244,8 @@ def ray_data(store, model, written, slots, batch):
             self._network = network_of(model)
 
         def __call__(self, rows):
-            probabilities = [self._network.run(["probabilities"], {"tiles": np.stack(
-                [decoded(image) for image in rows["image"][start:start + batch]])})[0]
-                for start in range(0, len(rows["image"]), batch)]
+            probabilities = [self._network(np.stack([decoded(image) for image in rows["image"][start:start + batch]]))
+                             for start in range(0, len(rows["image"]), batch)]
             return {"tile_id": rows["tile_id"], "probabilities": np.concatenate(probabilities)}
 
     def run(paths):
@@ -243,4 +311,5 @@ def codecs(tiles):
 
 
 if __name__ == "__main__":
-    {"bare": bare, "peak": peak, "ray_data": ray_data, "codecs": codecs}[sys.argv[1]](**json.loads(sys.argv[2]))
+    programs = {"bare": bare, "peak": peak, "daft": daft, "ray_data": ray_data, "codecs": codecs}
+    programs[sys.argv[1]](**json.loads(sys.argv[2]))

@@ -50,7 +50,8 @@ def capacity_table(rate, cents):
 
 
 def test_the_clusters_page_says_what_the_capacity_model_says():
-    measured = json.loads((REPOSITORY / "tests" / "benchmarks" / "results.json").read_text())["cores"]
+    results = min((REPOSITORY / "tests" / "benchmarks" / "results").glob("*.json"))  # of the first processor
+    measured = json.loads(results.read_text())["cores"]
     folder = REPOSITORY / "setup_scripts" / "hdinsight"
     settings = (folder / "settings.sh").read_text()
     cents = {name: int(value) for name, value in re.findall(r"^(\w+)_cents=\$\{\w+:-(\d+)}", settings, re.M)}

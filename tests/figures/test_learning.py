@@ -45,8 +45,8 @@ def test_baselines_show_figures_and_floors(ax):
     baselines(ax, {"colour alone": {"accuracy": 0.6, "accuracy_grouped": 0.75},
                    "ResNet": {"accuracy": 0.9, "accuracy_grouped": 0.95}}, "Better by 30 points",
               floors={"accuracy": 0.8, "accuracy_grouped": 0.92})
-    assert list(legend_of(ax)) == ["six classes", "three groups", "floor, six classes (80 %)",
-                                   "floor, three groups (92 %)"]
+    assert list(legend_of(ax)) == ["six classes", "three groups", "2017, six classes (80 %)",
+                                   "2017, three groups (92 %)"]
     assert texts_of(ax) == ["60.0 %", "75.0 %", "90.0 %", "95.0 %"]
     assert [p.get_width() for p in ax.patches] == [0.6, 0.75, 0.9, 0.95]
     baselines(plt.figure().add_subplot(), {"colour alone": {"accuracy": 0.6}}, "One measure")

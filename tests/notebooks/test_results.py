@@ -20,7 +20,7 @@ from helpers.runs import Run
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 OTHER_WORLDS = Path(__file__).with_name("other_worlds.json")
-# MobileNet was measured at 0.968 on 62 photographs; less two standard deviations of so few.
+# MobileNet was measured at 0.968 and 0.984 on 62 photographs; less two standard deviations of so few.
 PHOTOGRAPHS_FLOOR = 0.92
 # The first two are what the work of 2017 reached; the others prove that it takes a network, and pretraining.
 FLOORS = {"accuracy": 0.80, "accuracy_grouped": 0.92, "above_colour": 0.15, "above_untrained": 0.04}
@@ -190,12 +190,13 @@ def test_the_readme_says_what_the_run_measured(run):
     """Each figure of the README's sentence on real land; another make of processor may move a few tiles."""
     text = " ".join((NOTEBOOKS.parent / "README.md").read_text().split())
     found = re.search(r"names (\d+) % of the pure tiles and (\d+) % of all tiles as they are labelled. Of 62 held-out real "
-                      r"photographs it names (\d+) % correctly; colours alone reach (\d+) %. .* mean rank of ([\d.]+): "
-                      r".* The rule of 2017 finds (\d) of the", text)
+                      r"photographs the same network names (\d+) %. One that has learned from 144 others too names (\d+) %, "
+                      r"and colours alone (\d+) %. .* mean rank of ([\d.]+): .* The rule of 2017 finds (\d) of the", text)
     network, photographs, places = (run.metrics()[name] for name in ("tensorflow", "photographs", "places"))
-    assert [int(share) / 100 for share in found.groups()[:4]] == pytest.approx([
-        network["accuracy"], network["accuracy_all"], photographs["accuracy"], photographs["baseline_colour"]], abs=0.04)
-    assert float(found[5]) == pytest.approx(places["mean_rank"], abs=1.5) and int(found[6]) == places["rule_hits"]
+    assert [int(share) / 100 for share in found.groups()[:5]] == pytest.approx([
+        network["accuracy"], network["accuracy_all"], photographs["no_photographs"], photographs["accuracy"],
+        photographs["baseline_colour"]], abs=0.05)
+    assert float(found[6]) == pytest.approx(places["mean_rank"], abs=1.5) and int(found[7]) == places["rule_hits"]
 
 
 @pytest.mark.slow
