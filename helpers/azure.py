@@ -55,18 +55,12 @@ def azure_filesystem(uri: str):
 
 
 def credentials() -> dict:
-    """The environment's variables with credentials: they travel to the workers inside the function that Spark runs,
-    never as a setting or argument, which others could see."""
+    """The environment's variables with credentials for Azure; a token file's content is among them."""
     known = {name: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
     if os.environ.get(TOKEN_FILE) and not {"AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN"} & set(known):
         with contextlib.suppress(InputError):  # The first request says what is wrong with the file.
             known["AZURE_STORAGE_SAS_TOKEN"] = _token()
     return known
-
-
-def use(known: dict):
-    """Put ``credentials`` of the driver into this worker's environment."""
-    os.environ.update(known)
 
 
 def _token():

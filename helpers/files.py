@@ -1,7 +1,7 @@
 """Files and folders that are there as a whole or not at all, on any file system.
 
-A plain path or ``file:`` is this machine's disk. ``abfs:`` and ``abfss:`` are Azure storage (``azure``). fsspec finds
-every other scheme.
+A plain path or ``file:`` is this machine's disk. ``abfs:`` and ``abfss:`` are Azure storage (``azure``), ``s3:`` and
+``s3a:`` are S3 (``s3``). fsspec finds every other scheme.
 """
 
 import contextlib
@@ -16,8 +16,7 @@ from pathlib import Path
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from helpers import InputError
-from helpers.azure import azure_filesystem
+from helpers import InputError, azure, s3
 from helpers.uri import is_azure, shown
 
 # What file systems call the time of a change, or a tag that changes with the content.
@@ -41,18 +40,20 @@ def filesystem(uri: str):
     Raises
     ------
     InputError
-        If no file system knows the URI, or Azure's credentials are missing.
+        If no file system knows the URI, or credentials or the package for it are missing.
     """
     uri = str(uri)
     if uri.startswith("adl://"):
         raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Azure Data "
                          "Lake Gen1 was retired in 2024: bring what was there to Gen2.")
     if is_azure(uri):
-        return azure_filesystem(uri)
+        return azure.azure_filesystem(uri)
+    if uri.startswith(("s3://", "s3a://")):
+        return s3.s3_filesystem(uri)
     if uri.startswith(("http://", "https://")):
         # Its errors would show a signed address whole.
-        raise InputError(f"expected a path, file: or abfss: URI, got {shown(uri)}, whose server lists no folders. Copy "
-                         "it to one of these.")
+        raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)}, whose server lists no folders. "
+                         "Copy it to one of these.")
     if "://" not in uri or uri.startswith("file://"):
         # fsspec takes "::" in a name for a chain of URLs.
         disk = fsspec.filesystem("file")
@@ -60,7 +61,21 @@ def filesystem(uri: str):
     try:
         return fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise InputError(f"expected a path, file: or abfss: URI, got {shown(uri)} ({error}). Copy it to one of these.")
+        raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)} ({error}). Copy it to one of "
+                         "these.")
+
+
+def credentials() -> dict:
+    """The environment's variables with credentials: they travel to the workers inside the function that Spark runs,
+    never as a setting or argument, which others could see."""
+    return dict(azure.credentials(), **{name: os.environ[name] for name in s3.CREDENTIALS if os.environ.get(name)})
+
+
+def use(known: dict):
+    """Put ``credentials`` of the driver into this worker's environment."""
+    if "AWS_ACCESS_KEY_ID" in known:  # A token of this worker, or of an earlier job, belongs to other keys.
+        os.environ.pop("AWS_SESSION_TOKEN", None)
+    os.environ.update(known)
 
 
 def is_local(system) -> bool:

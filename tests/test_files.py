@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import InputError, files as storage
-from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials, use
+from helpers import InputError, files as storage, s3
+from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials
 from helpers.model import bundle
 from helpers.tiles import store
 from helpers.uri import shown
@@ -17,7 +17,7 @@ from helpers.uri import shown
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
-    for name in CREDENTIALS + (TOKEN_FILE,):
+    for name in CREDENTIALS + (TOKEN_FILE,) + s3.CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -86,7 +86,10 @@ def test_the_room_of_a_folder_that_is_not_there_yet(tmp_path):
     ("abfs://container/path",
      "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
     ("abfss://c@a.dfs.core.windows.net/x?sig=hidden", "a token belongs in AZURE_STORAGE_SAS_TOKEN"),
-    ("nonsense://x", "expected a path, file: or abfss: URI, got nonsense://x"),
+    ("s3:///path", "expected s3://bucket/path, got s3:///path. Name a bucket"),
+    ("s3://key:hidden@bucket/path", "expected s3://bucket/path, got keys before it. Set AWS_ACCESS_KEY_ID"),
+    ("s3://key:hid/hidden@bucket/path", "expected s3://bucket/path, got keys before it"),
+    ("nonsense://x", "expected a path, file:, abfss: or s3: URI, got nonsense://x"),
 ])
 def test_what_cannot_be_used_is_one_sentence(uri, sentence):
     with pytest.raises(InputError) as told:
@@ -141,6 +144,16 @@ def test_without_adlfs_there_is_one_sentence(monkeypatch):
     assert "\n" not in str(told.value)
 
 
+@pytest.mark.parametrize("scheme", ["s3", "s3a"])
+def test_without_s3fs_there_is_one_sentence(monkeypatch, scheme):
+    monkeypatch.delitem(sys.modules, "helpers.s3_filesystem", raising=False)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InputError, match=f"expected the package s3fs, which reads {scheme}://bucket/a, got none .*"
+                                         "pip install s3fs") as told:
+        storage.filesystem(f"{scheme}://bucket/a")
+    assert "\n" not in str(told.value)
+
+
 def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
     from azure.identity.aio import DefaultAzureCredential
     system, _ = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")
@@ -148,12 +161,20 @@ def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
     assert system.service_client.credential is system.credential
 
 
-def test_workers_get_what_the_driver_has(monkeypatch):
-    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-driver")
-    known = credentials()
-    monkeypatch.setenv("AZURE_STORAGE_SAS_TOKEN", "of-the-worker")
-    use(known)
-    assert credentials() == known == {"AZURE_STORAGE_SAS_TOKEN": "of-the-driver"}
+@pytest.mark.parametrize("name", ["AZURE_STORAGE_SAS_TOKEN", *s3.CREDENTIALS])
+def test_workers_get_what_the_driver_has(monkeypatch, name):
+    monkeypatch.setenv(name, "of-the-driver")
+    known = storage.credentials()
+    monkeypatch.setenv(name, "of-the-worker")
+    storage.use(known)
+    assert storage.credentials() == known == {name: "of-the-driver"}
+
+
+def test_a_session_token_of_other_keys_is_not_kept(monkeypatch):
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-worker")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-worker")
+    storage.use({"AWS_ACCESS_KEY_ID": "of-the-driver"})
+    assert storage.credentials() == {"AWS_ACCESS_KEY_ID": "of-the-driver"}
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

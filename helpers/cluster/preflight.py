@@ -13,9 +13,8 @@ import pandas as pd
 import psutil
 
 from helpers import InputError
-from helpers.azure import credentials, use
 from helpers.cluster import adapter, work
-from helpers.files import filesystem, free_bytes, write_whole
+from helpers.files import credentials, filesystem, free_bytes, use, write_whole
 from helpers.runs import home
 from helpers.uri import join
 

@@ -23,9 +23,8 @@ from collections import Counter, namedtuple
 from concurrent.futures import ThreadPoolExecutor
 
 from helpers import DamagedFile, InputError
-from helpers.azure import credentials, use
 from helpers.cluster import adapter
-from helpers.files import DiskFull, filesystem, is_damage, is_full, remove, write_whole
+from helpers.files import DiskFull, credentials, filesystem, is_damage, is_full, remove, use, write_whole
 from helpers.uri import join, shown
 
 _REPORT = "unit string, rows long, seconds string, kind string, error string"

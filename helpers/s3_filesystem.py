@@ -1,0 +1,42 @@
+"""s3fs's file system with errors in one sentence; imported when an ``s3:`` URI is first met."""
+
+import asyncio
+import errno
+
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
+from s3fs import S3FileSystem
+from s3fs.errors import EREMOTEIO
+
+from helpers import InputError
+
+# Codes that s3fs takes for mistakes in a request: temporary keys have ended, or the token belongs to other keys. The
+# answer to a HEAD request has no more than its status.
+_KEYS = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "400"}
+
+
+class S3(S3FileSystem):
+    # Another class than s3fs's own, which may be there too with its own connections.
+    cachable = True
+
+    async def _call_s3(self, method, *arguments, **named):
+        """A request, which s3fs tries several times. An error tells no more than a code: the rest may show a key."""
+        try:
+            return await super()._call_s3(method, *arguments, **named)
+        except (OSError, BotoCoreError, ClientError, asyncio.TimeoutError) as error:
+            place = f"s3://{named.get('Bucket', '')}"
+            answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
+            code = answer.get("Error", {}).get("Code", type(error).__name__)
+            if code in ("NoSuchBucket", "InvalidBucketName", "ParamValidationError"):
+                raise InputError(f"expected a bucket at {place}, got none of this name. Create it, or correct the URI."
+                                 ) from None
+            if code in _KEYS or isinstance(error, (PermissionError, NoCredentialsError, PartialCredentialsError)):
+                raise InputError(
+                    f"expected to be allowed to use {place}, got {code}. Set AWS_ACCESS_KEY_ID and "
+                    "AWS_SECRET_ACCESS_KEY (for keys that end, AWS_SESSION_TOKEN too), or let the role of this "
+                    "machine read and write there.") from None
+            if (isinstance(error, (BotoCoreError, asyncio.TimeoutError, ConnectionError))
+                    or getattr(error, "errno", None) in (errno.EBUSY, EREMOTEIO)):
+                raise InputError(
+                    f"expected an answer for {place}, got {code} after several tries. Run the same again when the "
+                    "storage or the network has recovered: what is finished is kept.") from None
+            raise
