@@ -13,6 +13,7 @@ from helpers import InputError
 from helpers.model import cntk_network
 from helpers.model import retrain_cntk as retraining
 from helpers.model.cntk_network import get
+from helpers.model.engines import ONNX
 from helpers.model.retrain_tensorflow import augment
 
 

@@ -194,10 +194,17 @@ def load(bundle, engine: str = "fastest", threads: int = 1):
             raise InputError(f"expected a bundle that allows the engine {engine}, got {bundle.folder}, {came}")
         raise InputError(f"expected {name} in the bundle {bundle.folder} for the engine {engine}, got "
                          f"{', '.join(sorted(bundle.facts['files']))}. Choose an engine whose file it has.")
-    network = kind(bundle.folder / name, threads)
-    if engine == "cntk":  # Its process starts with the first batch.
-        return network
-    came = network.score(np.zeros((1, *bundle.input_px, 3), np.uint8)).shape
+    try:
+        network = kind(bundle.folder / name, threads)
+        if engine == "cntk":  # Its process starts with the first batch.
+            return network
+        came = network.score(np.zeros((1, *bundle.input_px, 3), np.uint8)).shape
+    except InputError:
+        raise
+    except Exception as error:  # Each library has kinds of its own.
+        raise InputError(f"expected {name} of the bundle {bundle.folder} to be a network that {engine} can run, got: "
+                         f"{' '.join(str(error).split())[:200].rstrip('.')}. Bring the bundle again, or choose another "
+                         "engine.") from error
     if came != (1, len(bundle.classes)):
         raise InputError(f"expected {len(bundle.classes)} probabilities from {name} of the bundle {bundle.folder}, one "
                          f"for each class of its model.json, got {came[-1]}. Bring the bundle again.")

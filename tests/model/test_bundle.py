@@ -201,3 +201,14 @@ def test_a_network_with_other_classes_than_its_facts_is_refused(tmp_path):
                                      classes=list("abcdefgh")))
     with pytest.raises(InputError, match="expected 8 probabilities from model.onnx of the bundle .*, got 6"):
         engines.load(bundle.load(saved.folder), "onnxruntime")
+
+
+def test_a_network_whose_output_has_another_name_is_refused(tmp_path):
+    saved = tiny.model(tmp_path / "bundle")
+    network = onnx.load(str(saved.folder / "model.onnx"))
+    network.graph.node[-1].output[0] = network.graph.output[0].name = "scores"
+    onnx.save(network, str(saved.folder / "model.onnx"))
+    (saved.folder / "model.json").unlink()
+    bundle.finish(saved.folder, {key: value for key, value in saved.facts.items() if key != "files"})
+    with pytest.raises(InputError, match="to be a network that onnxruntime can run, got: .*probabilities"):
+        engines.load(bundle.load(saved.folder), "onnxruntime")
