@@ -51,6 +51,6 @@ def test_the_committed_readme_shows_the_committed_runs(benchmark):
     committed = benchmark.committed()
     assert committed
     for results in committed.values():
-        assert set(results) >= {"runs", "stages", "start", "preparation", "growth", "cores"} and not results["quick"]
+        assert set(results) >= {"runs", "stages", "start", "preparation", "cores"} and not results["quick"]
         assert results["ratios"] == benchmark.ratios(results)
     assert benchmark.in_readme() in (benchmark.REPOSITORY / "README.md").read_text()
