@@ -124,5 +124,6 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("Stopped. Run the same command again, and it goes on where it was.", file=sys.stderr)
+        # On a line of its own: Java may be in the middle of one.
+        print("\nStopped. Run the same command again, and it goes on where it was.", file=sys.stderr)
         sys.exit(130)

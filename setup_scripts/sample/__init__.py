@@ -19,7 +19,7 @@ import shutil
 from pathlib import Path
 
 from helpers import InputError
-from helpers.files import is_full, making, read_json, write_json
+from helpers.files import is_full, read_json, write_json
 from sample import units
 from sample.counties import COUNTIES
 
@@ -89,8 +89,7 @@ def _is_finished(folder, seed, wanted):
 
 def _draw(folder, seed, wanted, workers, tell):
     """Draw what is missing of some counties."""
-    with making(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _forget_others(folder, seed)
     missing = [unit for unit in units.units_of(wanted) if units.facts(folder, seed, unit) is None]
     _check_disk(folder, missing)
