@@ -1,6 +1,7 @@
 """URIs as text."""
 
 import re
+from urllib.parse import urlsplit
 
 
 def shown(uri: str) -> str:
@@ -15,6 +16,11 @@ def shown(uri: str) -> str:
     elif "@" in host and not (is_azure(uri) and ":" not in host):
         rest = rest[host.rindex("@") + 1:]
     return scheme + mark + re.split("[?#]", rest)[0]
+
+
+def host(address: str) -> str:
+    """The server of an address with its port, without user and password."""
+    return urlsplit(address).netloc.rpartition("@")[2]
 
 
 def is_azure(uri: str) -> bool:

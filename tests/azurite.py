@@ -3,7 +3,6 @@
 import http.client
 import http.server
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -12,18 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from servers import free_port, wait_for
+
 # The last release for Node 20. It goes to an ignored folder and is kept there between runs.
 VERSION = "3.35.0"
 FOLDER = Path(__file__).resolve().parents[1] / ".venv-azurite"
 # Azurite's account and key, the same on every machine: learn.microsoft.com, "Use the Azurite emulator".
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def install():
@@ -53,14 +48,7 @@ class Azurite:
         self._process = subprocess.Popen(
             [str(install()), "--blobHost", "127.0.0.1", "--blobPort", str(port), "--location", str(folder), "--silent",
              "--skipApiVersionCheck", "--disableTelemetry"], stdout=self._log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline and self._process.poll() is None, "Azurite doesn't start"
-                time.sleep(0.1)
+        wait_for(port, self._process, "Azurite")
         self.proxy = Proxy(port)
         self.connection_string = f"{self._endpoint()}AccountName={ACCOUNT};AccountKey={KEY};"
 

@@ -157,6 +157,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def wait_for(port: int, process: subprocess.Popen, name: str):
+    """Wait until the server that a process is listens at its port."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            assert time.monotonic() < deadline and process.poll() is None, f"{name} doesn't start"
+            time.sleep(0.1)
+
+
 @contextlib.contextmanager
 def stac(items, folder):
     """``rustac serve`` over STAC items; yields its address."""
@@ -170,22 +181,11 @@ def stac(items, folder):
     with open(Path(folder) / "rustac.log", "w") as log:
         server = subprocess.Popen([command, "serve", str(path), "--addr", f"127.0.0.1:{port}"], stdout=log, stderr=log)
         try:
-            wait_for(f"http://127.0.0.1:{port}/", server)
+            wait_for(port, server, "rustac")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
             server.wait(10)
-
-
-def wait_for(url, process):
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline, f"{url} never answered"
-            time.sleep(0.1)
 
 
 MAPFILE = """

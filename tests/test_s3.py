@@ -1,7 +1,6 @@
 """S3 storage, rehearsed on moto's server, which checks keys and signatures: store, bundle and table on ``s3://``."""
 
 import json
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ import urllib.request
 import pytest
 
 import tiny
-from azurite import free_port
 from helpers import InputError
 from helpers.files import filesystem, write_whole
 from helpers.model import bundle
@@ -20,6 +18,7 @@ from helpers.scoring import score as scoring
 from helpers.scoring.table import read, summary
 from helpers.tiles import store as tilestore
 from helpers.tiles.folder import write_images
+from servers import free_port, wait_for
 
 TILES = 90
 
@@ -33,14 +32,7 @@ class Moto:
         self._log = open(folder / "moto.log", "w")
         self._process = subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
                                          stdout=self._log, stderr=subprocess.STDOUT)
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert time.monotonic() < deadline and self._process.poll() is None, "moto's server doesn't start"
-                time.sleep(0.1)
+        wait_for(port, self._process, "moto's server")
 
     def fill(self):
         import boto3

@@ -134,7 +134,7 @@ def _new(master, app_name, settings):
         os.environ["PYSPARK_PYTHON"] = sys.executable
     chosen = dict(_settings(master, settings.get("spark.driver.memory", HEAP)), **settings)
     if _is_here(master):
-        for name in set(os.environ) - set(without_foreign(os.environ)):
+        for name in list(filter(_FOREIGN.fullmatch, os.environ)):
             del os.environ[name]
         if next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "C") in ("C", "POSIX"):
             os.environ["LC_ALL"] = "C.UTF-8"  # Java finds no file whose name has other letters than ASCII's.

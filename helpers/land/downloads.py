@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from helpers import InputError
 from helpers.files import read_json, sha256, write_json, write_whole
 from helpers.runs import home
-from helpers.uri import shown
+from helpers.uri import host, shown
 
 ADDRESSES = {
     # County boundaries of the Census, 1 : 500,000.
@@ -123,7 +123,7 @@ def _ask(url, what, params=None, block_s=None, first_byte=False):
     except (requests.exceptions.RequestException, ValueError) as error:
         came = f"no answer ({type(error).__name__})"
     # Without the query, which may hold a secret, and without requests' error, which shows it.
-    where = f"at {shown(url)}" if first_byte else f"from {urlsplit(url).netloc.rpartition('@')[2]}"
+    where = f"at {shown(url)}" if first_byte else f"from {host(url)}"
     raise kind(f"expected {what} {where}, got {came}. {OFFLINE}") from None
 
 

@@ -16,7 +16,7 @@ from helpers.land.listing import files_in
 from helpers.land.rasters import ELSEWHERE, footprint, said, split_crs
 from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
 from helpers.land.wcs import coverage
-from helpers.uri import shown
+from helpers.uri import host, shown
 
 # How long the list of a county's scenes is kept before it is asked for again.
 KEPT_S = 7 * 24 * 3600
@@ -52,8 +52,8 @@ def search(county: County) -> list[Scene]:
     The answer is kept like every download: a county that is finished needs no network. ``collection`` and ``asset`` in
     the query of the address take the place of ``naip`` and ``image``.
     """
-    parts = urlsplit(downloads.address("TUTORIAL_SCENES"))
-    host = parts.netloc.rpartition("@")[2]
+    address = downloads.address("TUTORIAL_SCENES")
+    parts, server = urlsplit(address), host(address)
     given = dict(parse_qsl(parts.query))
     collection, asset = given.pop("collection", "naip"), given.pop("asset", "image")
     url, bounds = urlunsplit(parts[:3] + (urlencode(given), "")), list(county.boundary.bounds)
@@ -69,11 +69,11 @@ def search(county: County) -> list[Scene]:
         except InputError:
             raise
         except Exception as error:  # Those of pystac and its client have nothing in common.
-            raise InputError(f"expected NAIP scenes from {host}, got {type(error).__name__}: {said(error)}. "
+            raise InputError(f"expected NAIP scenes from {server}, got {type(error).__name__}: {said(error)}. "
                              f"{downloads.OFFLINE}") from None
         scenes = [scene for scene in scenes if scene is not None]
         if not all(downloads.is_remote(scene.href) for scene in scenes):
-            raise InputError(f"expected scenes at http(s) addresses from {host}, got one elsewhere. Ask "
+            raise InputError(f"expected scenes at http(s) addresses from {server}, got one elsewhere. Ask "
                              "another server: this one would have files of this machine read.")
         return json.dumps([scene._replace(footprint=shapely.geometry.mapping(scene.footprint))
                            for scene in scenes]).encode()
@@ -145,11 +145,11 @@ def boundary_of(county: str) -> County:
 def _boundaries(where):
     """The shapes of a file, of this machine or a server."""
     if downloads.is_remote(where):
-        host = urlsplit(where).netloc.rpartition("@")[2]
+        server = host(where)
 
         def check(content):
             if content[:2] != b"PK" and content.lstrip()[:1] != b"{":
-                raise InputError(f"expected a zipped shapefile or a GeoJSON from {host}, got something else. "
+                raise InputError(f"expected a zipped shapefile or a GeoJSON from {server}, got something else. "
                                  f"{downloads.OFFLINE}")
         where = downloads.fetch(where, "county boundaries", ".zip" if where.endswith(".zip") else ".geojson",
                                 check=check)

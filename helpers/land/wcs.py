@@ -15,6 +15,7 @@ from helpers.land import downloads
 from helpers.land.classes import NODATA_CODE
 from helpers.land.grid import project
 from helpers.land.labels import known_codes
+from helpers.uri import host
 
 # NLCD's pixels, and where their grid lies in EPSG:5070.
 NLCD_M, _OFFSET_M = 30, 15
@@ -38,7 +39,7 @@ def coverage(address: str, boundary: shapely.Geometry, year: int) -> Path:
         raise InputError(f"expected version=1.0.0 and coverage=NAME in TUTORIAL_LABELS, got {came or 'neither'}. Give "
                          "both in the query of the address.")
     what, url = f"NLCD of {year}", urlunsplit(parts[:3] + ("", ""))
-    host = parts.netloc.rpartition("@")[2]
+    server = host(address)
     windows = _windows(boundary)
     queries = [_query(given, window, year) for window in windows]
 
@@ -46,9 +47,9 @@ def coverage(address: str, boundary: shapely.Geometry, year: int) -> Path:
         if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             # Servers tell of their errors in XML, with status 200.
             came = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
-            raise InputError(f"expected {what} as a GeoTIFF from {host}, got {came[:200]!r}. "
+            raise InputError(f"expected {what} as a GeoTIFF from {server}, got {came[:200]!r}. "
                              f"{downloads.OFFLINE}")
-        check_labels(content, f"{what} from {host}", window)
+        check_labels(content, f"{what} from {server}", window)
 
     def joined():
         # Each window is kept by itself, so that a run that was interrupted goes on with the next.

@@ -217,9 +217,8 @@ def _refuse_weights_elsewhere(bundle):
             try:
                 network = onnx.load(str(bundle.folder / name), load_external_data=False)
             except Exception as error:  # protobuf's own kinds
-                reason = " ".join(str(error).split())[:200].rstrip(".")
-                raise InputError(f"expected {name} of the bundle {bundle.folder} to be an ONNX network, got: {reason}. "
-                                 "Bring the bundle again.")
+                raise InputError(f"expected {name} of the bundle {bundle.folder} to be an ONNX network, got: "
+                                 f"{engines.said(error)}. Bring the bundle again.")
             if elsewhere(network):
                 raise InputError(f"expected {name} of the bundle {bundle.folder} to hold its weights, got one that has "
                                  "them in another file. Save it as one file.")

@@ -19,7 +19,18 @@ BATCH_TILES = 8
 GPU_BATCH_TILES = 64
 
 
-class OnnxRuntime:
+class _InBatches:
+    """An engine that ``_compute``s tiles ``batch_tiles`` at a time."""
+
+    batch_tiles = BATCH_TILES
+
+    def score(self, tiles: np.ndarray) -> np.ndarray:
+        checked(tiles, self.input_px)
+        return np.concatenate([self._compute(tiles[start:start + self.batch_tiles])
+                               for start in range(0, max(1, len(tiles)), self.batch_tiles)])
+
+
+class OnnxRuntime(_InBatches):
     """ONNX Runtime, float32, on the CPU or on a GPU where it finds one (its CUDA provider)."""
 
     name = "onnxruntime"
@@ -36,13 +47,11 @@ class OnnxRuntime:
         self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         if self._session.get_providers()[0] == "CUDAExecutionProvider":
             self.name += "-cuda"
+            self.batch_tiles = GPU_BATCH_TILES
         self.input_px = tuple(self._session.get_inputs()[0].shape[1:3])
-        self.batch_tiles = GPU_BATCH_TILES if self.name.endswith("-cuda") else BATCH_TILES
 
-    def score(self, tiles: np.ndarray) -> np.ndarray:
-        checked(tiles, self.input_px)
-        return np.concatenate([self._session.run(["probabilities"], {"tiles": tiles[start:start + self.batch_tiles]})[0]
-                               for start in range(0, max(1, len(tiles)), self.batch_tiles)])
+    def _compute(self, batch):
+        return self._session.run(["probabilities"], {"tiles": batch})[0]
 
 
 class OnnxRuntimeInt8(OnnxRuntime):
@@ -59,7 +68,7 @@ def has_cuda() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-class OpenVino:
+class OpenVino(_InBatches):
     """OpenVINO, float32, on Intel's and AMD's processors."""
 
     name = "openvino"
@@ -83,14 +92,11 @@ class OpenVino:
                              f"one that computes {came}. Choose the engine openvino.")
         shape = network.input("tiles").partial_shape
         self.input_px = shape[1].get_length(), shape[2].get_length()
-        self.batch_tiles = BATCH_TILES
         self._request = compiled.create_infer_request()
 
-    def score(self, tiles: np.ndarray) -> np.ndarray:
-        tiles = np.ascontiguousarray(checked(tiles, self.input_px))
-        return np.concatenate([
-            self._request.infer({"tiles": tiles[start:start + self.batch_tiles]}, share_inputs=True)[
-                "probabilities"].copy() for start in range(0, max(1, len(tiles)), self.batch_tiles)])
+    def _compute(self, batch):
+        found = self._request.infer({"tiles": np.ascontiguousarray(batch)}, share_inputs=True)
+        return found["probabilities"].copy()  # The next batch takes the same memory.
 
 
 class OpenVinoBfloat16(OpenVino):
@@ -175,6 +181,11 @@ def fastest(bundle, threads: int = 1) -> str:
     return min(found, key=found.get, default="onnxruntime")
 
 
+def said(error: Exception) -> str:
+    """What a library says of an error, on one line and not too long."""
+    return " ".join(str(error).split())[:200].rstrip(".")
+
+
 def load(bundle, engine: str = "fastest", threads: int = 1):
     """Load a bundle's network into an engine that may use so many threads.
 
@@ -203,8 +214,7 @@ def load(bundle, engine: str = "fastest", threads: int = 1):
         raise
     except Exception as error:  # Each library has kinds of its own.
         raise InputError(f"expected {name} of the bundle {bundle.folder} to be a network that {engine} can run, got: "
-                         f"{' '.join(str(error).split())[:200].rstrip('.')}. Bring the bundle again, or choose another "
-                         "engine.") from error
+                         f"{said(error)}. Bring the bundle again, or choose another engine.") from error
     if came != (1, len(bundle.classes)):
         raise InputError(f"expected {len(bundle.classes)} probabilities from {name} of the bundle {bundle.folder}, one "
                          f"for each class of its model.json, got {came[-1]}. Bring the bundle again.")

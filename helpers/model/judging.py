@@ -39,8 +39,8 @@ def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
             except InputError as error:  # The library isn't here, or not for this processor.
                 facts[name]["refused"] = str(error)
             except Exception as error:  # Each library has kinds of its own for what it can't compute.
-                facts[name]["refused"] = (f"expected a network that {name} can run, got: {_line(error)}. float32 is used; "
-                                          "cut the network at another layer to have it.")
+                facts[name]["refused"] = (f"expected a network that {name} can run, got: {engines.said(error)}. float32 "
+                                          "is used; cut the network at another layer to have it.")
     if all(facts[name]["refused"] for name in engines.JUDGED if engines.FILES[name][0] == INT8):
         (folder / INT8).unlink(missing_ok=True)
     return facts
@@ -51,12 +51,8 @@ def _quantise(folder, calibration):
     try:
         int8.quantise(folder / ONNX, folder / INT8, calibration)
     except Exception as error:  # A network of someone's own may have any operator; the bundle is good without int8.
-        return (f"expected a network that ONNX Runtime can quantise, got: {_line(error)}. float32 is used; cut the "
-                "network at another layer to have int8.")
-
-
-def _line(error):
-    return " ".join(str(error).split())[:200].rstrip(".")
+        return (f"expected a network that ONNX Runtime can quantise, got: {engines.said(error)}. float32 is used; cut "
+                "the network at another layer to have int8.")
 
 
 def _compare(name, predicted, exact, labels):

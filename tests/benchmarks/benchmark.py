@@ -283,7 +283,7 @@ class Benchmark:
         self.keep(ratios=ratios(self.results), stages=self.stages(spark))
 
     def stages(self, spark):
-        """Milliseconds of a slot for each tile, by stage, with the default network; and seconds of a small county."""
+        """Milliseconds of a slot for each tile, by stage, with the default network."""
         model, tiles, uri = self.keras_bundle("mobilenet"), self.size["fast"], fresh(self.folder / "written")
         self._ours(spark, model, scoring.fastest(spark, model))
         spent = table_of.summary(uri)
