@@ -10,10 +10,12 @@ workers' Python, on a disk, HDFS and object stores alike.
 """
 
 import contextlib
+import functools
 import gc
 import hashlib
 import io
 import json
+import math
 import re
 import sys
 import threading
@@ -35,9 +37,10 @@ _FACTS = b"unit"
 # Footers are read side by side: over a network, each is a wait and nothing else.
 _THREADS = 16
 _LOOK_S = 0.5
-# Few enough that starting tasks costs little, and enough that no slot waits long for the last one. A task that is tried
-# again finds the units that it has done.
-TASKS_A_SLOT = 8
+# A task takes this part of its slot's share of the units that are left (guided self-scheduling, Polychronopoulos and
+# Kuck, 1987). Large tasks come first, because starting one costs a slot about 0.08 s; single units come last, so that
+# all slots end together. A task that is tried again finds the units that it has done.
+SHARE = 0.5
 
 # ``rows`` and ``seconds`` by stage of the units done now; ``failed``: the InputError of each that failed, by its name.
 Done = namedtuple("Done", "rows seconds failed")
@@ -127,7 +130,7 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
     watch : callable, optional
         Called every half second with the set of names that are done so far.
     tasks : int, optional
-        Spark tasks that share the units; by default ``TASKS_A_SLOT`` for each slot.
+        Spark tasks that share the units equally; by default as ``shares`` cuts them.
 
     Returns
     -------
@@ -135,14 +138,15 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
     """
     there = names(uri)
     todo = [(name, unit) for name, unit in units.items() if name not in there]
+    cuts = shares(len(todo), adapter.slots(spark), tasks) if todo else []
     known = credentials()
 
     def on_worker(batches):
         import pyarrow as pa
         use(known)
         for batch in batches:
-            for number in batch.column(0).to_pylist():
-                report = _do(*todo[number], work, uri)
+            for name, unit in (one for number in batch.column(0).to_pylist() for one in todo[slice(*cuts[number])]):
+                report = _do(name, unit, work, uri)
                 yield pa.RecordBatch.from_arrays(
                     [pa.array([value], kind) for value, kind in zip(
                         report, (pa.string(), pa.int64(), pa.string(), pa.string(), pa.string()))],
@@ -150,13 +154,23 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
         _make_ready()
 
     with _watching(watch, uri, set(units)):
-        reports = spark.range(0, len(todo), 1, tasks or min(len(todo), TASKS_A_SLOT * adapter.slots(spark))).mapInArrow(
-            on_worker, _REPORT).collect() if todo else []
+        reports = spark.range(0, len(cuts), 1, len(cuts)).mapInArrow(on_worker, _REPORT).collect() if cuts else []
     seconds = Counter()
     for report in reports:
         seconds.update(json.loads(report["seconds"]))
     return Done(sum(report["rows"] for report in reports), dict(seconds), {
         report["unit"]: _error(report["kind"], report["error"]) for report in reports if report["error"]})
+
+
+def shares(units: int, slots: int, tasks=None) -> list:
+    """The first and last (exclusive) number of the units that each Spark task does, in the order in which tasks start."""
+    cuts, done = [], 0
+    while done < units:
+        left = units - done
+        share = math.ceil(left / (tasks - len(cuts)) if tasks else left * SHARE / slots)
+        cuts.append((done, done + share))
+        done += share
+    return cuts
 
 
 def ask(spark, function, tasks: int = 1) -> list:
@@ -179,9 +193,13 @@ def _make_ready():
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):
             del sys.path_importer_cache[path]
-    if not gc.get_freeze_count():
-        gc.collect()
-        gc.freeze()
+    _freeze()
+
+
+@functools.lru_cache(maxsize=None)
+def _freeze():
+    gc.collect()
+    gc.freeze()
 
 
 def _do(name, unit, work, uri):

@@ -79,7 +79,7 @@ class Memory:
 
     def _follow(self):
         driver = psutil.Process()
-        while not self._done.wait(0.2):
+        while not self._done.wait(1):
             seen = {"driver_mb": [driver]}
             for process in driver.children(recursive=True):
                 try:

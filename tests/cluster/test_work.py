@@ -206,3 +206,17 @@ def test_of_many_that_create_a_file_one_succeeds(tmp_path):
 def test_the_footer_of_somebody_elses_file_has_no_facts(tmp_path):
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "theirs.parquet")
     assert work.facts_in(pq.read_metadata(tmp_path / "theirs.parquet")) is None
+
+
+@pytest.mark.parametrize("units, slots, tasks", [(0, 2, None), (1, 2, None), (49, 2, None), (64, 48, None), (49, 2, 7),
+                                                 (3, 2, 60)])
+def test_tasks_share_every_unit_once(units, slots, tasks):
+    cuts = work.shares(units, slots, tasks)
+    assert [number for first, end in cuts for number in range(first, end)] == list(range(units))
+    assert len(cuts) == min(units, tasks) if tasks else True
+
+
+def test_large_tasks_come_first_and_single_units_last():
+    sizes = [end - first for first, end in work.shares(64, 2)]
+    assert sizes[0] == 16 and sizes[-2:] == [1, 1]
+    assert sizes == sorted(sizes, reverse=True)
