@@ -18,12 +18,12 @@ from helpers import InputError
 # Of the lossless formats that Pillow 8.4 reads, the smallest and the quickest to decode for its size: tiles of real
 # NAIP scenes take 72 kB instead of 91 kB as PNG. ``tests/benchmarks/benchmark.py codecs`` measures them.
 CODEC = "webp"
-# Only these are tried: Pillow knows formats that start other programs.
+# Pillow tries only these formats: others start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 # 64 MB as RGB in Pillow: some 300 times a tile of 224 px. A picture of a few kilobytes may claim to be any size.
 MAX_PX = 4096 * 4096
 MAX_BYTES = 16 * 2 ** 20
-# A picture that is blown up from less shows nothing.
+# A picture that is enlarged from fewer pixels shows nothing.
 MIN_SIDE_PX = 8
 _PNG, _JPEG, _SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xda"
 _PIXELS_AS_TEXT = b"P1", b"P2", b"P3"
@@ -104,7 +104,7 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
                                       "take minutes to read. Save it again.")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of palettes and sizes that are dealt with here.
+            # Pillow warns about palettes and sizes that this module handles.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, tile_px)
@@ -163,7 +163,7 @@ def _rgb(picture):
         picture.load()
         return picture
     if picture.mode in _SIXTEEN_BITS:
-        # Pillow would cut off what is above 255, and call nearly everything white.
+        # Pillow would cut values off at 255, so that nearly everything turns white.
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("values outside 0 to 65535")

@@ -34,7 +34,7 @@ VERSION = [1, CODEC]
 REMOTE_TILES = 512
 # Tiles that a worker holds as pixels at a time: 40 MB.
 BATCH_TILES = 256
-# What the tiles of a county and year are cut from. The manifest keeps ``facts``.
+# The sources of a county's tiles in one year. The manifest keeps ``facts``.
 Sources = namedtuple("Sources", "county tiles crs scenes labels bare wanted facts")
 
 
@@ -121,8 +121,8 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
 
     Returns
     -------
-    The manifest: ``tiles`` written; ``wanted``, all of the county's tiles, of which ``not_drawn``, ``no_scene`` and
-    ``no_label`` are missing; ``leaf_off`` scenes with their share of the county; ``reused`` if all was done before.
+    The manifest. It counts the ``tiles`` written and all tiles ``wanted``; ``not_drawn``, ``no_scene`` and ``no_label``
+    count the difference. ``leaf_off`` has each scene's share of the county. ``reused`` is true if all was done before.
     """
     found = sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year)
     county, folder = found.county.fips, store.partition_folder(uri, found.county.fips, year)

@@ -183,7 +183,7 @@ def files(uri: str, part: dict) -> tuple:
 
 
 def _look(uri, info):
-    """What one file's footer says; ``ranges`` holds the first and last tile id of each row group."""
+    """The facts in one file's footer; ``ranges`` holds the first and last tile id of each row group."""
     footer = work.footer(uri)
     schema = [footer.schema.column(i) for i in range(len(footer.schema))]
     kinds = {column.path: f"{column.physical_type} {column.logical_type.type}" for column in schema}
