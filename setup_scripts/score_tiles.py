@@ -1,4 +1,4 @@
-"""Score a tile store into a prediction table; run it again after whatever stopped it, and it goes on.
+"""Score a tile store into a prediction table. If it was stopped, run it again, and it goes on.
 
     .venv/bin/python setup_scripts/score_tiles.py runs/sample/tiles runs/sample/models/tensorflow table
 """
@@ -9,15 +9,17 @@ import signal
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
 from helpers import InputError
 from helpers.cluster import session, work
 from helpers.files import DiskFull, filesystem, is_full, whole_file
 from helpers.model import bundle
 from helpers.scoring import table
 from helpers.scoring.score import score
-
-# What stands before each row's probabilities in a CSV file, and what follows them.
-_BEFORE, _AFTER = ["tile_id", "county", "year", "class"], ["error_kind", "error"]
 
 
 def main(arguments):
@@ -32,7 +34,7 @@ def main(arguments):
                         help="write the finished table to this file too, for a spreadsheet")
     parser.add_argument("--log", metavar="FILE", help="write a line for each event to this file")
     chosen = parser.parse_args(arguments)
-    # Py4J tells the root of all loggers, by pages, of a job that was stopped by hand; what it meets is raised too.
+    # When a user stops a job, Py4J logs pages to the root logger, though it raises the same errors.
     logging.basicConfig(handlers=[logging.NullHandler()])
     if chosen.log:
         try:
@@ -45,7 +47,7 @@ def main(arguments):
         logging.getLogger("helpers").setLevel(logging.INFO)
     model = bundle.load(chosen.model)
     spark = session.start(chosen.master, "scoring")
-    # Spark's own answer to Ctrl-C asks Java something in the middle of another question.
+    # Spark's own handler of Ctrl-C would call Java in the middle of another call.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         score(spark, chosen.tiles, model, chosen.table, chosen.engine, replace=chosen.replace)
@@ -65,23 +67,16 @@ def csv_path(text: str) -> Path:
 
 
 def write_csv(uri: str, classes: list, path: Path):
-    """Write a finished prediction table as CSV, file by file, whole or not at all.
-
-    A row holds the tile's id, county, year, class, one probability for each class, and its error.
-    """
-    import pyarrow as pa
-    import pyarrow.csv
-    schema = pa.schema([(name, pa.int32() if name == "year" else pa.string()) for name in _BEFORE]
-                       + [(f"probability {name}", pa.float32()) for name in classes]
-                       + [(name, pa.string()) for name in _AFTER])
+    """Write a finished prediction table as CSV, whole or not at all."""
+    schema = _csv_rows(pa.RecordBatch.from_pylist([], table.SCHEMA), "", 0, classes).schema
     header = ",".join('"{}"'.format(name.replace('"', '""')) for name in schema.names) + "\n"
     try:
         with whole_file(path) as part, open(part, "wb") as file:
-            file.write(header.encode("utf-8-sig"))  # Excel takes a text for UTF-8 only if a mark says so.
+            file.write(header.encode("utf-8-sig"))  # Excel reads UTF-8 only after a mark.
             with pa.csv.CSVWriter(file, schema, write_options=pa.csv.WriteOptions(include_header=False)) as writer:
                 for county, year, name in table.files(uri):
                     for rows in _batches(name):
-                        writer.write_batch(_csv_rows(rows, county, year, classes, schema))
+                        writer.write_batch(_csv_rows(rows, county, year, classes))
     except OSError as error:
         if not is_full(error):
             raise
@@ -90,29 +85,25 @@ def write_csv(uri: str, classes: list, path: Path):
 
 
 def _batches(uri):
-    import pyarrow.parquet as pq
     system, path = filesystem(uri)
     with work.damage_named(uri, table.DELETE), system.open(path, "rb") as file:
         yield from pq.ParquetFile(file).iter_batches()
 
 
-def _csv_rows(rows, county, year, classes, schema):
+def _csv_rows(rows, county, year, classes):
     """A batch of the table as rows of the CSV file."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    columns = {name: rows.column(name) for name in ["tile_id", *_AFTER]}
-    columns["county"] = pa.repeat(county, len(rows))
-    columns["class"] = pa.array(classes, pa.string()).take(rows.column("class_id"))
-    columns = {name: _harmless(column) for name, column in columns.items()}
-    columns["year"] = pa.repeat(pa.scalar(year, pa.int32()), len(rows))
-    for number, name in enumerate(classes):
-        columns[f"probability {name}"] = pc.list_element(rows.column("probabilities"), number)
-    return pa.record_batch([columns[name] for name in schema.names], schema=schema)
+    return pa.RecordBatch.from_pydict({
+        "tile_id": _harmless(rows["tile_id"]),
+        "county": _harmless(pa.repeat(county, len(rows))),
+        "year": pa.repeat(pa.scalar(year, pa.int32()), len(rows)),
+        "class": _harmless(pa.array(classes, pa.string()).take(rows["class_id"])),
+        **{f"probability {name}": pc.list_element(rows["probabilities"], number)
+           for number, name in enumerate(classes)},
+        "error_kind": _harmless(rows["error_kind"]), "error": _harmless(rows["error"])})
 
 
 def _harmless(texts):
-    """Texts that no spreadsheet takes for a formula: an apostrophe stands before those that could be one."""
-    import pyarrow.compute as pc
+    """Texts that no spreadsheet takes for a formula, because risky ones begin with an apostrophe."""
     risky = pc.match_substring_regex(texts, r"^\s*[=+\-@\t\r\n]")
     return pc.if_else(risky, pc.binary_join_element_wise("'", texts, ""), texts)
 
@@ -124,6 +115,6 @@ if __name__ == "__main__":
         print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        # On a line of its own: Java may be in the middle of one.
+        # The sentence begins on a new line, because Java may be in the middle of one.
         print("\nStopped. Run the same command again, and it goes on where it was.", file=sys.stderr)
         sys.exit(130)

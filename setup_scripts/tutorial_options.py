@@ -1,4 +1,4 @@
-"""The command line of run_tutorial.sh. As a program it only checks it, before anything is installed."""
+"""The command line of run_tutorial.sh. As a program, this only checks it, before anything is installed."""
 
 import argparse
 import difflib
@@ -12,7 +12,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from helpers import InputError  # noqa: E402
 from helpers.uri import shown  # noqa: E402
 
-# The notebooks' numbers, the steps' names, what each reads and writes in the folder of a run.
+# By notebook: the step's name, and the folders of a run that it reads and writes.
 STEPS = {
     "01": ("start", [], []),
     "02": ("prepare", [], ["tiles"]),
@@ -71,7 +71,7 @@ def parse(arguments: list) -> dict:
     return chosen
 
 
-# argparse ends what it says of a wrong value with the text of these errors.
+# argparse ends its sentence about a wrong value with the text of these errors.
 def years(text):
     if not re.fullmatch(r"\d{4},\d{4}", text) or not text[:4] < text[5:]:
         raise argparse.ArgumentTypeError(f"expected two years, the earlier first, such as 2010,2016, got {text!r}")
@@ -93,7 +93,7 @@ def seed(text):
 
 
 def checked(module, function, text):
-    """Have a helper check a value. Before the set-up it can't be imported; it checks the value after that."""
+    """Have a helper check a value. Before the set-up the helper can't be imported, and the value passes unchecked."""
     try:
         check = getattr(importlib.import_module(module), function)
     except ImportError:
@@ -109,8 +109,8 @@ def master(text):
 
 
 def backbone(text):
-    """A backbone's name, or the absolute path of its file with what follows the ``#``."""
-    if text == "resnet50":  # Finding it would download it: notebook 03 does that.
+    """A backbone's name, or the absolute path of its file with the options after the ``#``."""
+    if text == "resnet50":  # The check would download it; notebook 03 does that.
         return text
     checked("helpers.model.backbones", "get", text)
     path, mark, rest = text.partition("#")
@@ -118,11 +118,11 @@ def backbone(text):
 
 
 def location(text):
-    """A URI as it is; a path of this machine absolute, for the notebooks run in a folder of their own."""
+    """A URI as it is, or the absolute path of a local file or folder: the notebooks run in another folder."""
     if "://" in text and shown(text) != text:
         raise argparse.ArgumentTypeError(
-            f"expected an address without a password or signature, because a run's notebooks keep their parameters, got "
-            f"one for {shown(text)}. Put the key into the environment, or download the folder")
+            "expected an address without a password or signature, because a run's notebooks keep their parameters, "
+            f"got one for {shown(text)}. Put the key into the environment, or download the folder")
     if "://" in text or text == "photographs":
         return text
     if not Path(text).expanduser().exists():

@@ -1,4 +1,4 @@
-"""Which counties, years and blocks of tiles a run prepares."""
+"""Choosing the counties, years and blocks of tiles that a run prepares."""
 
 import functools
 
@@ -11,26 +11,26 @@ from helpers.land.classes import CLASS_NAMES
 from helpers.land.labels import label
 from helpers.tiles.store import PURE
 
-# Training counties are cut in blocks of this many tiles in square: neighbours share a scene's blocks.
+# Tiles along a side of a block. A training county gives whole blocks, because neighbours share a scene's blocks.
 BLOCK = 8
 
 
 def jobs_of(sources: dict, county: str, years: list, train_counties: list, train_years: list, validation_county: str,
             validation_years: list) -> list:
-    """What a run prepares, from a catalogue for each split: ``(county, year, split)``, each once.
+    """The jobs of a run, ``(county, year, split)``, each once; ``sources`` has a catalogue for each split.
 
-    If a county to train or validate on wasn't flown in a year, the nearest year in which it was takes its place.
+    If nobody flew a county to train or validate on in a year, the job takes the nearest year with scenes.
     """
-    jobs = [(c, sources["train"].nearest_year(c, year), "train") for c in train_counties for year in train_years]
-    jobs += [(validation_county, sources["validation"].nearest_year(validation_county, year), "validation")
-             for year in validation_years]
+    taught = [("train", c, year) for c in train_counties for year in train_years]
+    taught += [("validation", validation_county, year) for year in validation_years]
+    jobs = [(c, sources[split].nearest_year(c, year), split) for split, c, year in taught]
     jobs = list(dict.fromkeys(jobs + [(county, year, "map") for year in years]))
     check_split(jobs)
     return jobs
 
 
 def check_split(jobs: list):
-    """Refuse to prepare a county for two purposes: a model must not be trained on what it maps or is validated on."""
+    """Refuse a county with two purposes: a model must not train on the county that it maps or is validated on."""
     splits = {}
     for county, _, split in jobs:
         if splits.setdefault(county, split) != split:
@@ -39,16 +39,15 @@ def check_split(jobs: list):
 
 
 def first_years(jobs: list) -> dict:
-    """The earliest year of each county: that year's labels draw its blocks, the same for all its years."""
+    """The earliest year of each county. The labels of this year decide which blocks all its years take."""
     return {county: min(year for other, year, _ in jobs if other == county) for county, _, _ in jobs}
 
 
 def check_classes(sources: dict, jobs: list, per_class: int = None, seed: int = 0,
                   retrain: bool = True) -> pd.DataFrame:
-    """Pure tiles of each class in one year, a row for each county to train or validate on.
+    """Count the pure tiles of each class in one year, from the labels alone: a row for each county to teach with.
 
-    The labels alone tell: an InputError refuses to ``retrain`` where the training or validation counties have none of
-    a class.
+    To ``retrain``, both the training and the validation counties must have tiles of every class.
     """
     first, rows = first_years(jobs), []
     for county, split in dict.fromkeys((county, split) for county, _, split in jobs if split != "map"):
@@ -66,11 +65,12 @@ def check_classes(sources: dict, jobs: list, per_class: int = None, seed: int = 
 
 @functools.lru_cache(maxsize=64)
 def drawn_blocks(labels, county, per_class: int, seed: int) -> tuple:
-    """Blocks of a county, None for all of it, and its pure tiles of each class in them; kept, for it takes seconds."""
+    """Blocks of a county (None: all of it), and the count of pure tiles of each class in them."""
     tiles, crs = grid.county_tiles(county.boundary)
     labelled = label(tiles, labels, crs)
-    blocks = draw_blocks(labelled, per_class, seed) if per_class else None
+    blocks = None
     if per_class:
+        blocks = draw_blocks(labelled, per_class, seed)
         labelled = in_blocks(labelled, blocks)
     return blocks, tuple(np.bincount(labelled["label"][_pure(labelled)].astype(int), minlength=len(CLASS_NAMES)))
 
@@ -78,18 +78,16 @@ def drawn_blocks(labels, county, per_class: int, seed: int) -> tuple:
 def draw_blocks(labelled: pd.DataFrame, per_class: int, seed: int) -> list:
     """Choose blocks of a county to train or validate on: ``(row, col)`` in multiples of ``BLOCK`` tiles of the grid.
 
-    Every second block is drawn at random, so that the county is seen as it is, mixed tiles and common covers as well.
-    The others are those with most pure tiles of the class that is furthest from ``per_class``. A rarer class gives all,
-    but all blocks have no more than twice as many tiles as that makes for all classes together.
+    Every second block is random, so that mixed tiles and common covers are seen too. The others have most pure tiles of
+    the class that is furthest from ``per_class``; a rarer class gives all its tiles. The blocks together hold at most
+    twice as many tiles as ``per_class`` makes for all classes.
     """
     rows, cols = labelled["row"] // BLOCK, labelled["col"] // BLOCK
     names = sorted(set(zip(rows, cols)))
     order = np.random.default_rng(seed).permutation(len(names))
     n_classes, pure = len(CLASS_NAMES), _pure(labelled)
-    counts = np.zeros((len(names), n_classes), dtype=int)
-    number = pd.MultiIndex.from_tuples(names).get_indexer(pd.MultiIndex.from_arrays([rows[pure], cols[pure]]))
-    np.add.at(counts, (number, labelled["label"][pure].astype(int)), 1)
-    counts = counts[order]
+    counts = pd.crosstab([rows[pure], cols[pure]], labelled["label"][pure].astype(int)).reindex(
+        index=pd.MultiIndex.from_tuples(names), columns=range(n_classes), fill_value=0).to_numpy()[order]
     wanted, chosen = np.minimum(per_class, counts.sum(axis=0)), []
     most = min(len(names), max(2 * n_classes, -(-2 * per_class * n_classes // BLOCK ** 2)))
     free = np.ones(len(names), dtype=bool)
@@ -105,7 +103,7 @@ def draw_blocks(labelled: pd.DataFrame, per_class: int, seed: int) -> list:
 
 
 def in_blocks(tiles: pd.DataFrame, blocks: list) -> pd.DataFrame:
-    """The tiles (``row``, ``col``) of blocks, in the same order."""
+    """The tiles that lie in some blocks."""
     own = pd.MultiIndex.from_arrays([tiles["row"] // BLOCK, tiles["col"] // BLOCK])
     return tiles[own.isin(list(blocks))].reset_index(drop=True)
 

@@ -18,34 +18,29 @@ from helpers.tiles.pictures import MAX_BYTES
 from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
-# Names of sub-folders that are no classes.
+# Sub-folders with these names are splits, not classes.
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-# A store keeps labels in one byte.
+# A store keeps a label in one byte.
 MOST_CLASSES = 127
-# All pictures of a file are in memory at once.
+# Bytes of pictures in a file of the store: they are all in memory at once.
 FILE_BYTES = 64 << 20
 
 
 def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_out_share: float = 0.2) -> tuple:
-    """Make a tile store of a plain folder of pictures, ``<class>/<name>.png`` or ``.jpg``.
+    """Write a folder of pictures, ``<class>/<name>.png`` or ``.jpg``, as a tile store.
 
-    The folder's name is the county, the path below it the ``tile_id``, and the year 0. Pictures are kept as they are;
-    they are resized when read.
+    The folder's name becomes the county, the path below it the ``tile_id``, and the year is 0. The store keeps the
+    pictures as they are.
 
     Parameters
     ----------
-    folder : str
-        Labelled pictures, one sub-folder for each class; or pictures without sub-folders, which stay unlabelled; or
-        ``"photographs"``: those of ``notebooks/real_land``, which bring a folder to validate on.
-    uri : str
-        The store to write.
-    held_out : str, optional
-        A second folder, to validate on; without it ``seed`` draws ``held_out_share`` of each class from the first.
+    folder : one sub-folder of pictures for each class; or pictures without sub-folders, which stay unlabelled; or
+        ``"photographs"``, those of ``notebooks/real_land``.
+    held_out : a second folder, to validate on. Without it, ``seed`` draws ``held_out_share`` of each class.
 
     Returns
     -------
-    tuple of str
-        Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
+    Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
     """
     check_seed(seed)
     if folder == real_land.NAME:
@@ -56,11 +51,9 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
         frame = _split(frame, names, folder, held_out, seed, held_out_share)
     keep_only(uri, [])
     for county, part in frame.groupby("county", sort=True):
-        county_uri, written, done = partition_folder(uri, county, 0), [], 0
-        while done < len(part):
-            images = _next_images(part["path"].iloc[done:done + unit_tiles(len(part))])
-            written.append(_write(part.iloc[done:done + len(images)], images, names, county_uri))
-            done += len(images)
+        county_uri, sizes = partition_folder(uri, county, 0), part["path"].map(_size).clip(upper=MAX_BYTES)
+        file_numbers = [np.arange(len(part)) // unit_tiles(len(part)), sizes.cumsum() // FILE_BYTES]
+        written = [_write(rows, names, county_uri) for _, rows in part.groupby(file_numbers)]
         write_manifest(uri, county, 0, tiles=len(part), files=sorted(name + ".parquet" for name in written),
                        classes=list(names), source=county, codec="as given")
         work.keep_only(county_uri, written)
@@ -68,7 +61,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
 
 
 def _split(frame, names, folder, held_out, seed, held_out_share):
-    """Labelled pictures to train on, and others to validate on."""
+    """Labelled pictures, each to train or to validate on."""
     frame["split"] = "train"
     if len(names) < 2 or len(names) > MOST_CLASSES:
         raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a "
@@ -81,8 +74,7 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
         if held["county"].iloc[0] == frame["county"].iloc[0]:
             held["county"] += "_held_out"
         frame = pd.concat([frame, held.assign(split="validation")], ignore_index=True)
-        contents = _contents(frame["path"])
-        for _, same in frame.groupby(contents):
+        for _, same in frame.groupby(_contents(frame["path"])):
             if same["split"].nunique() > 1:
                 first, second = same.drop_duplicates("split")["path"]
                 raise InputError(f"expected pictures to validate on that are not trained on, got {first} and {second} "
@@ -92,7 +84,7 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
         for _, part in frame.groupby("label", sort=True):
             size = int(round(held_out_share * len(part)))
             frame.loc[rng.choice(part.index, size, replace=False), "split"] = "validation"
-        # Copies of a picture stay together, or the network would be judged by what it was trained on.
+        # Copies of a picture stay together: a network must not be judged by pictures that it has trained on.
         frame["split"] = frame.groupby(_contents(frame["path"]))["split"].transform("first")
     for split in ("train", "validation"):
         empty = [name for i, name in enumerate(names) if not ((frame.label == i) & (frame.split == split)).any()]
@@ -103,18 +95,23 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
 
 
 def _contents(paths):
-    """For each file what only files of the same content share: only those of the same size are read."""
-    sizes = paths.map(lambda path: os.path.getsize(path) if os.path.isfile(path) else -1)
+    """A key for each file, the same for files of the same content. It reads only files that share their size."""
+    sizes = paths.map(_size)
     alike = (sizes > 0) & sizes.duplicated(keep=False)
-    return paths.where(~alike, paths.map(dict(zip(paths[alike], map(sha256, paths[alike])))))
+    return paths.where(~alike, paths[alike].map(sha256))
 
 
-def _write(rows, images, names, uri):
-    """Write one file of pictures; its name as a unit."""
+def _size(path):
+    return os.path.getsize(path) if os.path.isfile(path) else 0
+
+
+def _write(rows, names, uri):
+    """Write one file of the store, and return its name as a unit."""
     label = rows["label"].where(rows["label"] >= 0).astype("Int8")
     tiles = rows.assign(
-        row=0, col=0, scene_id=rows["tile_id"], acquired="", label=label, class_2017=label, image=images,
-        group=group_of_class(rows["label"]) if names == CLASS_NAMES else None, purity=label.notna().astype("float32"))
+        row=0, col=0, scene_id=rows["tile_id"], acquired="", image=rows["path"].map(_content), label=label,
+        class_2017=label, purity=label.notna().astype("float32"),
+        group=group_of_class(rows["label"]) if names == CLASS_NAMES else None)
     table = pa.Table.from_pandas(tiles[SCHEMA.names], SCHEMA, preserve_index=False)
     facts = facts_of(table, len(table))
     name = work.name("", facts, rows["label"].tolist(), rows["split"].tolist(), names)
@@ -122,19 +119,8 @@ def _write(rows, images, names, uri):
     return name
 
 
-def _next_images(paths):
-    """Contents of the first of some files: as many as a file of the store takes."""
-    images, n_bytes = [], 0
-    for path in paths:
-        images.append(_content(path))
-        n_bytes += len(images[-1] or b"")
-        if n_bytes >= FILE_BYTES:
-            break
-    return images
-
-
 def _content(path):
-    """A file's content, only the beginning of one that is too large; None if it is gone since it was listed."""
+    """A file's content, cut off where it is too large; None if the file has vanished since it was listed."""
     try:
         with open(path, "rb") as file:
             return file.read(MAX_BYTES + 1)
@@ -145,27 +131,32 @@ def _content(path):
                          "the store again.")
 
 
-def _list_images(folder):
-    """Class names of a folder of pictures, and a frame of ``county, tile_id, path, label``."""
-    folder = Path(folder)
+def _list_paths(folder):
+    """The pictures below a folder; a sentence names what is skipped."""
     if not folder.is_dir():
         raise InputError(f"expected a folder of pictures at {folder}, got no such folder. Check the path.")
-    inside = folder.resolve()
     found, skipped = files_in(folder, IMAGE_SUFFIXES, deep=True)
-    # A link that leads out of the folder is none of its pictures.
-    paths = [p for p in found if inside in p.resolve().parents]
-    skipped = sorted(skipped + list(set(found) - set(paths)))
+    # A link may lead out of the folder: the file there is not one of its pictures.
+    paths = [path for path in found if folder.resolve() in path.resolve().parents]
+    skipped = told(sorted({*skipped, *found} - set(paths)), folder)
     if not paths:
         raise InputError(f"expected pictures ({', '.join(IMAGE_SUFFIXES)}) in {folder}, got none. Put them into one "
-                         f"sub-folder for each class. {told(skipped, folder)}".strip())
+                         f"sub-folder for each class. {skipped}".strip())
     if skipped:
-        print(told(skipped, folder))
+        print(skipped)
     for path in paths:
         try:
             str(path).encode()
         except UnicodeEncodeError:
             raise InputError(f"expected file names in UTF-8 in {folder}, got {ascii(str(path.relative_to(folder)))}. "
                              "Rename it.")
+    return paths
+
+
+def _list_images(folder):
+    """Class names of a folder of pictures, and a frame of ``county, tile_id, path, label``."""
+    folder = Path(folder)
+    paths = _list_paths(folder)
     tops = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in paths]
     names = sorted(set(tops) - {None})
     if names and None in tops:
@@ -175,7 +166,7 @@ def _list_images(folder):
     if len(splits) > 1 or splits and splits == names:
         raise InputError(f"expected one sub-folder for each class in {folder}, got {', '.join(splits)}. Give the "
                          "folder to train on as --images and the one to validate on as --held-out-images.")
-    # The six classes keep their own order, so that land cover pictures mean what land cover tiles mean.
+    # The six classes of land cover keep their own order, so that pictures and tiles have the same ``class_id``.
     if set(names) == set(CLASS_NAMES):
         names = CLASS_NAMES
     index = {name: i for i, name in enumerate(names)}

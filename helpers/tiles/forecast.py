@@ -1,4 +1,4 @@
-"""What preparing counties will take, before it begins."""
+"""A forecast, before preparation begins: its tiles, download, disk and time."""
 
 import numpy as np
 import pandas as pd
@@ -9,29 +9,17 @@ from helpers.land.sources import COVERED, leaf_off as leaf_off_scenes
 from helpers.tiles.choose import first_years
 from helpers.tiles.prepare import sources_of
 
-# Tiles a second on a core, as the benchmark measures them; bytes a second of a connection; a tile's bytes in the store.
+# Tiles a second on a core, as the benchmark measures them; bytes a second of a connection; bytes of a stored tile.
 TILES_A_SECOND, BYTES_A_SECOND, BYTES_A_TILE = 150, 5e6, 80e3
 
 
 def forecast(sources: dict, jobs: list, slots: int, leaf_off: str = "keep", per_class: int = None,
              seed: int = 0) -> pd.DataFrame:
-    """What preparing counties will take.
+    """A row for each of the jobs ``(county, year, split)``: what it prepares, and about how long it takes on ``slots``.
 
-    Parameters
-    ----------
-    sources : dict of str to catalogue
-        For each split, where it comes from.
-    jobs : list of tuple
-        ``(county, year, split)``.
-    slots : int
-        Tasks at a time.
-
-    Returns
-    -------
-    pandas.DataFrame
-        For each job ``covered``, the share of the county that the year's scenes cover; ``tiles``, at most; ``scenes``;
-        ``leaf_off``, the share of the county that scenes without leaves show; ``label_year``; ``download_mb``,
-        ``disk_mb`` and ``minutes``, estimated from the header of one scene each.
+    ``sources`` has a catalogue for each split. ``covered`` is the share of the county that the year's scenes cover, and
+    ``leaf_off`` the share that scenes without leaves show. ``tiles`` is an upper limit. The header of one scene is
+    enough to estimate ``download_mb``, ``disk_mb`` and ``minutes``.
     """
     rows, first = [], first_years(jobs)
     for county, year, split in jobs:
@@ -47,27 +35,26 @@ def forecast(sources: dict, jobs: list, slots: int, leaf_off: str = "keep", per_
 
 
 def download_bytes(tiles: pd.DataFrame, scenes: list, crs: str) -> float:
-    """Bytes of the blocks that hold the tiles, taking all scenes for as the one is that most tiles come from."""
+    """Bytes of the blocks that hold the tiles, as if all scenes were like the one that most tiles come from."""
     if not any(downloads.is_remote(scene.href) for scene in scenes):
         return 0.0
     outlines = np.array([grid.project(scene.footprint, crs) for scene in scenes])
     choice = scene_order(tiles, outlines)[0]
-    used = np.bincount(choice[choice >= 0], minlength=len(scenes))
-    pixel_m, block_px, block_bytes = block_facts(scenes[int(used.argmax())].href, crs)
+    used = choice >= 0
+    pixel_m, block_px, block_bytes = block_facts(scenes[np.bincount(choice[used], minlength=1).argmax()].href, crs)
     height_m, width_m = (px * pixel_m for px in block_px)
-    touched = set()
-    for number in np.flatnonzero(used):
-        left, _, _, top = outlines[number].bounds
-        for row, col in tiles.loc[choice == number, ["row", "col"]].to_numpy():
-            x, y = col * grid.TILE_M - left, top - (row + 1) * grid.TILE_M
-            touched.update((number, down, across)
-                           for down in range(int(y // height_m), int((y + grid.TILE_M) // height_m) + 1)
-                           for across in range(int(x // width_m), int((x + grid.TILE_M) // width_m) + 1))
+    bounds, touched = [outline.bounds for outline in outlines], set()
+    for number, row, col in zip(choice[used], tiles["row"][used], tiles["col"][used]):
+        left, _, _, top = bounds[number]
+        x, y = col * grid.TILE_M - left, top - (row + 1) * grid.TILE_M
+        touched.update((number, down, across)
+                       for down in range(int(y // height_m), int((y + grid.TILE_M) // height_m) + 1)
+                       for across in range(int(x // width_m), int((x + grid.TILE_M) // width_m) + 1))
     return len(touched) * block_bytes
 
 
 def as_text(sources: dict, jobs: list, table: pd.DataFrame) -> list:
-    """A forecast as lines to print: the table, its sums, and each scene of the mapped county without leaves."""
+    """A forecast as lines to print: the table, its sums, and the mapped county's scenes that may show bare trees."""
     lines = table.to_string(index=False).splitlines()
     lines.append(f"In all {table['tiles'].sum():,} tiles, {table['download_mb'].sum():,.0f} MB to download, "
                  f"{table['disk_mb'].sum():,} MB on the disk, about {table['minutes'].sum():.0f} minutes.")

@@ -1,7 +1,7 @@
-"""Pictures to pixels, and back. The only module that opens an encoded picture.
+"""Pictures to pixels, and back. Only this module opens an encoded picture.
 
-Whatever has a clear meaning as RGB is converted: grey, palette, CMYK and transparent pictures; sixteen bits become the
-upper eight; the first frame of an animation counts. Every other picture is refused with a reason.
+It converts grey, palette, CMYK and transparent pictures to RGB. Of sixteen bits it keeps the upper eight, and of an
+animation the first frame. It refuses every other picture with a reason.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ from helpers import InputError
 # Of the lossless formats that Pillow 8.4 reads, the smallest and the quickest to decode for its size: tiles of real
 # NAIP scenes take 72 kB instead of 91 kB as PNG. ``tests/benchmarks/benchmark.py codecs`` measures them.
 CODEC = "webp"
-# Only these are tried: Pillow knows formats that start other programs.
+# Pillow tries only these formats: others start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "PPM")
 # 64 MB as RGB in Pillow: some 300 times a tile of 224 px. A picture of a few kilobytes may claim to be any size.
 MAX_PX = 4096 * 4096
 MAX_BYTES = 16 * 2 ** 20
-# A picture that is blown up from less shows nothing.
+# A picture that is enlarged from fewer pixels shows nothing.
 MIN_SIDE_PX = 8
 _PNG, _JPEG, _SCAN = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"\xff\xda"
 _PIXELS_AS_TEXT = b"P1", b"P2", b"P3"
@@ -50,7 +50,7 @@ def encode(tile: np.ndarray) -> bytes:
 
 
 def digest(tile_ids, images) -> str:
-    """SHA-256 over names and encoded pictures: scoring names its units after it."""
+    """SHA-256 of names and encoded pictures. Scoring names its units after it."""
     found = hashlib.sha256()
     for tile_id, image in zip(tile_ids, images):
         found.update(f"{tile_id}\n{-1 if image is None else len(image)}\n".encode())
@@ -59,7 +59,7 @@ def digest(tile_ids, images) -> str:
 
 
 def decode_all(tiles, size=None) -> np.ndarray:
-    """Pixels (N, h, w, 3), uint8 RGB, of ``tile_id`` and ``image`` in a frame; by default of the first tile's size."""
+    """Pixels (N, h, w, 3), uint8 RGB, of a frame's ``tile_id`` and ``image``; by default in the first tile's size."""
     pixels = []
     for tile_id, image in zip(tiles["tile_id"], tiles["image"]):
         try:
@@ -73,7 +73,7 @@ def decode_all(tiles, size=None) -> np.ndarray:
 
 
 def readable(tiles):
-    """The rows of a frame whose ``image`` can be decoded."""
+    """The rows of a frame with an ``image`` that can be decoded."""
     def can_decode(image):
         try:
             return decode(image) is not None
@@ -83,8 +83,9 @@ def readable(tiles):
 
 
 def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
-    """Pixels (h, w, 3), uint8 RGB, of a picture, resized to ``size`` (height, width). A tile of a grid must have
-    ``tile_px`` in square. A BadPicture tells why a picture can't be used.
+    """Pixels (h, w, 3), uint8 RGB, of a picture, resized to ``size`` (height, width); a BadPicture refuses others.
+
+    The picture of a grid's tile must have ``tile_px`` × ``tile_px`` pixels.
     """
     from PIL import Image, ImageOps
     if image is None:
@@ -103,7 +104,7 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
                                       "take minutes to read. Save it again.")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of palettes and sizes that are dealt with here.
+            # Pillow warns about palettes and sizes that this module handles.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, tile_px)
@@ -124,7 +125,7 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
 
 
 def _words(error):
-    """The text of an error on one line, not too long, without the memory addresses that Pillow puts in."""
+    """The text of an error on one short line, without Pillow's memory addresses."""
     return " ".join(str(error).split()).split(" <_io.")[0][:200]
 
 
@@ -141,7 +142,7 @@ def _check_size(width, height, tile_px):
 
 
 def _check_png(image):
-    """Compare every chunk with its checksum: Pillow doesn't for those that hold the pixels."""
+    """Compare every chunk with its checksum: Pillow doesn't check the chunks that hold the pixels."""
     image = memoryview(image)
     position, kind = len(_PNG), None
     while kind != b"IEND":
@@ -162,7 +163,7 @@ def _rgb(picture):
         picture.load()
         return picture
     if picture.mode in _SIXTEEN_BITS:
-        # Pillow would cut off what is above 255, and call nearly everything white.
+        # Pillow would cut values off at 255, so that nearly everything turns white.
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("values outside 0 to 65535")

@@ -14,10 +14,7 @@ from helpers.tiles.pictures import decode_all
 
 
 class Pixels:
-    """Tiles (N, height, width, 3), uint8 RGB, in a temporary file: indexing reads the rows that it is asked for.
-
-    The file has no name and goes away with the process.
-    """
+    """Tiles (N, height, width, 3), uint8 RGB, in a temporary file without a name; indexing reads the wanted rows."""
 
     def __init__(self, n: int, size: tuple):
         folder = home() / "data"
@@ -31,7 +28,7 @@ class Pixels:
         return self.shape[0]
 
     def __getitem__(self, rows):
-        # Mapped again each time: a map that stays open would count all that was ever read as this process's memory.
+        # Mapped again each time: in an open map, all that was ever read counts as this process's memory.
         return np.array(np.memmap(self._file, np.uint8, "r", shape=self.shape)[rows])
 
     def write(self, row: int, tile: np.ndarray):
@@ -48,12 +45,7 @@ class Pixels:
 
 
 def read(uri: str, tiles: pd.DataFrame, size: tuple) -> Pixels:
-    """The pixels of some tiles of a store, in their order, resized to ``size`` (height, width).
-
-    Parameters
-    ----------
-    tiles : ``county``, ``year`` and ``tile_id``, as ``store.read`` gives them; no pictures.
-    """
+    """The pixels of some tiles (``county``, ``year``, ``tile_id``) of a store, resized to ``size`` (height, width)."""
     pixels, done = Pixels(len(tiles), size), 0
     for rows, batch in store.batches(uri, tiles):
         for row, tile in zip(rows, decode_all(batch, size)):

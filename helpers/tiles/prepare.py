@@ -1,8 +1,9 @@
 """From scenes and labels to a tile store, on every core of a cluster.
 
-A unit of work is a run of tiles of one scene, and makes one file of the store (``cluster.work``).
+A unit of work is a run of tiles of one scene. It writes one file of the store (``cluster.work``).
 """
 
+import contextlib
 import functools
 import os
 import time
@@ -26,31 +27,22 @@ from helpers.tiles.choose import drawn_blocks, in_blocks
 from helpers.tiles.pictures import CODEC, encode
 from helpers.uri import shown
 
-# Changes whenever the same scenes and labels give other tiles: what is there is then cut again.
+# A new version makes every job cut its tiles again: raise it when the same scenes and labels give other tiles.
 VERSION = [1, CODEC]
-# Most tiles of a unit from a server, half of what a NAIP scene has: two units of a scene share a row of its blocks,
-# which then travels twice. Its file has as many row groups as scoring needs units.
+# Most tiles of a unit whose scene is on a server, half of a NAIP scene. Two units of a scene share a row of its blocks,
+# which then travels twice.
 REMOTE_TILES = 512
 # Tiles that a worker holds as pixels at a time: 40 MB.
 BATCH_TILES = 256
-# What makes the tiles of a county and year; ``facts`` are those that its manifest keeps.
+# The sources of a county's tiles in one year. The manifest keeps ``facts``.
 Sources = namedtuple("Sources", "county tiles crs scenes labels bare wanted facts")
 
 
 def cut(batches, scenes: list, crs: str, seconds: Counter = None):
-    """Cut and encode tiles, in plain Python: try it on ten tiles first.
+    """Cut and encode frames of labelled tiles, in plain Python: try it on ten tiles first.
 
-    Parameters
-    ----------
-    batches : iterable of pandas.DataFrame
-        Labelled tiles.
-    seconds : collections.Counter, optional
-        Gets the time spent to ``read`` and to ``encode``.
-
-    Yields
-    ------
-    pandas.DataFrame
-        Columns of ``store.SCHEMA``; tiles that no scene shows whole are left out.
+    It yields frames with the columns of ``store.SCHEMA``, without the tiles that no scene shows whole. ``seconds`` gets
+    the time that it takes to ``read`` and to ``encode``.
     """
     acquired, seconds = {scene.scene_id: scene.acquired for scene in scenes}, Counter() if seconds is None else seconds
     with open_scenes(crs) as get:
@@ -66,8 +58,8 @@ def cut(batches, scenes: list, crs: str, seconds: Counter = None):
 
 
 def cut_unit(unit: dict, crs: str, split: str, signing: str = None):
-    """The tiles of a unit, as ``work.run`` wants them: what an executor runs."""
-    if signing is not None:  # Workers of a cluster don't have the driver's settings.
+    """Cut the tiles of a unit on an executor; ``work.run`` writes them."""
+    if signing is not None:  # A cluster's workers don't have the driver's environment.
         os.environ["TUTORIAL_SIGNING"] = signing
     tiles, seconds = unit["tiles"], Counter()
     tiles = tiles.assign(tile_id=grid.tile_id(crs, tiles["row"], tiles["col"]), split=split)
@@ -78,7 +70,7 @@ def cut_unit(unit: dict, crs: str, split: str, signing: str = None):
 
 
 def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year) -> Sources:
-    """What the tiles of a county and year are to be made from."""
+    """The scenes, labels and tiles of a county and year that a job prepares."""
     if leaf_off not in ("keep", "exclude"):
         raise InputError(f"expected leaf_off='keep' or 'exclude', got {leaf_off!r}. Choose one of them.")
     check_seed(seed)
@@ -86,7 +78,7 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
     tiles, crs = grid.county_tiles(county.boundary)
     scenes, labels = catalog.scenes(county.fips, year), catalog.labels(county.fips, year)
     bare, wanted, drawn = leaf_off_scenes(scenes, county.boundary), len(tiles), None
-    # A month says nothing of leaves in Florida, and a model may well have seen some bare trees.
+    # A model may well train on bare trees, and in Florida winter scenes show leaves.
     if leaf_off == "exclude" and split == "map":
         scenes = [scene for scene in scenes if scene.scene_id not in bare]
         if not scenes:
@@ -105,41 +97,32 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
 
 
 def _reads(scene):
-    """What tells a scene from another, or from what it was: JSON values."""
+    """JSON values that change with a scene's file or catalogue entry."""
     return [scene.scene_id, scene.href, scene.acquired, scene.footprint.wkt, _state(scene.href)]
 
 
 def _state(href):
-    """Size and time of change of a file of this machine; None of one on a server, or of one that is gone."""
-    path = href if downloads.is_remote(href) else split_crs(href)[0]
-    if downloads.is_remote(href) or not os.path.exists(path):
-        return None
-    found = os.stat(path)
-    return [found.st_size, found.st_mtime_ns]
+    """Size and time of change of a local file; None for a file on a server, or for a missing file."""
+    with contextlib.suppress(OSError):
+        found = None if downloads.is_remote(href) else os.stat(split_crs(href)[0])
+        return found and [found.st_size, found.st_mtime_ns]
 
 
 def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_off: str = "keep",
             per_class: int = None, seed: int = 0, first_year: int = None) -> dict:
-    """Write a county's tiles of one year to a tile store, on every core. What was done before it was stopped is kept.
+    """Write a county's tiles of one year to the tile store ``uri``, on every core. It keeps the units that are done.
 
     Parameters
     ----------
-    catalog : helpers.land.catalog.Catalog
-    split : str
-        ``"train"``, ``"validation"`` or ``"map"``.
-    uri : str
-        The store.
-    leaf_off : str
-        ``"keep"`` or ``"exclude"`` scenes of the months ``sources.LEAF_OFF``, if the county is mapped.
-    per_class, seed, first_year : int, optional
-        Of a county that is not mapped, only blocks with so many pure tiles of each class: ``draw_blocks`` draws them
-        from the labels of ``first_year``.
+    split : ``"train"``, ``"validation"`` or ``"map"``.
+    leaf_off : ``"keep"`` or ``"exclude"`` a mapped county's scenes of the months ``sources.LEAF_OFF``.
+    per_class, seed, first_year : of a county that is not mapped, ``draw_blocks`` chooses blocks with ``per_class`` pure
+        tiles of each class by the labels of ``first_year``; without ``per_class``, all of them.
 
     Returns
     -------
-    dict
-        The manifest: ``tiles`` written, ``wanted`` by the county, of which ``not_drawn``, ``no_scene`` and ``no_label``
-        were dropped, ``leaf_off`` scenes with their share of the county, and ``reused`` if nothing had to be done.
+    The manifest. It counts the ``tiles`` written and all tiles ``wanted``; ``not_drawn``, ``no_scene`` and ``no_label``
+    count the difference. ``leaf_off`` has each scene's share of the county. ``reused`` is true if all was done before.
     """
     found = sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year)
     county, folder = found.county.fips, store.partition_folder(uri, found.county.fips, year)
@@ -173,9 +156,9 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
 
 
 def units_of(labelled, scenes: list, crs: str, split: str) -> dict:
-    """Labelled tiles as units of work: neighbours of one scene, which share its blocks.
+    """Labelled tiles as units of work by name. The tiles of a unit are neighbours in one scene, and share its blocks.
 
-    A unit travels to the workers, so it holds numbers only, and those scenes that touch its tiles.
+    A unit travels to the workers, so it holds only numbers and the scenes that touch its tiles.
     """
     scenes = sorted(scenes, key=lambda scene: scene.scene_id)
     order = scene_order(labelled, np.array([grid.project(scene.footprint, crs) for scene in scenes]))
@@ -195,7 +178,7 @@ def units_of(labelled, scenes: list, crs: str, split: str) -> dict:
 
 
 def _runs(nearest, most):
-    """Runs of tiles, at most so many and each of one scene: ``(first, last + 1)``."""
+    """Runs ``(first, last + 1)`` of at most ``most`` tiles, each of one scene."""
     edges = np.flatnonzero(np.diff(nearest, prepend=-1))
     for first, last in zip(edges, [*edges[1:], len(nearest)]):
         cuts = np.linspace(first, last, -(-(last - first) // most) + 1).astype(int).tolist()
@@ -203,9 +186,7 @@ def _runs(nearest, most):
 
 
 def _check_scenes(scenes, crs):
-    """Find a scene that can't be used before the job does. One speaks for all of a server: to open hundreds takes
-    minutes.
-    """
+    """Refuse an unusable scene before the job begins. Of remote scenes it opens only one: hundreds take minutes."""
     remote, local = ([scene for scene in scenes if downloads.is_remote(scene.href) == is_remote]
                      for is_remote in (True, False))
     for scene in remote[:1] + local:
@@ -214,7 +195,7 @@ def _check_scenes(scenes, crs):
 
 
 def _check_disk(uri, tiles):
-    """Refuse to begin if the local disk plainly can't hold the tiles."""
+    """Refuse to begin if the local disk is too small for the tiles."""
     if "://" in str(uri):
         return
     # An encoded tile is at most its pixels; aerial pictures come to half of them.

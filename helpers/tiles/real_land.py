@@ -1,4 +1,4 @@
-"""Real land that the repository holds: photographs by class, and places in three years (``notebooks/real_land``)."""
+"""Real land in ``notebooks/real_land``: photographs by class, and places in three years."""
 
 from pathlib import Path
 
@@ -9,20 +9,16 @@ from PIL import Image
 from helpers.tiles.pictures import decode
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks" / "real_land"
-# What ``images`` calls the photographs; the folders to train and to validate on.
+# The name that the notebooks' parameter ``images`` takes for the photographs; their folders to train and validate on.
 NAME = "photographs"
 PHOTOGRAPHS, HELD_OUT = str(FOLDER / NAME), str(FOLDER / "photographs_held_out")
 YEARS = (2016, 2018, 2020)
 
 
 def places() -> tuple:
-    """The places before and after: ``places``, a frame, and ``pictures``, as they lie in it.
+    """The places, a frame, and their pictures of 0.6 m in the years ``YEARS``: (years, N, 256, 256, 3) uint8, RGB.
 
-    Returns
-    -------
-    places : pandas.DataFrame
-        ``place``, ``kind`` (``newly_developed``, ``changed_otherwise`` or ``random``), ``crs`` and bounds.
-    pictures : (years, N, 256, 256, 3) uint8, RGB, of 0.6 m, for the years ``YEARS``.
+    A place's ``kind`` is ``newly_developed``, ``changed_otherwise`` or ``random``.
     """
     table = pd.read_csv(str(FOLDER / "table.csv"))
     table = table[table["place"].notna()]
@@ -33,9 +29,9 @@ def places() -> tuple:
 
 
 def coarser(tiles: np.ndarray) -> np.ndarray:
-    """Tiles as a camera of half the resolution takes them, uint8 (N, h, w, 3) again.
+    """Tiles (N, h, w, 3) uint8 as a camera of half the resolution sees them, in as many pixels.
 
-    The photographs have 0.3 m a pixel and the places 0.6 m: a network should know both.
+    Photographs have pixels of 0.3 m and places of 0.6 m, so a network should learn from both.
     """
     height, width = tiles.shape[1:3]
     return np.array([np.asarray(Image.fromarray(tile).resize((width // 2, height // 2), Image.BOX).resize(

@@ -1,10 +1,11 @@
 """The tile store: tiles in Parquet files, a folder for each county and year, on any file system.
 
-A folder is finished when it holds ``_manifest.json``, which is written last. A manifest that lists ``files`` says that
-these files, and no others, belong to the county and year; without that list all Parquet files of the folder do.
+A folder is finished when it holds ``_manifest.json``, which is written last. If the manifest lists ``files``, only they
+belong to the county and year. Without the list, all Parquet files of the folder do.
 """
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
@@ -20,7 +21,7 @@ from helpers.land.classes import CLASS_NAMES
 from helpers.tiles.pictures import CODEC, digest
 from helpers.uri import join, shown
 
-# A label is trusted for training when this share of the tile's NLCD pixels carries it.
+# Training trusts a label when this share of the tile's NLCD pixels carries it.
 PURE = 0.9
 SCHEMA = pa.schema([
     ("tile_id", pa.string()), ("row", pa.int32()), ("col", pa.int32()),
@@ -29,36 +30,36 @@ SCHEMA = pa.schema([
     ("split", pa.string()),
 ])
 MANIFEST = "_manifest.json"
-# A county makes at least so many files of at most so many tiles; but none is worth a task of its own for fewer tiles.
+_MANIFEST_NAME = re.compile(rf"county=[^/]+/year=[^/]+/{re.escape(MANIFEST)}")
+# A county has at least 16 files of at most 1,024 tiles each. Fewer than 32 tiles are not worth a task of their own.
 _FILES, _MOST_TILES, _FEWEST_TILES = 16, 1024, 32
-# Footers are read side by side: over a network, each is a wait and nothing else.
+# Threads that read footers: over a network, reading one is mostly waiting.
 _THREADS = 16
-# No UTF-8 text comes after it.
+# No UTF-8 text sorts after this.
 _LAST = b"\xff"
 
 
 def partition_folder(uri: str, county: str, year: int) -> str:
-    """Where the tiles of a county and year lie in a store."""
+    """The folder of a store that holds the tiles of a county and year."""
     return join(uri, f"county={county}", f"year={year}")
 
 
 def unit_tiles(tiles: int) -> int:
-    """Tiles of a file, which is a job's unit of work: also a small county's units share evenly among many cores."""
+    """Tiles in each file of a county. A file is a unit of work, and a small county also has enough for many cores."""
     return max(_FEWEST_TILES, min(_MOST_TILES, tiles // _FILES))
 
 
 def facts_of(table: pa.Table, group_rows: int) -> dict:
-    """For the footer of a file of tiles: a digest of each row group's pictures, after which scoring names its units."""
+    """Facts for a file's footer: a digest of each row group's pictures. Scoring names its units after these digests."""
     groups = [table.slice(start, group_rows) for start in range(0, len(table), group_rows)]
     return {"group_rows": group_rows, "pictures": [
         digest(group["tile_id"].to_pylist(), group["image"].to_pylist()) for group in groups]}
 
 
 def manifest(uri: str, county: str, year: int, required=()) -> dict:
-    """What is known of a finished county and year; None if it isn't finished and no key is ``required``."""
+    """The manifest of a county and year. If they aren't finished, None, or an error if any key is ``required``."""
     folder = partition_folder(uri, county, year)
-    system, path = filesystem(join(folder, MANIFEST))
-    facts = _read(system, path) if system.exists(path) else None
+    facts = _read(join(folder, MANIFEST))
     missing = [key for key in required if key not in (facts or {})]
     if missing:
         raise InputError(f"expected {', '.join(required)} in {shown(folder)}/{MANIFEST}, got " + (
@@ -67,41 +68,43 @@ def manifest(uri: str, county: str, year: int, required=()) -> dict:
     return facts
 
 
-def _read(system, path):
-    """A manifest. An InputError tells of one that isn't whole, or lacks what each must have."""
+def _read(uri):
+    """The manifest at a URI, None if there is none. An InputError reports one that is cut off or lacks a fact."""
+    system, path = filesystem(uri)
     try:
         facts = json.loads(system.cat_file(path).decode())
-        given = [facts[name] for name in ("county", "year", "tiles", "classes")]
-        folders = [name.partition("=")[2] for name in path.rsplit("/", 3)[1:3]]
-        names = [given[3], facts.get("files", [])]
-        if ([given[0], str(given[1]), type(given[2])] == [*folders, int]
-                and all(isinstance(of, list) and all(isinstance(name, str) for name in of) for of in names)
-                and not any("/" in name for name in names[1])):
+        names, files = facts["classes"], facts.get("files", [])
+        folders = [f"county={facts['county']}", f"year={facts['year']}"]
+        if (folders == uri.split("/")[-3:-1] and [type(facts["county"]), type(facts["tiles"])] == [str, int]
+                and isinstance(names, list) and isinstance(files, list)
+                and all(isinstance(name, str) for name in names + files) and "/" not in "".join(files)):
             return facts
         came = "one with other kinds of values"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     except KeyError as error:
         came = f"one without {error}"
     except (ValueError, TypeError):
         came = "one that is cut off"
-    raise InputError(f"expected a manifest with county, year and tiles at {shown(path)}, got {came}. Write the tiles "
+    raise InputError(f"expected a manifest with county, year and tiles at {shown(uri)}, got {came}. Write the tiles "
                      "of this county and year again.")
 
 
 def write_manifest(uri: str, county: str, year: int, **facts):
-    """Declare a county and year finished, with JSON facts about it: at least ``tiles``, the number of rows written."""
+    """Declare a county and year finished. ``facts`` are JSON values, at least ``tiles``: the number of rows written."""
     write_json(join(partition_folder(uri, county, year), MANIFEST),
                dict({"codec": CODEC, "classes": list(CLASS_NAMES)}, **facts, county=str(county), year=int(year)))
 
 
 def remove_manifest(uri: str, county: str, year: int):
-    """Declare a county and year unfinished, before its tiles are written again."""
+    """Declare a county and year unfinished, before a job writes their tiles again."""
     system, path = filesystem(join(partition_folder(uri, county, year), MANIFEST))
     if system.exists(path):
         remove(system, path)
 
 
 def keep_only(uri: str, wanted):
-    """Declare every county and year unfinished but ``(county, year)`` of ``wanted``: what an earlier run has left."""
+    """Declare unfinished what an earlier run has left: every county and year except the ``(county, year)`` wanted."""
     wanted = {(str(county), int(year)) for county, year in wanted}
     for part in _manifests(uri):
         if (part["county"], part["year"]) not in wanted:
@@ -109,24 +112,16 @@ def keep_only(uri: str, wanted):
 
 
 def _manifests(uri):
-    """Those of all finished counties and years, in order."""
+    """The manifests of all finished counties and years, in order."""
     system, path = filesystem(str(uri))
-    names = (join(year, MANIFEST) for county in _folders(system, path, "county=")
-             for year in _folders(system, county, "year="))
-    return [_read(system, name) for name in names if system.exists(name)]
-
-
-def _folders(system, path, key):
-    """Folders in a folder whose names begin with a key, in order. A glob would take brackets in ``path`` for its own."""
-    try:
-        found = [info["name"].rstrip("/") for info in system.ls(path, detail=True) if info["type"] == "directory"]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    return sorted(name for name in found if name.rpartition("/")[2].startswith(key))
+    system.invalidate_cache()
+    start = len(path.rstrip("/")) + 1
+    names = filter(_MANIFEST_NAME.fullmatch, (name[start:] for name in system.find(path, maxdepth=3)))
+    return [_read(join(uri, *parts)) for parts in sorted(name.split("/") for name in names)]
 
 
 def partitions(uri: str) -> list:
-    """Manifests of the finished counties and years of a store, in order; an InputError if there are none."""
+    """The manifests of a store's finished counties and years, in order. An InputError reports a store without any."""
     found = _manifests(uri)
     if not found:
         raise InputError(f"expected a tile store at {shown(uri)}, got no finished county and year there. Run notebook "
@@ -135,12 +130,12 @@ def partitions(uri: str) -> list:
 
 
 def classes(uri: str) -> tuple:
-    """Names of the classes that the labels of a store stand for, in order of ``class_id``."""
+    """Names of a store's classes, in order of ``class_id``."""
     return tuple(partitions(uri)[0]["classes"])
 
 
 def _listed(uri, part):
-    """The files of a county and year by name, as ``ls(detail=True)`` tells of them; None of one that is gone."""
+    """The files of a county and year by name, each as ``ls(detail=True)`` describes it; None for one that is gone."""
     system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
     system.invalidate_cache()
     there = {info["name"].rsplit("/", 1)[-1]: info for info in system.ls(folder, detail=True)}
@@ -150,16 +145,16 @@ def _listed(uri, part):
 
 
 def files(uri: str, part: dict) -> tuple:
-    """The files of a county and year (its manifest), checked for what scoring needs; from their footers.
+    """The files of a county and year (its manifest), checked for scoring from their footers.
 
     Returns
     -------
     files : list of dict
-        By name: ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, their digests in a file
-        that this package has written, else None; ``changed``, which changes with the file; ``dictionary``, whether
-        it may hold a picture once for many tiles, so that ``bytes`` says little.
+        ``uri``, ``name``; ``rows`` and ``bytes`` of each row group; ``pictures``, the digests of a file that this
+        package has written, else None; ``changed``, which changes with the file; ``dictionary``, whether the file may
+        hold a picture once for many tiles, so that ``bytes`` says little.
     damaged : list of str
-        Folder and name of the files whose footer can't be read.
+        Folder and name of each file whose footer can't be read.
     """
     folder = partition_folder(uri, part["county"], part["year"])
     listed = _listed(uri, part)
@@ -188,7 +183,7 @@ def files(uri: str, part: dict) -> tuple:
 
 
 def _look(uri, info):
-    """What one file says of itself; ``ranges``: first and last tile id of each row group."""
+    """The facts in one file's footer; ``ranges`` holds the first and last tile id of each row group."""
     footer = work.footer(uri)
     schema = [footer.schema.column(i) for i in range(len(footer.schema))]
     kinds = {column.path: f"{column.physical_type} {column.logical_type.type}" for column in schema}
@@ -197,24 +192,24 @@ def _look(uri, info):
                          f"{', '.join(f'{name} ({kind})' for name, kind in kinds.items())}. Write its tiles again with "
                          "the columns of helpers.tiles.store.SCHEMA.")
     groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-    pictures = (work.facts_in(footer) or {}).get("pictures") or []
-    statistics = [group.column(list(kinds).index("tile_id")).statistics for group in groups]
+    ids, images = ([group.column(list(kinds).index(name)) for group in groups] for name in ("tile_id", "image"))
+    statistics = [column.statistics for column in ids]
     if any(one is not None and one.null_count for one in statistics):
         raise InputError(f"expected a tile_id in every row of {shown(uri)}, got rows without one. Write its tiles "
                          "again.")
-    encodings = {encoding for group in groups for encoding in group.column(list(kinds).index("image")).encodings}
+    pictures = (work.facts_in(footer) or {}).get("pictures") or []
     return {"uri": uri, "name": uri.rsplit("/", 1)[-1], "rows": [group.num_rows for group in groups],
             "bytes": [group.total_byte_size for group in groups], "changed": changed(info),
             "pictures": pictures if len(pictures) == len(groups) else None,
-            "dictionary": any("DICTIONARY" in encoding for encoding in encodings),
+            "dictionary": any("DICTIONARY" in encoding for column in images for encoding in column.encodings),
             "ranges": [(one.min_raw, one.max_raw) if one is not None and one.has_min_max else (b"", _LAST)
                        for one in statistics]}
 
 
 def _double(ranges):
-    """A tile id that is there twice, of ``(first, last, uri, row group)``; None if there is none.
+    """A tile id that two rows share, found from ``(first, last, uri, row group)``; None if there is none.
 
-    Only row groups whose ranges overlap are read: so one that names a tile twice itself is left to whoever reads it.
+    It reads only row groups whose ranges overlap. So a single row group that names a tile twice passes here.
     """
     to_read, last = {}, None
     for first_id, last_id, uri, group in sorted(ranges):
@@ -233,7 +228,7 @@ def _double(ranges):
 
 
 def _ids(uri_and_groups):
-    """Tile ids in some row groups; none of a file that is damaged: whoever scores it tells of that."""
+    """Tile ids in some row groups of a file. A damaged file has none: scoring reports it."""
     uri, groups = uri_and_groups
     system, path = filesystem(uri)
     try:
@@ -244,29 +239,27 @@ def _ids(uri_and_groups):
 
 
 def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -> pd.DataFrame:
-    """Read tiles on the driver: those of a county, a year, a split or a row of the grid, and some of their columns.
+    """Tiles of a county, a year, a split or a row of the grid, in order of ``county``, ``year`` and ``tile_id``.
 
-    Returns
-    -------
-    pandas.DataFrame
-        In order of county, year and ``tile_id``; ``county`` and ``year`` are columns too.
+    The driver reads them, all columns or some; ``county`` and ``year`` are columns too.
     """
     stored, frames, condition = partitions(uri), [], None
     wanted = None if columns is None else ["tile_id", *(set(columns) - {"tile_id", "county", "year"})]
-    for name, value in (("split", split), ("row", row)):
-        if value is not None:
-            condition = ds.field(name) == value if condition is None else condition & (ds.field(name) == value)
+    asked = {name: value for name, value in zip(("county", "year", "split", "row"), (county, year, split, row))
+             if value is not None}
+    for name in {"split", "row"} & set(asked):
+        same = ds.field(name) == asked[name]
+        condition = same if condition is None else condition & same
     for part in stored:
-        if county in (None, part["county"]) and (year is None or year == part["year"]):
+        if county in (None, part["county"]) and year in (None, part["year"]):
             system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
             files = ds.dataset([join(folder, name) for name in _listed(uri, part)], SCHEMA, "parquet", system)
             frame = files.to_table(columns=wanted, filter=condition).to_pandas()
             frames.append(frame.assign(county=part["county"], year=part["year"]).sort_values("tile_id"))
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        asked = ", ".join(f"{name} {value}" for name, value in (
-            ("county", county), ("year", year), ("split", split), ("row", row)) if value is not None)
-        raise InputError(f"expected tiles of {asked or 'any county'} in {shown(uri)}, got a store of "
+        names = ", ".join(f"{name} {value}" for name, value in asked.items())
+        raise InputError(f"expected tiles of {names or 'any county'} in {shown(uri)}, got a store of "
                          f"{', '.join('{county} {year}'.format(**part) for part in stored)}. Prepare them in notebook "
                          "02_data_preparation.")
     frame = pd.concat(frames, ignore_index=True)
@@ -274,9 +267,9 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
 
 
 def batches(uri: str, tiles: pd.DataFrame, size: int = 32):
-    """Yield the pictures of some tiles (``county``, ``year``, ``tile_id``), a few at a time, as the files hold them.
+    """Yield the encoded pictures of some tiles (``county``, ``year``, ``tile_id``), a few at a time.
 
-    Each batch is the rows of ``tiles``, as numbers from 0, and a frame of their ``tile_id`` and ``image``.
+    Each batch has the numbers of its rows in ``tiles``, from 0, and a frame of their ``tile_id`` and ``image``.
     """
     stored = {(part["county"], part["year"]): part for part in partitions(uri)}
     wanted = tiles[["county", "year", "tile_id"]].assign(number=range(len(tiles)))
@@ -296,7 +289,7 @@ def batches(uri: str, tiles: pd.DataFrame, size: int = 32):
 
 
 def pure(frame: pd.DataFrame, classes=CLASS_NAMES) -> pd.DataFrame:
-    """The rows of a store that may train or validate a model: labelled, and pure. Each class must have some."""
+    """The tiles that may train or validate a model: those with a label and a high purity. Each class must have some."""
     chosen = frame[frame["label"].notna() & (frame["purity"] >= PURE)]
     empty = [name for class_id, name in enumerate(classes) if not (chosen["label"] == class_id).any()]
     if empty:
@@ -306,9 +299,9 @@ def pure(frame: pd.DataFrame, classes=CLASS_NAMES) -> pd.DataFrame:
 
 
 def balanced(frame: pd.DataFrame, seed: int, per_class: int = None) -> pd.DataFrame:
-    """Draw the same number of rows from each ``label``, in order of the index: by default as many as the rarest has.
+    """Draw ``per_class`` rows of each ``label``, in order of the index; by default, as many as the rarest label has.
 
-    A class that has fewer than ``per_class`` gives all of them, and some again.
+    A class with fewer rows gives all of them, some more than once.
     """
     size = int(frame["label"].value_counts().min()) if per_class is None else per_class
     drawn = []

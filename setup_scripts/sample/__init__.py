@@ -3,14 +3,14 @@
     counties    the five counties: where they lie, size, years
     textures    how land looks from the air: swatches and palettes
     lattice     columns and rows of cells, for fields and blocks
-    landscape   what truly covers each county, in 2010 and in 2016
+    landscape   the true cover of each county, in 2010 and in 2016
     looks       how each region of a county looks in a year
-    objects     what stands on it: houses, roads, trees
+    objects     houses, roads and trees
     painting    a county in a year, painted at 1 m
     scenes      sensors, weather, scenes
     labels      label rasters, wrong as often as NLCD's are
-    truth       what is newly developed, whatever the labels say
-    units       what is drawn side by side, and what is drawn already
+    truth       newly developed land, which labels may miss
+    units       units of drawing, side by side, and those that are done
     catalogue   the static STAC catalogue
 """
 
@@ -20,44 +20,30 @@ from pathlib import Path
 
 from helpers import InputError
 from helpers.files import is_full, read_json, write_json
-from sample import units
+from sample import catalogue, units
 from sample.counties import COUNTIES
 
-_BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with what lies around it
+_BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with the land around it
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part.*")
 
 
-def draw(folder, seed: int = 0, counties=None, workers: int = 2, progress=None) -> Path:
+def draw(folder, seed: int = 0, counties=None, workers: int = 2, progress=lambda line: None) -> Path:
     """Draw the sample world into a folder, or go on with a drawing that was interrupted.
 
-    Parameters
-    ----------
-    folder : str or pathlib.Path
-        Gets a static STAC catalogue (``catalog.json``), ``counties.geojson``, ``scenes/``, ``labels/`` and
-        ``truth/``; when everything is there, ``complete.json``. It holds one world: another seed replaces it.
-    seed : int
-        The same seed gives the same bytes, whatever the number of workers.
-    counties : list of str, optional
-        FIPS codes to draw; all of ``COUNTIES`` by default.
-    workers : int
-        Processes that draw side by side, 1 GB of memory each.
-    progress : callable, optional
-        Called with one line of text for each unit.
-
-    Raises
-    ------
-    InputError
-        If a county is unknown, or the folder can't be written or hasn't the room.
+    The folder gets a static STAC catalogue (``catalog.json``), ``counties.geojson``, ``scenes/``, ``labels/`` and
+    ``truth/``; ``complete.json`` comes last. It holds one world: another seed replaces it. The same seed gives the same
+    bytes, whatever the number of ``workers``, which take 1 GB of memory each. ``counties`` are FIPS codes, all by
+    default; ``progress`` gets a line of text for each unit.
     """
-    folder, seed, tell = Path(folder), int(seed), progress or (lambda line: None)
-    wanted = sorted(COUNTIES) if counties is None else sorted(map(str, counties))
+    folder, seed = Path(folder), int(seed)
+    wanted = sorted(COUNTIES if counties is None else map(str, counties))
     unknown = [county for county in wanted if county not in COUNTIES]
     if unknown or not wanted:
         raise InputError(f"expected sample counties among {', '.join(COUNTIES)}, got "
                          f"{', '.join(unknown) or 'none'}. Name one of these.")
     try:
         if not _is_finished(folder, seed, wanted):
-            _draw(folder, seed, wanted, workers, tell)
+            _draw(folder, seed, wanted, workers, progress)
     except OSError as error:
         if is_full(error):
             raise InputError(f"expected room on the disk for the sample counties in {folder}, got a full one. "
@@ -65,13 +51,13 @@ def draw(folder, seed: int = 0, counties=None, workers: int = 2, progress=None) 
         raise InputError(f"expected a folder to draw the sample counties in, got {folder} which can't be written "
                          f"({error.strerror or error}). Give another folder, or set TUTORIAL_HOME.") from error
     if not _is_finished(folder, seed, wanted):
-        raise InputError(f"expected the files in {folder} to stay as they were drawn, got some removed or replaced. Draw "
-                         "each seed in a folder of its own.")
+        raise InputError(f"expected the files in {folder} to stay as they were drawn, got some removed or replaced. "
+                         "Draw each seed in a folder of its own.")
     return folder
 
 
 def _state(seed, counties):
-    """What ``complete.json`` says of finished counties."""
+    """The content of ``complete.json`` when some counties are finished."""
     return {"version": units.VERSION, "seed": seed, "counties": sorted(counties)}
 
 
@@ -87,16 +73,16 @@ def _is_finished(folder, seed, wanted):
     return set(wanted) <= set(there) and _complete(folder) == _state(seed, there)
 
 
-def _draw(folder, seed, wanted, workers, tell):
+def _draw(folder, seed, wanted, workers, progress):
     """Draw what is missing of some counties."""
     folder.mkdir(parents=True, exist_ok=True)
     _forget_others(folder, seed)
     missing = [unit for unit in units.units_of(wanted) if units.facts(folder, seed, unit) is None]
     _check_disk(folder, missing)
-    units.run(folder, seed, missing, workers, tell)
-    from sample import catalogue
+    for number, (county, what) in enumerate(units.run(folder, seed, missing, workers), 1):
+        progress(f"drew {county} {what} ({number} of {len(missing)})")
     written = None
-    # Another drawing may add a county while this one writes the catalogue of those that are there.
+    # Another drawing may add a county while this one writes the catalogue.
     while written != (there := units.there(folder, seed)):
         catalogue.write(folder, [facts for county in there.values() for facts in county])
         write_json(folder / "complete.json", _state(seed, there))
@@ -105,7 +91,7 @@ def _draw(folder, seed, wanted, workers, tell):
 
 
 def _forget_others(folder, seed):
-    """Forget, before a file changes, what is no longer done: units of another world, counties that have lost a file."""
+    """Before a file changes, remove the facts of other worlds' units, and a ``complete.json`` that no longer holds."""
     complete, there = _complete(folder), units.there(folder, seed)
     if complete is not None and complete != _state(seed, set(there) & set(complete.get("counties", ()))):
         (folder / "complete.json").unlink(missing_ok=True)
@@ -116,19 +102,16 @@ def _forget_others(folder, seed):
 
 
 def _remove_leftovers(folder, seed):
-    """Remove what other worlds have left, and what killed drawings have left of files that are there by now."""
+    """Remove files of other worlds, and unfinished files of killed drawings whose whole file is there by now."""
     own = {Path(file).stem for unit in units.units_of(COUNTIES) for file in units.files_of(seed, unit)} | {"collection"}
-    for name in ("scenes", "labels", "truth", "naip", "nlcd"):
-        for path in (folder / name).glob("*"):
-            if _whole(path).stem in own:
-                continue
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-    for path in folder.rglob(".*.part*"):
-        # The whole file of what another drawing is at work on is not there yet.
-        if _PART.match(path.name) and _whole(path).exists():
+    others = [path for name in ("scenes", "labels", "truth", "naip", "nlcd") for path in (folder / name).glob("*")
+              if _whole(path).stem not in own]
+    # While another drawing is at work on a file, the whole file is not there yet.
+    parts = [path for path in folder.rglob(".*.part*") if _PART.match(path.name) and _whole(path).exists()]
+    for path in others + parts:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
@@ -138,7 +121,7 @@ def _whole(path):
 
 
 def _check_disk(folder, missing):
-    """Refuse to begin where the disk plainly can't hold the world."""
+    """Refuse to begin if the disk is too small for the world."""
     needed = sum(map(units.tiles, missing)) * _BYTES_A_TILE
     free = shutil.disk_usage(folder).free
     if free < needed:

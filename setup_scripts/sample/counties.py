@@ -1,6 +1,6 @@
-"""The five sample counties: where they lie, how large they are, what flew over them and when.
+"""The five sample counties: where they lie, how large they are, and when scenes show them.
 
-Their FIPS codes (99...) belong to no state, and so do they.
+No state has FIPS codes that begin with 99.
 """
 
 from collections import namedtuple
@@ -12,11 +12,11 @@ County = namedtuple("County", "geoid name zone longitude latitude columns rows r
 County.__doc__ = """A sample county.
 
 ``zone`` is its UTM zone. Its centre lies well away from the zone's central meridian, so that scenes cut along meridians
-are turned against the grid, as quarter quads are. Its landscape fills ``columns`` by ``rows`` tiles; the county is what
-its boundary leaves of them. ``resolution``: metres per pixel by year of flight. ``soils``: names in ``textures.SOILS``.
+are turned against the grid, as quarter quads are. Its landscape fills ``columns`` by ``rows`` tiles, of which its
+boundary takes a part. ``resolution``: metres per pixel by year of flight. ``soils``: names in ``textures.SOILS``.
 ``green``: how green plants are in a good year, 0 to 1. ``fields``: least and most width of a field or block, in metres.
 ``developments``: new single properties and new subdivisions between 2011 and 2016. ``target``: pure tiles of each class
-that its landscape is laid out to have.
+that its landscape aims at.
 """
 LABEL_YEARS = {2010: 2011, 2016: 2016}
 COUNTIES = {county.geoid: county for county in (

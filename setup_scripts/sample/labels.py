@@ -8,7 +8,7 @@ NLCD agrees with interpreters of aerial pictures at 88 % of places in 2011 and 8
 import numpy as np
 import shapely
 from rasterio.transform import from_origin
-from rasterio.warp import transform
+from rasterio.warp import transform, transform_bounds
 from scipy import ndimage
 
 from helpers.land.classes import NLCD_LEGEND, NODATA_CODE
@@ -19,8 +19,8 @@ from sample.textures import noise
 
 CODE_M = 2            # pixel at which codes are drawn before NLCD pixels take their majority
 NLCD_M = 30.0
-# True code -> what a label says instead, and how often (share of pixels).
 _BORDERS = 2.5   # deviations of luck between a pixel amid its own cover and one amid others
+# For each true code: a wrong code, and the share of pixels that get it.
 _ERRORS = {
     31: ((52, 0.11), (71, 0.05)), 41: ((52, 0.06), (43, 0.10), (21, 0.015)), 42: ((52, 0.06), (43, 0.08)),
     52: ((41, 0.06), (42, 0.03), (71, 0.06), (31, 0.02)), 71: ((81, 0.08), (52, 0.07)), 81: ((71, 0.08), (82, 0.10)),
@@ -29,19 +29,13 @@ _ERRORS = {
 
 
 def draw_labels(folder, codes, county, year, seed) -> dict:
-    """Write an NLCD raster of a year, and tell what its STAC item says.
-
-    ``codes`` has the true one for each ``CODE_M`` metres of the frame.
-    """
+    """Write an NLCD raster of a year, from the true code of each ``CODE_M`` metres; return what its STAC item says."""
     crs = counties.crs(county)
     left, bottom, right, top = counties.frame(county)
-    edge = np.linspace(0, 1, 21)
-    ring_x = np.concatenate([left + edge * (right - left)] * 2 + [np.full(21, left), np.full(21, right)])
-    ring_y = np.concatenate([np.full(21, top), np.full(21, bottom)] + [bottom + edge * (top - bottom)] * 2)
-    ax, ay = map(np.array, transform(crs, "EPSG:5070", ring_x, ring_y))
+    west, south, east, north = transform_bounds(crs, "EPSG:5070", left, bottom, right, top)
     # NLCD pixels have their edges at 15 m beside multiples of 30 m.
-    x0, y1 = np.floor((ax.min() - 15) / NLCD_M) * NLCD_M + 15, np.ceil((ay.max() - 15) / NLCD_M) * NLCD_M + 15
-    width, height = int(np.ceil((ax.max() - x0) / NLCD_M)), int(np.ceil((y1 - ay.min()) / NLCD_M))
+    x0, y1 = np.floor((west - 15) / NLCD_M) * NLCD_M + 15, np.ceil((north - 15) / NLCD_M) * NLCD_M + 15
+    width, height = int(np.ceil((east - x0) / NLCD_M)), int(np.ceil((y1 - south) / NLCD_M))
     ex, ey = np.meshgrid(x0 + NLCD_M * np.arange(width + 1), y1 - NLCD_M * np.arange(height + 1))
     ux, uy = (np.array(v).reshape(ex.shape) for v in transform("EPSG:5070", crs, ex.ravel(), ey.ravel()))
     said = mistaken(majority(codes, ux - left, top - uy), seed, county, year)
@@ -57,9 +51,7 @@ def draw_labels(folder, codes, county, year, seed) -> dict:
 
 def majority(codes, x, y) -> np.ndarray:
     """The code that covers most of each 30 m pixel; ``x`` and ``y`` are their corners, in metres of the frame."""
-    known = sorted(NLCD_LEGEND)
-    place = np.zeros(256, np.uint8)
-    place[known] = np.arange(len(known))
+    known = np.array(sorted(NLCD_LEGEND), np.uint8)
     along = (np.arange(15) + 0.5) / 15
     out = np.full((x.shape[0] - 1, x.shape[1] - 1), NODATA_CODE, np.uint8)
     # Inside one pixel the two projections differ by less than a millimetre from a parallelogram.
@@ -73,10 +65,9 @@ def majority(codes, x, y) -> np.ndarray:
         inside = ((r >= 0) & (c >= 0) & (r < codes.shape[0]) & (c < codes.shape[1])).all(axis=(1, 2))
         if not inside.any():
             continue
-        found = place[codes[r[inside], c[inside]].reshape(inside.sum(), -1)]
-        counts = np.zeros((len(found), len(known)), np.int32)
-        np.add.at(counts, (np.arange(len(found))[:, None], found), 1)
-        out[row, inside] = np.array(known, np.uint8)[counts.argmax(axis=1)]
+        found = codes[r[inside], c[inside]].reshape(inside.sum(), -1)
+        counts = [(found == code).sum(axis=1) for code in known]
+        out[row, inside] = known[np.argmax(counts, axis=0)]
     return out
 
 

@@ -1,10 +1,9 @@
 """The layout of a sample county: what covers the ground, in 2010 and in 2016.
 
 Positions here are metres east and south of the upper left corner of the county's frame. Six noise fields compete for
-the land. Where trees, bushes, grass and bare ground compete, their covers pass into each other over hundreds of
-metres, as on real land, and the true class is that with the highest field. Fields and town blocks fill the cells of
-lattices, one lattice for each district. Everything has a *region*: an index into the tables that say how it looks and
-which NLCD code it truly carries.
+the land, and the true class is the one with the highest field. The covers of trees, bushes, grass and bare ground pass
+into each other over hundreds of metres, as on real land. Fields and town blocks fill the cells of lattices, one lattice
+for each district. Every position belongs to a *region*: an index into the tables of looks and true NLCD codes.
 """
 
 from collections import namedtuple
@@ -22,16 +21,16 @@ TILE_LOW = int(TILE_M) // LOW_M
 STANDS = 20                   # looks that one kind of nature may have in a county
 NATURE = ("barren", "forest", "shrub", "herb", "water", "cleared", "quarry")
 BARREN, FOREST, SHRUB, HERB, WATER, CLEARED, QUARRY = range(len(NATURE))
-VEGETATED = 4 * STANDS        # below it are the regions whose looks covers mix
+VEGETATED = 4 * STANDS        # regions below it mix their looks by covers
 VERGE, ROAD, STREET = (len(NATURE) * STANDS + i for i in range(3))
 FIRST_CELL = STREET + 1
 NATURAL, CROPS, PASTURE, RANGE, SITE, TOWN = range(6)
 TOWN_KINDS = ("park", "large_lots", "houses", "dense", "commerce")
-# Field name -> class_id of the six noise fields that compete for the land.
+# The six noise fields that compete for the land, by class_id.
 _CLASSES = 6
 _CULTIVATED, _DEVELOPED = 3, 5
 _NATURE_OF_CLASS = {0: BARREN, 1: FOREST, 2: SHRUB, 4: HERB}
-# How far covers pass into each other: the difference of two fields, in deviations, at which one has e times as much.
+# How far covers pass into each other: where two fields differ by this many deviations, one cover is e times the other.
 _BLEND = 0.31
 # A single property: polygon (4, 2) in metres, and the first year that shows it.
 Patch = namedtuple("Patch", "polygon year")
@@ -86,12 +85,16 @@ class Landscape:
         self.cells["y"] = np.bincount(self.low_cell.ravel(), y.ravel()) / area
         self.cells["area"] = area * LOW_M ** 2
 
+    def _dry(self):
+        """For each cell, whether it is without water."""
+        return ndimage.maximum(self.low_water, self.low_cell, np.arange(len(self.cells["key"]))) == 0
+
     def _middles(self):
         """Positions of the coarse pixels: y and x."""
         return (np.indices(self.shape, dtype=np.float32) + 0.5) * LOW_M
 
     def district(self, x, y):
-        """Index of the district that holds positions: that with the nearest site."""
+        """The district at positions: the index of the nearest site."""
         return np.argmin([(x - at_x) ** 2 + (y - at_y) ** 2 for at_x, at_y in self.sites], axis=0).astype(np.int8)
 
     def _lay_boundary(self):
@@ -124,7 +127,7 @@ class Landscape:
     # ---- classes
 
     def _lay_classes(self):
-        """Six noise fields compete for the land; of some such worlds, the first with enough pure tiles is taken."""
+        """Let six noise fields compete for the land, until a world has enough pure tiles of every class."""
         rng = self.rng
         wavelength = (1500 if self.width < 5000 else 3200) / LOW_M
         best = (-1,)
@@ -153,25 +156,24 @@ class Landscape:
         self.low_nature = {2010: nature, 2016: nature.copy()}
 
     def _lay_covers(self, natural):
-        """Covers of trees, bushes and grass, from the four fields: each has most where its field is highest."""
+        """Covers of trees, bushes and grass: each is densest where its field is highest."""
         rng = self.rng
-        # What a place really bears differs from what its class lets one expect.
+        # A place's covers differ somewhat from those that its class suggests.
         luck = np.stack([noise(rng, self.shape, 700 / LOW_M, 1.8, 4) for _ in range(4)])
         power = np.exp((natural + 0.18 * luck) / _BLEND)
         bare, trees, bushes, grass = power / power.sum(axis=0)
         shares = np.stack([trees ** 1.5, 0.85 * bushes + 0.25 * trees * (1 - trees),
                            grass / (grass + bare + 1e-6)])
         shares[2] = 0.5 + 0.5 * np.tanh(3 * (shares[2] - 0.5)) / np.tanh(1.5)
-        packed = {}
+        self.covers = {}
         for year, dry in ((2010, 1.0), (2016, 0.9)):
             levels = np.clip(shares * np.array([1, 1, dry])[:, None, None] * 255, 0, 254).astype(np.uint32)
-            packed[year] = levels[0] | levels[1] << 8 | levels[2] << 16
-        self.covers = packed
+            self.covers[year] = levels[0] | levels[1] << 8 | levels[2] << 16
 
     def _balance(self, fields, means):
-        """The fewest pure tiles of any class, and what to add to each field for it."""
+        """Values to add to the fields, so that each class has enough pure tiles; with the count of the rarest class."""
         bias, best = np.zeros(_CLASSES), (-1, None)
-        # Every fourth pixel tells enough while the balance is sought.
+        # Every fourth pixel is enough to find the balance.
         coarse = np.ascontiguousarray(fields[:, 1::4, 1::4])
         for _ in range(80):
             kind = self._kinds(means + bias[:, None])
@@ -186,8 +188,7 @@ class Landscape:
 
     def _lay_water(self, rng):
         y, x = self._middles()
-        inside = shapely.contains_xy(self.river.buffer(rng.uniform(17, 26)), x, y)
-        self.low_water = inside
+        self.low_water = shapely.contains_xy(self.river.buffer(rng.uniform(17, 26)), x, y)
         ragged = noise(rng, self.shape, 40, 2.0, 4)
         for _ in range(2 if self.width < 5000 else 4):
             cx, cy = rng.uniform(0.12, 0.85) * self.width, rng.uniform(0.12, 0.88) * self.height
@@ -197,9 +198,9 @@ class Landscape:
 
     @staticmethod
     def _kinds(means):
-        winner = means.argmax(axis=0)
-        kind = np.where(winner == _DEVELOPED, TOWN, np.where(winner == _CULTIVATED, CROPS, NATURAL))
-        return kind.astype(np.int8)
+        kind_of_class = np.full(_CLASSES, NATURAL, np.int8)
+        kind_of_class[[_DEVELOPED, _CULTIVATED]] = TOWN, CROPS
+        return kind_of_class[means.argmax(axis=0)]
 
     @staticmethod
     def _classes(fields, kind, water):
@@ -210,23 +211,19 @@ class Landscape:
         return np.where(water, -1, classes)
 
     def pure_tiles(self, classes):
-        """How many of the county's tiles are pure, of each class; ``classes`` has every fourth coarse pixel."""
+        """The number of the county's pure tiles of each class; ``classes`` has every fourth coarse pixel."""
         blocks = classes.reshape(self.county.rows, TILE_LOW // 4, self.county.columns, TILE_LOW // 4)
-        counts = np.empty(_CLASSES, int)
-        for c in range(_CLASSES):
-            same = blocks == c
-            counts[c] = ((same.mean(axis=(1, 3)) > 0.93) & same[:, 1:6:2, :, 1:6:2].all(axis=(1, 3))
-                         & self.in_county).sum()
-        return counts
+        same = blocks == np.arange(_CLASSES)[:, None, None, None, None]
+        pure = (same.mean(axis=(2, 4)) > 0.93) & same[:, :, 1:6:2, :, 1:6:2].all(axis=(2, 4)) & self.in_county
+        return pure.sum(axis=(1, 2))
 
     def _lay_farms(self):
-        """Pasture, which is cultivated, and fenced range, which is grassland, on both sides of where one ends."""
+        """Pasture (cultivated) and fenced range (grassland), on both sides of the border between the two classes."""
         rng, kind = self.rng, self.cells["kind"]
         barren, forest, shrub, cultivated, grass, developed = self._cell_fields
-        water = ndimage.maximum(self.low_water, self.low_cell, np.arange(len(grass)))
         margin = cultivated - grass
         pasture = (kind[2010] == CROPS) & (rng.random(grass.size) < 0.15 + 0.65 / (1 + np.exp((margin - 0.5) / 0.15)))
-        fenced = ((kind[2010] == NATURAL) & (grass > np.max([barren, forest, shrub], axis=0) + 0.25) & (water == 0)
+        fenced = ((kind[2010] == NATURAL) & (grass > np.max([barren, forest, shrub], axis=0) + 0.25) & self._dry()
                   & (rng.random(grass.size) < 0.2 + 0.6 / (1 + np.exp((-margin - 0.6) / 0.15))))
         for year in kind:
             kind[year][pasture], kind[year][fenced] = PASTURE, RANGE
@@ -234,7 +231,7 @@ class Landscape:
     # ---- towns
 
     def _lay_town_styles(self):
-        """What stands on each town cell: the further inside a town, the denser."""
+        """The style of each town cell: the further inside a town, the denser."""
         rng, fields = self.rng, self._cell_fields
         rank = fields[_DEVELOPED] - np.delete(fields, _DEVELOPED, 0).max(axis=0)
         rank = rank + rng.normal(0, 0.22, len(rank))
@@ -244,16 +241,15 @@ class Landscape:
         self.cells["style"] = style.astype(np.int8)
         self.cells["built"] = np.full(style.size, 1990)
 
-    # ---- what is new in 2016
+    # ---- changes by 2016
 
     def _lay_changes(self):
-        """Subdivisions, some of them building sites before; sites that nobody has built on; cuts and pits."""
+        """Subdivisions, some of them building sites before; sites that stay empty; cuts and pits."""
         rng, county = self.rng, self.county
         cells, kinds = self.cells, self.cells["kind"]
         self.subdivisions = []
-        water = ndimage.maximum(self.low_water, self.low_cell, np.arange(len(cells["x"])))
         inside = shapely.contains_xy(self.boundary.buffer(-150), cells["x"], cells["y"])
-        free = (kinds[2010] != TOWN) & (water == 0) & inside & (cells["area"] > 0.6 * np.median(cells["area"]))
+        free = (kinds[2010] != TOWN) & self._dry() & inside & (cells["area"] > 0.6 * np.median(cells["area"]))
         for i in range(3 * county.developments[1]):
             choice = np.flatnonzero(free)
             if not len(choice):
@@ -298,22 +294,18 @@ class Landscape:
     # ---- single properties
 
     def _lay_patches(self):
-        rng = self.rng
-        self.patches = []
         new = self.county.developments[0]
         tiles = np.argwhere(self.in_county)
-        rng.shuffle(tiles)
+        self.rng.shuffle(tiles)
         wanted = [2016] * new + [2010] * (new // 2)
+        self.patches = []
         for row, column in tiles:
-            if not wanted:
-                break
-            patch = self._single(rng, row, column, wanted[-1])
-            if patch is not None:
-                wanted.pop()
-                self.patches.append(patch)
+            polygon = self._single(self.rng, row, column) if wanted else None
+            if polygon is not None:
+                self.patches.append(Patch(polygon, wanted.pop()))
 
-    def _single(self, rng, row, column, year):
-        """A single property of 10 to 20 % of a tile, wholly inside it, or None where there is no room."""
+    def _single(self, rng, row, column):
+        """The polygon of a single property, 10 to 20 % of a tile and wholly inside it; None if there is no room."""
         area = rng.uniform(0.118, 0.20) * TILE_M ** 2
         ratio = rng.uniform(1.0, 1.5)
         w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)
@@ -332,7 +324,7 @@ class Landscape:
         nature = np.concatenate([self.low_nature[y][r0:r1, c0:c1].ravel() for y in (2010, 2016)])
         if (cell >= SITE).any() or np.isin(nature, (WATER, CLEARED, QUARRY)).any():
             return None
-        return Patch(polygon, year)
+        return polygon
 
     def bounds_of(self, cell):
         """``(u0, v0, u1, v1)`` of a cell in its lattice."""

@@ -4,7 +4,7 @@ import numpy as np
 
 
 class Lattice:
-    """Columns and rows of cells of one district, at an angle, gently bent."""
+    """The columns and rows of one district's cells, at an angle and gently bent."""
 
     def __init__(self, rng, angle, size_m, fields):
         self.cos, self.sin = float(np.cos(angle)), float(np.sin(angle))

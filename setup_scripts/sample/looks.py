@@ -1,6 +1,6 @@
 """How each region of a county looks in a year, and its true NLCD code: tables that painting reads.
 
-What grows or lies on a region, its soil, season and drought make its colours; a campaign's film makes pictures of them.
+A region's cover, soil, season and drought make its colours, and a campaign's film shifts them.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ class Looks:
         # Flights start between mid-morning and early afternoon, in early summer or in autumn.
         self.sun = (np.deg2rad(rng.uniform(115, 235)), np.deg2rad(rng.uniform(30, 60)))
         self.season = rng.uniform(0.0, 0.35) if year == 2010 else rng.uniform(0.1, 0.55)
-        # Film and the way it is printed mix the bands: pictures are paler or stronger, and lean to one hue.
+        # Film and printing mix the bands: pictures are paler or stronger, and lean to one hue.
         mean = np.full((4, 4), 1 / 3) * [[1, 1, 1, 0]] * np.array([1, 1, 1, 0])[:, None] + np.diag([0, 0, 0, 1.0])
         self.film = mean + rng.uniform(0.6, 1.2) * (np.eye(4) - mean)
         self.film[:3, :3] += rng.normal(0, 0.05, (3, 3))
@@ -40,7 +40,7 @@ class Looks:
         self._lay_cells()
 
     def random(self, *what):
-        """Random numbers of this county that belong to one thing, whatever else is drawn."""
+        """A generator of random numbers for one thing in this county, independent of all others."""
         return np.random.default_rng([self.landscape.seed, int(self.landscape.county.geoid), *what])
 
     def packed(self, colours):
@@ -50,7 +50,7 @@ class Looks:
     def _lay_nature(self):
         for region in range(land.FIRST_CELL):
             nature, stand = divmod(region, land.STANDS)
-            # Two generators: one for what stays over the years, one for what this year makes of it.
+            # Two generators: one for properties that last, one for those of this year.
             # Neighbouring stands (four in a row) share a kind, and differ a little in light and green.
             lasting = self.random(4, nature, stand // 4)
             now = self.random(5, nature, stand // 4, self.year)
@@ -80,7 +80,7 @@ class Looks:
 
     def _set(self, region, rng, swatch, colours, patchy, code):
         self.base[region] = Swatches.INDEX[swatch] * SIZE * SIZE
-        # Crowns stay where they were placed, so that covers know which of them to show.
+        # Crowns have no offset: their ranks, which covers are compared with, lie where the crowns lie.
         self.offset[:, region] = rng.integers(0, SIZE, 2) * (swatch not in Swatches.CROWNS)
         self.patchy[region] = round(patchy * 64)
         ramp = (np.asarray(colour, float) * (1 + self._lighter) for colour in colours[:3])
@@ -93,7 +93,7 @@ class Looks:
         return soil(rng, self.landscape.county.soils, rng.uniform(least, most))
 
     def _green(self, rng, spread=0.25):
-        """How green plants are here: the county, the season, the drought, and the place's own luck."""
+        """How green plants are here, from the county, the season, the drought, and chance."""
         good = self.landscape.county.green * (1 - 0.8 * self.drought)
         return good - 0.5 * self.season + rng.normal(0, spread) + 0.15
 
@@ -123,7 +123,7 @@ class Looks:
         return self._grass(lasting, now, ("meadow", "tussock")[lasting.integers(2)], 71)
 
     def _grass(self, lasting, now, swatch, code):
-        """Grass from lush to straw, and sown or wild: nothing but its lines tells which."""
+        """Grass from lush to straw. Sown and wild grass differ only in their lines."""
         green = self._green(lasting, 0.38) + now.normal(0, 0.15) + self._greener - 0.3 * self.drought
         # Lush grass is never as light as straw.
         colour = plants(lasting.uniform(58, 170 - 60 * np.clip(green, 0, 1)), green)
@@ -137,7 +137,7 @@ class Looks:
         return "rock", contrast(self._soil(lasting, 0.6, 1), 0.4, light=0.6), 0.2, 31
 
     def _look_water(self, lasting, now):
-        # One body of water has one colour, whichever stands its places belong to.
+        # All water has one colour, in every stand.
         rng = self.random(10, self.year)
         grey = rng.uniform(32, 78)
         colour = grey * np.array([rng.uniform(0.5, 0.95), rng.uniform(0.95, 1.15), rng.uniform(0.8, 1.2), 0.45])
@@ -148,7 +148,7 @@ class Looks:
         colour = 0.65 * ground + 0.35 * plants(ground.mean() * 0.8, 0.4)
         return "tussock", (*contrast(colour, 0.6), 0.1), 0.6, 71 if lasting.random() < 0.5 else 52
 
-    # ---- what people made of it
+    # ---- cultivated and built land
 
     def _look_verge(self, lasting, now):
         colour = plants(lasting.uniform(85, 115), self._green(now, 0.05) - 0.1)
@@ -158,7 +158,7 @@ class Looks:
         return "paved", contrast(np.array([1.02, 1, 0.98, 0.95]) * lasting.uniform(105, 150), 0.25), 0.2, 21
 
     def _look_farm(self, lasting, now, kind):
-        """Pasture and range stay grass; the farmer sows a field anew each year; what an orchard is, it stays."""
+        """Pasture, range and orchards last for years; fields get a new crop each year."""
         code = _FARM_CODES[kind]
         if kind != land.CROPS:
             return self._grass(lasting, now, ("hay", "meadow", "tussock")[lasting.choice(3, p=(
@@ -180,11 +180,11 @@ class Looks:
         return swatch, (low - spread, middle, high + spread, 0.04), now.uniform(0.1, 0.6), code
 
     def _look_site(self, lasting, now):
-        """A building site: graded soil that nothing stands on yet."""
+        """A building site: graded soil without a building."""
         return ("tilled", "paved")[lasting.integers(2)], contrast(self._soil(lasting, 0.2, 0.9), 0.3), 0.6, 31
 
     def _look_town(self, lasting, now, style, fresh):
-        """The ground of a block: lawns, yards, or pavement; houses and trees come on top."""
+        """The ground of a block: lawns, yards, or pavement, below houses and trees."""
         if style == "commerce":
             colour = np.array([1.03, 1, 0.97, 0.95]) * lasting.uniform(95, 165)
             return "paved", contrast(colour, 0.3), 0.3, 24

@@ -1,4 +1,4 @@
-"""What stands on the ground of a county in a year: roads, tracks, houses, their shadows, and single trees."""
+"""Objects on the ground of a county in a year: roads, tracks, houses, their shadows, and single trees."""
 
 import numpy as np
 import shapely
@@ -7,32 +7,26 @@ from PIL import Image, ImageDraw, ImageFilter
 from sample import landscape as land
 from sample.textures import noise, plants, soil
 
+_SHADE = 105   # the share of light in a shadow, of 256
 _ROOFS = np.array([(96, 92, 90, 92), (124, 118, 112, 114), (140, 94, 78, 130), (150, 146, 140, 136),
                    (84, 70, 60, 88), (114, 102, 90, 110), (188, 185, 180, 174), (106, 110, 120, 110),
                    (132, 112, 94, 124)], float)
 
 
 class Objects:
-    """Arrays of what stands on the ground, with the boxes that it fills; placed once, drawn in any window."""
+    """Arrays of objects with the boxes that they fill. They are placed once, and drawn in any window."""
 
     def __init__(self, looks):
         self.looks, self.landscape, self.year, self.sun = looks, looks.landscape, looks.year, looks.sun
         self._rng, self._packed = looks.random, looks.packed
         self.away = np.array([-np.sin(self.sun[0]), np.cos(self.sun[0])])   # where shadows point: east, south
-        self._lay_objects()
-
-    def _lay_objects(self):
-        """Roads, tracks, driveways, roofs and trees, as arrays with the boxes they fill."""
         self.flats, self.roofs, self.trees, self.shadows = [], [], [], []
         self._lay_lines()
-        cells = self.landscape.cells
-        for cell in np.flatnonzero(cells["kind"][self.year] == land.TOWN):
-            self._build_cell(self._rng(20, cell), cell)
-        kind = cells["kind"][self.year]
-        for cell in np.flatnonzero((kind >= land.CROPS) & (kind <= land.RANGE)):
-            self._plant_hedge(self._rng(21, cell), cell)
-        for cell in np.flatnonzero(kind == land.SITE):
-            self._grade(self._rng(25, cell), cell)
+        farms = land.CROPS, land.PASTURE, land.RANGE
+        for kinds, lay, number in ((land.TOWN, self._build_cell, 20), (farms, self._plant_hedge, 21),
+                                   (land.SITE, self._grade, 25)):
+            for cell in np.flatnonzero(np.isin(self.landscape.cells["kind"][self.year], kinds)):
+                lay(self._rng(number, cell), cell)
         for i, patch in enumerate(self.landscape.patches):
             if patch.year <= self.year:
                 self._build_single(self._rng(22, i), patch)
@@ -93,7 +87,7 @@ class Objects:
         self.trees.append(np.column_stack([places, radius, rng.uniform(0.75, 1.2, n), rng.uniform(0, 1, n)]))
 
     def _boxes(self, lattice, u, v, w, h, colours, into, height=0.0):
-        """Rectangles along a lattice, as arrays; with a height they throw shadows."""
+        """Rectangles along a lattice, as arrays. Those with a height throw shadows."""
         u, v, w, h = (np.atleast_1d(np.asarray(a, float)) for a in np.broadcast_arrays(u, v, w, h))
         side = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
         corners = lattice.to_map(u[:, None] + w[:, None] * side[:, 0], v[:, None] + h[:, None] * side[:, 1])
@@ -102,17 +96,10 @@ class Objects:
             self._cast(corners, height)
 
     def _cast(self, corners, height):
-        """Shadows of boxes: the hexagon that a rectangle (n, 4, 2) sweeps on its way from the sun."""
+        """Shadows of boxes: the hexagon that a rectangle (n, 4, 2) sweeps as it moves away from the sun."""
         away = self.away * height / np.tan(self.sun[1])
-        across = corners[..., 0] * away[1] - corners[..., 1] * away[0]
-        first, n = across.argmax(axis=1), np.arange(len(corners))
-        toward = corners @ away
-        near = np.where(toward[n, (first + 1) % 4] < toward[n, (first + 3) % 4], 1, 3)
-        i, k = first, (first + near) % 4
-        j, m = (first + 2) % 4, (first + near + 2) % 4
-        ring = [corners[n, i], corners[n, k], corners[n, j],
-                corners[n, j] + away, corners[n, m] + away, corners[n, i] + away]
-        self.shadows += [(points, 1) for points in np.stack(ring, axis=1)]
+        swept = shapely.convex_hull(shapely.multipoints(np.concatenate([corners, corners + away], axis=1)))
+        self.shadows += [(shapely.get_coordinates(shape)[:-1], _SHADE) for shape in swept]
 
     def _houses(self, lattice, u, v, w, h, roofs):
         """Gabled roofs, the side that faces the sun lighter."""
@@ -127,7 +114,7 @@ class Objects:
                         np.atleast_2d(roofs) * (1 + 0.2 * half * facing[:, None]), self.roofs)
 
     def _block(self, cell):
-        """Lattice and box of a cell, and a function that tells which positions lie in it, on dry land."""
+        """Lattice and box of a cell, and a function that selects positions on its dry land."""
         scape = self.landscape
         lattice = scape.lattices[scape.cells["district"][cell]]
 
@@ -245,37 +232,28 @@ class Objects:
         """Flats, shadows, roofs and trees over a painted block; then the lens."""
         height, width = packed.shape
         image = Image.fromarray(packed.view(np.int32))
-        pen = ImageDraw.Draw(image)
-        for points, colour in _within(self.flats, left, top, width, height):
-            pen.polygon(points, fill=colour)
+        _fill(image, self.flats, left, top)
         shadow = Image.new("L", (width, height), 255)
-        shade = ImageDraw.Draw(shadow)
-        for points, _ in _within(self.shadows, left, top, width, height):
-            shade.polygon(points, fill=105)
+        _fill(shadow, self.shadows, left, top)
         trees = self.trees[(np.abs(self.trees[:, 0] - left - width / 2) < width / 2 + 12)
                            & (np.abs(self.trees[:, 1] - top - height / 2) < height / 2 + 12)]
         away, places = self.away, trees[:, :2] - (left, top)
-        length = 1.2 / np.tan(self.sun[1])
-        for (x, y), r in zip(places + away * trees[:, 2:3] * length, trees[:, 2]):
-            shade.ellipse((x - r, y - r, x + r, y + r), fill=105)
+        length, pen = 1.2 / np.tan(self.sun[1]), ImageDraw.Draw(shadow)
+        for place, r in zip(places + away * trees[:, 2:3] * length, trees[:, 2]):
+            pen.circle(place, r, fill=_SHADE)
         pixels = np.array(image).view(np.uint8).reshape(height, width, 4)
-        dark = np.asarray(shadow)
-        rows, columns = np.nonzero(dark < 255)
-        pixels[rows, columns] = (pixels[rows, columns].astype(np.uint16) * 105 >> 8) + 2
+        dark = np.asarray(shadow) < 255
+        pixels[dark] = (pixels[dark].astype(np.uint16) * _SHADE >> 8) + 2
         image = Image.fromarray(pixels.view(np.int32)[..., 0])
-        pen = ImageDraw.Draw(image)
-        for points, colour in _within(self.roofs, left, top, width, height):
-            pen.polygon(points, fill=colour)
-        leaf = self._tree_colours()
-        for (x, y), (_, _, r, light, tint) in zip(places, trees):
+        _fill(image, self.roofs, left, top)
+        leaf, pen = self._tree_colours(), ImageDraw.Draw(image)
+        for place, (_, _, r, light, tint) in zip(places, trees):
             dim, lit = leaf[int(tint * 7.99)][int((light - 0.75) / 0.45 * 3.99)]
-            pen.ellipse((x - r, y - r, x + r, y + r), fill=dim)
-            cx, cy, s = x - away[0] * r * 0.3, y - away[1] * r * 0.3, r * 0.62
-            pen.ellipse((cx - s, cy - s, cx + s, cy + s), fill=lit)
+            pen.circle(place, r, fill=dim)
+            pen.circle(place - away * r * 0.3, r * 0.62, fill=lit)
         pixels = np.array(image).view(np.uint8).reshape(height, width, 4)
-        image = Image.fromarray(pixels, "RGBA")
         lens = ImageFilter.Kernel((3, 3), (1, 2, 1, 2, 5, 2, 1, 2, 1))
-        return np.asarray(image.filter(lens))
+        return np.asarray(Image.fromarray(pixels, "RGBA").filter(lens))
 
     def _tree_colours(self):
         """Packed dim and lit colours of crowns, by tint and light."""
@@ -286,7 +264,7 @@ class Objects:
 
 
 class _Plain:
-    """A lattice without bend, around a point: for what stands alone."""
+    """A lattice without bend around a point, for single properties."""
 
     def __init__(self, centre, angle):
         self.centre, self.cos, self.sin = centre, np.cos(angle), np.sin(angle)
@@ -297,17 +275,17 @@ class _Plain:
 
 
 def _boxed(shapes):
-    """Shapes with the boxes they fill: ``(list of (points, colour), (n, 4) bounds)``."""
+    """Shapes with their boxes: ``(list of (points, colour), (n, 4) bounds)``."""
     boxes = np.array([np.concatenate([p.min(axis=0), p.max(axis=0)]) for p, _ in shapes]).reshape(-1, 4)
     # PIL takes packed colours as signed 32-bit numbers.
     return [(p, int(np.uint32(c).view(np.int32))) for p, c in shapes], boxes
 
 
-def _within(shapes, left, top, width, height):
-    """Points (of the window) and colours of the shapes that reach into a window, in their order."""
+def _fill(image, shapes, left, top):
+    """Draw the shapes that reach into an image, in their order; ``left`` and ``top`` are the image's corner."""
     things, boxes = shapes
-    hits = np.flatnonzero((boxes[:, 2] >= left) & (boxes[:, 0] <= left + width)
-                          & (boxes[:, 3] >= top) & (boxes[:, 1] <= top + height))
-    for i in hits:
+    pen = ImageDraw.Draw(image)
+    for i in np.flatnonzero((boxes[:, 2] >= left) & (boxes[:, 0] <= left + image.width)
+                            & (boxes[:, 3] >= top) & (boxes[:, 1] <= top + image.height)):
         points, colour = things[i]
-        yield [tuple(p) for p in points - (left + 0.5, top + 0.5)], colour
+        pen.polygon([tuple(p) for p in points - (left + 0.5, top + 0.5)], fill=colour)

@@ -1,7 +1,7 @@
-"""The ground of a county in a year, seen from straight above: what a perfect camera would record.
+"""The ground of a county in a year, as a perfect camera straight above would record it.
 
-``Ground.draw`` paints any window of it at 1 m, in four bands. A position looks the same whatever the window: every
-choice is made when the ``Ground`` is made, none while it is drawn.
+``Ground.draw`` paints any window of it at 1 m, in four bands. A position looks the same in every window, because
+``Ground`` makes all choices before it draws.
 """
 
 import numpy as np
@@ -12,11 +12,11 @@ from sample.looks import Looks
 from sample.objects import Objects
 from sample.textures import SHADES, SIZE, TINTS, noise
 
-MARGIN = 20   # metres around a window from which things reach into it: shadows, crowns, the lens
+MARGIN = 20   # metres around a window from which shadows, crowns and the lens reach into it
 
 
 class Ground:
-    """How a landscape looks in a year: 2010, or 2016, a drought. Without ``swatches`` only codes can be drawn."""
+    """A landscape in 2010, or in the drought of 2016. Without ``swatches`` it draws only codes."""
 
     def __init__(self, landscape, year, swatches=None):
         self.landscape, self.year = landscape, year
@@ -43,7 +43,7 @@ class Ground:
         return pixels
 
     def codes(self, left, top, width, height, step=2):
-        """True NLCD codes of every ``step``-th metre of a window; roads take what they cross."""
+        """True NLCD codes of every ``step``-th metre of a window, roads included."""
         return self.looks.code[self._regions(left, top, width, height, step)[0]]
 
     # ---- regions
@@ -58,16 +58,12 @@ class Ground:
         low = rows * scape.shape[1] + columns
         nature = scape.nature[self.year].ravel()[low].astype(np.int32)
         x, y = (ix[None] + 0.5).astype(np.float32), (iy[:, None] + 0.5).astype(np.float32)
-        corners = scape.district(np.float32([left, left + width])[None], np.float32([top, top + height])[:, None])
-        if (corners == corners[0, 0]).all():
-            region, u, v = self._lattice_regions(corners[0, 0], x, y)
-        else:
-            district = scape.district(x, y)
-            region, u, v = (np.zeros(district.shape, np.int32) for _ in range(3))
-            for d in np.unique(district):
-                here = district == d
-                for into, values in zip((region, u, v), self._lattice_regions(d, x, y)):
-                    into[here] = values[here]
+        district = scape.district(x, y)
+        region, u, v = (np.zeros(district.shape, np.int32) for _ in range(3))
+        for d in np.unique(district):
+            here = district == d
+            for into, values in zip((region, u, v), self._lattice_regions(d, x, y)):
+                into[here] = values[here]
         water = nature // land.STANDS == land.WATER
         region = np.where((region == 0) | water & (region != land.ROAD), nature, region)
         return self._add_patches(region, left, top, step), u, v, low
@@ -104,7 +100,7 @@ class Ground:
         return region if image is None else np.asarray(image)
 
     def _layers(self, region, low, place):
-        """Regions in which each pixel of mixed land is what lies on top: bare ground, grass, a bush or a tree."""
+        """Regions after each pixel of mixed land has got its top layer: bare ground, grass, a bush or a tree."""
         mixed = np.flatnonzero(region < land.VEGETATED)
         region, place = region.ravel(), place.ravel()[mixed]
         stand = region[mixed] % land.STANDS

@@ -28,10 +28,10 @@ _LEVELS, _WEATHER_M = 65, 8.0   # from the deepest shadow to the thickest veil; 
 # ---- sensors
 
 def exposed(pixels, seed, county, year, number, left, top) -> np.ndarray:
-    """What a scene's camera makes of ground (height, width, 4) with its corner at ``left``, ``top`` in map metres.
+    """The picture that a scene's camera takes of ground (height, width, 4) with its corner at ``left``, ``top``.
 
-    Four bands of uint8, never 0, which is nodata. Every campaign (a county in a year) has a gain, gamma, white balance
-    and haze of its own, every scene a little more. Some scenes lie under thin clouds: their shadows, or their veil.
+    It has four bands of uint8, never 0, which is nodata. A campaign (a county in a year) has its own gain, gamma, white
+    balance and haze, and a scene varies them a little. Some scenes lie under thin clouds: shadows or veils.
     """
     campaign = np.random.default_rng([seed, int(county.geoid), 30, year])
     scene = np.random.default_rng([seed, int(county.geoid), 31, year, number])
@@ -42,7 +42,7 @@ def exposed(pixels, seed, county, year, number, left, top) -> np.ndarray:
     value = gain[:, None, None] * (np.arange(256) / 255)[None, None] ** gamma * (1 + 0.5 * np.minimum(level, 0))
     veil = np.minimum(haze[:, None, None] + 70 * np.maximum(level, 0), 200)
     seen = veil + (255 - veil) * value
-    # Sensors tell fewer levels apart than a byte holds. With all 256 the scenes would take half as much disk again.
+    # Sensors tell fewer levels apart than a byte holds. With all 256, scenes would take 1.5 times as much disk.
     table = np.clip(np.floor(seen / _STEPS) * _STEPS + _STEPS // 2, 1, 255).astype(np.uint8).reshape(4, -1)
     at = pixels.astype(np.int32)
     if scene.random() < _CLOUDY:
@@ -61,9 +61,9 @@ def exposed(pixels, seed, county, year, number, left, top) -> np.ndarray:
 # ---- footprints
 
 def footprints(county) -> list:
-    """The scenes that cover a county: cells of a grid of meridians and parallels, each a little larger than its cell.
+    """Polygons, in UTM metres, of the scenes that cover a county, from north to south and from west to east.
 
-    Polygons in UTM metres, from north to south and west to east.
+    Each lies between two meridians and two parallels, and overlaps its neighbours a little.
     """
     crs = counties.crs(county)
     left, bottom, right, top = counties.frame(county)
@@ -73,14 +73,13 @@ def footprints(county) -> list:
     pad_x = OVERLAP_M / 2 * (east - west) / (right - left)
     pad_y = OVERLAP_M / 2 * (north - south) / (top - bottom)
     shapes = []
-    for j in range(rows):
-        for i in range(columns):
-            w = max(west, west + (east - west) * i / columns - pad_x)
-            e = min(east, west + (east - west) * (i + 1) / columns + pad_x)
-            n = min(north, north - (north - south) * j / rows + pad_y)
-            s = max(south, north - (north - south) * (j + 1) / rows - pad_y)
-            corners = transform("EPSG:4326", crs, [w, e, e, w], [n, n, s, s])
-            shapes.append(shapely.Polygon(np.array(corners[:2]).T))
+    for j, i in np.ndindex(rows, columns):
+        w = max(west, west + (east - west) * i / columns - pad_x)
+        e = min(east, west + (east - west) * (i + 1) / columns + pad_x)
+        n = min(north, north - (north - south) * j / rows + pad_y)
+        s = max(south, north - (north - south) * (j + 1) / rows - pad_y)
+        corners = transform("EPSG:4326", crs, [w, e, e, w], [n, n, s, s])
+        shapes.append(shapely.Polygon(np.array(corners[:2]).T))
     return shapes
 
 
@@ -92,7 +91,7 @@ def acquired(seed, county, year, number) -> str:
 
 
 def scene_ids(seed, county, year) -> list:
-    """Names of a county's scenes in the manner of NAIP's: m_<county><number>_<zone>_<resolution>_<date>."""
+    """Names of a county's scenes, as NAIP has them: m_<county><number>_<zone>_<resolution>_<date>."""
     resolution = {1.0: "1", 0.6: "060"}[county.resolution[year]]
     return [f"m_{county.geoid}{number:02d}_{county.zone}_{resolution}_"
             + acquired(seed, county, year, number).replace("-", "")
@@ -102,17 +101,15 @@ def scene_ids(seed, county, year) -> list:
 # ---- writing
 
 def draw_scene(folder, seed, ground, number, name, footprint) -> dict:
-    """Draw one scene as a Cloud-Optimized GeoTIFF, and tell what its STAC item says."""
+    """Draw one scene as a Cloud-Optimized GeoTIFF, and return what its STAC item says."""
     county, year = ground.landscape.county, ground.year
     resolution = county.resolution[year]
     left, bottom, right, top = footprint.bounds
     left, top = np.floor(left / resolution) * resolution, np.ceil(top / resolution) * resolution
     width, height = int(np.ceil((right - left) / resolution)), int(np.ceil((top - bottom) / resolution))
     to_map = from_origin(left, top, resolution, resolution)
-    pixels = view(ground, left, top, width, height, resolution)
-    bands = exposed(pixels, seed, county, year, number, left, top)
+    bands = exposed(view(ground, left, top, width, height, resolution), seed, county, year, number, left, top)
     bands[:, rasterio.features.geometry_mask([footprint], (height, width), to_map)] = 0
-    del pixels
     write_cog(folder / "scenes" / f"{name}.tif", bands, counties.crs(county), to_map)
     outline = project(footprint, "EPSG:4326", source=counties.crs(county))
     return {"id": name, "path": f"scenes/{name}.tif", "acquired": acquired(seed, county, year, number), "year": year,
@@ -122,14 +119,14 @@ def draw_scene(folder, seed, ground, number, name, footprint) -> dict:
 
 
 def view(ground, left: float, top: float, width: int, height: int, resolution=1.0) -> np.ndarray:
-    """Pixels (height, width, 4) of the ground from a corner in map metres: drawn at 1 m, finer ones interpolated."""
+    """Pixels (height, width, 4) of the ground from a corner in map metres. Pixels finer than 1 m are interpolated."""
     frame_left, _, _, frame_top = counties.frame(ground.landscape.county)
     x, y = left - frame_left, frame_top - top
     if resolution == 1.0:
         return ground.draw(int(round(x)), int(round(y)), width, height)
     x0, y0 = int(np.floor(x)) - 3, int(np.floor(y)) - 3
     source = ground.draw(x0, y0, int(np.ceil(width * resolution)) + 8, int(np.ceil(height * resolution)) + 8)
-    # As CMYK, because Pillow takes the fourth band of RGBA for opacity.
+    # As CMYK: Pillow takes the fourth band of RGBA for opacity.
     pixels = Image.frombytes("CMYK", source.shape[1::-1], np.ascontiguousarray(source).tobytes())
     from_pixel = resolution, 0, x - x0, 0, resolution, y - y0
     return np.maximum(np.asarray(pixels.transform(
@@ -137,7 +134,7 @@ def view(ground, left: float, top: float, width: int, height: int, resolution=1.
 
 
 def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
-    """Write an array (bands, height, width) of uint8 as a Cloud-Optimized GeoTIFF; whole or not at all."""
+    """Write an array (bands, height, width) of uint8 as a Cloud-Optimized GeoTIFF, whole or not at all."""
     count, height, width = bands.shape
     profile = dict(driver="GTiff", width=width, height=height, count=count, dtype="uint8", crs=crs, nodata=nodata,
                    transform=to_map, interleave="pixel", tiled=True, blockxsize=512, blockysize=512)
@@ -161,7 +158,7 @@ def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
                                      overviews="AUTO" if colours else "FORCE_USE_EXISTING",
                                      overview_resampling="MODE" if colours else "AVERAGE")
     except Exception as error:
-        # GDAL raises errors of its own on a full disk, and doesn't always say so: the disk itself tells.
+        # GDAL has its own errors for a full disk, and not all of them say so. Asking the disk is safer.
         if shutil.disk_usage(path.parent).free < bands.nbytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         raise

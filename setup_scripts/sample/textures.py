@@ -1,8 +1,8 @@
 """How land looks from the air: swatches of texture, and palettes that colour them.
 
-A swatch is a seamless square of 1024 × 1024 m at 1 m. Each of its values holds a shade (how light, 0 to 127) and a
-tint (which of 8 neighbours it looks like). A palette turns both into red, green, blue and near infrared, packed in
-one 32-bit number; each field, stand and block has a palette of its own. So one look-up draws a pixel in four bands.
+A swatch is a seamless square of 1024 × 1024 m at 1 m. Each of its values holds a shade (lightness, 0 to 127) and a
+tint (one of 8). A palette turns both into red, green, blue and near infrared, packed in one 32-bit number. Each field,
+stand and block has its own palette, so one look-up draws a pixel in four bands.
 """
 
 import numpy as np
@@ -24,8 +24,8 @@ SOILS = {
 def noise(rng, shape, wavelength, slope=2.0, shortest=2.0) -> np.ndarray:
     """Seamless Gaussian noise with mean 0 and deviation 1, float32.
 
-    ``wavelength`` is the longest with full power, in pixels; waves under ``shortest`` are left out. The higher the
-    ``slope`` at which amplitude falls towards shorter waves, the smoother.
+    Waves up to ``wavelength`` pixels have full power, and waves shorter than ``shortest`` have none. The higher the
+    ``slope`` at which amplitude falls towards shorter waves, the smoother the noise.
     """
     frequency = np.hypot(np.fft.fftfreq(shape[0])[:, None], np.fft.rfftfreq(shape[1])[None])
     amplitude = 1 / np.maximum(frequency, 1 / wavelength) ** slope
@@ -41,7 +41,7 @@ def noise(rng, shape, wavelength, slope=2.0, shortest=2.0) -> np.ndarray:
 def _domes(rng, spacing, radii, power=2.0, jitter=0.5, rows=False):
     """Crowns on a torus of half the swatch's side: heights (m), tints, and ranks from 0 to 254.
 
-    A crown stands where the cover of trees or bushes is above its rank. The higher a crown, the lower its rank.
+    The ground shows a crown where the cover of trees or bushes is above its rank. Higher crowns have lower ranks.
     """
     size = SIZE // 2
     steps = 2 * round(size / spacing / 2)
@@ -54,10 +54,8 @@ def _domes(rng, spacing, radii, power=2.0, jitter=0.5, rows=False):
     clump = noise(rng, (size, size), 90, 1.4)[y.astype(int), x.astype(int)] + rng.normal(0, 0.9, x.size)
     rank = np.zeros(x.size) if rows else clump.argsort().argsort() * (254 / x.size)
     reach = int(np.ceil(radii[1])) + 1
-    pad = reach + 1
-    height = np.zeros((size + 2 * pad, size + 2 * pad), np.float32)
-    owner = np.zeros(height.shape, np.int32)
-    ring = np.arange(-reach, reach + 1, dtype=np.float32)
+    height, owner = np.zeros((size, size), np.float32), np.zeros((size, size), np.int32)
+    ring = np.arange(-reach, reach + 1)
     tall = 2.3 - rank / 254
     squeeze = rng.uniform(0.85, 1.18, x.size)
     for i in range(x.size):
@@ -65,19 +63,11 @@ def _domes(rng, spacing, radii, power=2.0, jitter=0.5, rows=False):
         dy, dx = (ring + cy - y[i]) * squeeze[i], (ring + cx - x[i]) / squeeze[i]
         d = (dy * dy)[:, None] + (dx * dx)[None]
         dome = radius[i] * tall[i] * (1 - (d / radius[i] ** 2) ** (power / 2))
-        view = slice(cy + pad - reach, cy + pad + reach + 1), slice(cx + pad - reach, cx + pad + reach + 1)
+        view = np.ix_((ring + cy) % size, (ring + cx) % size)
         above = dome > height[view]
-        height[view][above] = dome[above]
-        owner[view][above] = i
-    # Fold what stands over the edges back to the other side.
-    for axis in (0, 1):
-        height, owner = np.moveaxis(height, axis, 0), np.moveaxis(owner, axis, 0)
-        for inner, outer in ((slice(size, size + pad), slice(0, pad)), (slice(pad, 2 * pad), slice(-pad, None))):
-            above = height[outer] > height[inner]
-            height[inner][above], owner[inner][above] = height[outer][above], owner[outer][above]
-        height, owner = (np.moveaxis(a[pad:-pad], 0, axis) for a in (height, owner))
+        height[view], owner[view] = np.where(above, dome, height[view]), np.where(above, i, owner[view])
     ranks = np.where(height > 0.05, rank[owner], 255).astype(np.uint8)
-    return np.ascontiguousarray(height), rng.integers(0, TINTS, x.size)[owner].astype(np.uint16), ranks
+    return height, rng.integers(0, TINTS, x.size)[owner].astype(np.uint16), ranks
 
 
 def _light(height, sun):
@@ -90,7 +80,7 @@ def _light(height, sun):
 
 
 def _shadows(height, ranks, sun, reach=12):
-    """Ranks of what throws a shadow up to ``reach`` m long, the lowest of each pixel; 255 where nothing does."""
+    """The lowest rank of the crowns that throw a shadow, up to ``reach`` m long, on each pixel; 255 where none does."""
     azimuth, elevation = sun
     found = np.full(height.shape, 255, np.uint8)
     for step in range(1, reach + 1):
@@ -101,13 +91,13 @@ def _shadows(height, ranks, sun, reach=12):
 
 
 def _stretch(values, low, high):
-    """Values brought so that their 2nd and 98th percentiles are ``low`` and ``high``."""
+    """Values, scaled so that their 2nd and 98th percentiles are ``low`` and ``high``."""
     a, b = np.percentile(values[::7, ::7], (2, 98))
     return low + (values - a) * ((high - low) / max(b - a, 1e-6))
 
 
 def _rows(rng, period, width, wobble, noise_amount, gaps=0.0):
-    """Shade of crop rows along the first axis: lines with a period in metres, brought to fit the swatch."""
+    """Shade of crop rows along the first axis. The period, in metres, is adjusted so that rows fit the swatch."""
     period = SIZE / round(SIZE / period)
     bend = wobble * noise(rng, (SIZE, SIZE), 220, 2.5, 20)
     x = np.arange(SIZE, dtype=np.float32)[None] + bend
@@ -121,7 +111,7 @@ def _rows(rng, period, width, wobble, noise_amount, gaps=0.0):
 
 
 class Swatches:
-    """All textures of one world: crowns and bushes are placed once, and ``lit`` shades them for a sun."""
+    """All textures of one world. It places crowns and bushes once, and ``lit`` shades them for a sun."""
 
     CROWNS = {"bushes": (4.2, (0.8, 1.7)), "scrub": (6.4, (1.4, 3.2)), "young": (4.6, (1.5, 2.6)),
               "conifer": (4.4, (1.9, 3.4), 1.2), "broadleaf": (6.6, (3.0, 6.2)),
@@ -135,9 +125,9 @@ class Swatches:
         self._lay_surfaces(np.random.default_rng([seed, 12]))
 
     def _lay_surfaces(self, rng):
-        """What doesn't depend on the sun: fields, grass, water, and the heights of bare ground."""
+        """Surfaces that don't depend on the sun (fields, grass, water), and the heights of bare ground."""
         n = (SIZE, SIZE)
-        # A little grain, soft as through a lens: it makes ground look like ground, and files large.
+        # A little grain, soft as through a lens. It makes ground look real, and files large.
         self._grain = grain = 0.52 * noise(rng, n, 6, 0.3)
         soft, rough, broad = noise(rng, n, 120, 1.7), noise(rng, n, 24, 1.1), noise(rng, n, 300, 2.0)
         self._flat = out = {}
@@ -155,15 +145,15 @@ class Swatches:
                          "rock": (noise(rng, n, 90, 1.6, 3) * 4 + 2.5 * np.floor(1.5 * noise(rng, n, 70, 2.0, 5))
                                   - 8 * np.abs(noise(rng, n, 170, 2.3, 5)))}
         self._tint = np.clip((soft + 2) * TINTS / 4, 0, TINTS - 1).astype(np.uint16) * SHADES
-        # How soon grass grows over a pixel of bare ground, 0 to 254: in patches, with ragged edges.
+        # The order in which grass grows over pixels of bare ground, 0 to 254: in patches, with ragged edges.
         patchy = noise(rng, n, 150, 1.5, 3)
         self.grass_rank = (patchy.ravel().argsort().argsort().reshape(n) * (254 / SIZE ** 2)).astype(np.uint8)
 
     def lit(self, sun):
         """All swatches (len(NAMES), 1024, 1024), uint16, ``tint * 128 + shade``; and ranks of crowns, uint8.
 
-        ``sun``: azimuth, clockwise from north, and elevation, in radians. A pixel belongs to a crown or to its shadow
-        where the cover is above the pixel's rank.
+        ``sun`` is its azimuth, clockwise from north, and its elevation, in radians. A pixel belongs to a crown or its
+        shadow where the cover is above the pixel's rank.
         """
         packed = np.empty((len(self.NAMES), SIZE, SIZE), np.uint16)
         ranks = np.empty((len(self.CROWNS), SIZE, SIZE), np.uint8)
@@ -201,7 +191,7 @@ def plants(grey, green):
 def palette(dark, middle, light, tint=0.0, shift=(1.0, 0.0, -0.6, 0.5)) -> np.ndarray:
     """Colours (TINTS * SHADES, 4) from those of the shades 0, 64 and 127.
 
-    The eight tints lie apart by ``tint``, a share of the colour, in the direction ``shift`` (four bands).
+    The eight tints differ by ``tint``, a share of the colour, in the direction ``shift`` (four bands).
     """
     at = np.linspace(0, 2, SHADES)[None, :, None]
     dark, middle, light = (np.asarray(c, float)[None, None] for c in (dark, middle, light))

@@ -1,4 +1,4 @@
-"""The truth about a county: what is newly developed, whatever the labels say; and its boundary."""
+"""The truth about a county: its boundary, and its newly developed land, which labels may miss."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ from sample.labels import CODE_M
 
 
 def draw_truth(folder, scape, before, after):
-    """Write what is newly developed, from the codes of two years: polygons, and each tile's newly developed share."""
+    """Write newly developed land, from the codes of two years: polygons, and the share of each tile."""
     county, crs = scape.county, counties.crs(scape.county)
     left, _, _, top = counties.frame(county)
     built = [(c >= 21) & (c <= 24) for c in (before, after)]
@@ -23,24 +23,22 @@ def draw_truth(folder, scape, before, after):
     side = int(TILE_M) // CODE_M
     share = new.reshape(county.rows, side, county.columns, side).mean(axis=(1, 3))
     to_map = from_origin(left, top, CODE_M, CODE_M)
-    features, single_share = [], np.zeros(share.shape)
+    single_share = np.zeros(share.shape)
     polygons = [("single", shapely.Polygon(p.polygon * (1, -1) + (left, top)))
                 for p in scape.patches if p.year > 2010]
     for _, polygon in polygons:
         r, c = int((top - polygon.centroid.y) // TILE_M), int((polygon.centroid.x - left) // TILE_M)
         single_share[r, c] += polygon.area / TILE_M ** 2
-    # What was built in one go is one polygon: fields of noise at its edge don't count.
-    fresh = np.zeros(len(scape.cells["key"]), bool)
-    fresh[[cell for group in scape.subdivisions for cell in group]] = True
-    low = fresh[scape.low_cell]
+    # Each subdivision is one polygon; small patches of noise at its edge don't count.
+    low = np.isin(scape.low_cell, [cell for group in scape.subdivisions for cell in group])
     grown = np.kron(low, np.ones((land.LOW_M // CODE_M,) * 2, bool)) & new
     for shape, value in rasterio.features.shapes(grown.astype(np.uint8), mask=grown, transform=to_map):
         polygon = shapely.geometry.shape(shape).simplify(2)
         if polygon.area > 3000:
             polygons.append(("subdivision", polygon))
-    for kind, polygon in polygons:
-        features.append({"type": "Feature", "properties": {"kind": kind, "area_m2": round(polygon.area)},
-                         "geometry": shapely.geometry.mapping(project(polygon, "EPSG:4326", source=crs))})
+    features = [{"type": "Feature", "properties": {"kind": kind, "area_m2": round(polygon.area)},
+                 "geometry": shapely.geometry.mapping(project(polygon, "EPSG:4326", source=crs))}
+                for kind, polygon in polygons]
     with whole_file(folder / "truth" / f"{county.geoid}_developments.geojson") as part:
         part.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     first_row, first_column = round(top / TILE_M) - 1, round(left / TILE_M)

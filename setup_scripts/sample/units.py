@@ -1,13 +1,12 @@
 """The units of a drawing: the imagery of a county in a year, or the labels and truth of a county.
 
-A unit's files are written whole, and its JSON facts last, under a name that hashes what the unit is drawn from. What is
+A unit writes its files whole, and its JSON facts last, under a name that hashes what the unit is drawn from. What is
 done is what is there: two drawings at once write the same files with the same content.
 """
 
 import functools
 import multiprocessing
 import os
-import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +15,11 @@ from pathlib import Path
 from helpers import InputError
 from helpers.cluster import work
 from helpers.files import read_json, write_json
+from sample import labels, scenes, truth
 from sample.counties import COUNTIES, LABEL_YEARS
+from sample.landscape import Landscape
+from sample.painting import Ground
+from sample.textures import Swatches
 
 VERSION = 3  # raise it when the same seed no longer gives the same files
 
@@ -39,7 +42,6 @@ def facts_name(seed: int, unit) -> str:
 
 def files_of(seed: int, unit) -> list:
     """The files that a unit writes before its facts, by their paths in the folder."""
-    from sample import scenes
     county, what = unit
     if what == "labels":
         return [f"labels/nlcd_{year}_{county}.tif" for year in LABEL_YEARS.values()] + [
@@ -48,7 +50,7 @@ def files_of(seed: int, unit) -> list:
 
 
 def facts(folder: Path, seed: int, unit):
-    """The facts of a unit that is done; None for another."""
+    """The facts of a finished unit; None for a unit that lacks facts or files."""
     try:
         found = read_json(folder / facts_name(seed, unit))
         return found if found and all((folder / file).stat().st_size == size
@@ -63,36 +65,29 @@ def there(folder: Path, seed: int) -> dict:
     return {county: rows for county, rows in found.items() if all(rows)}
 
 
-def run(folder: Path, seed: int, units: list, workers: int, tell):
-    """Do units, in this process or side by side."""
+def run(folder: Path, seed: int, units: list, workers: int):
+    """Draw units in this process or side by side, and yield each when it is done."""
     if workers < 2 or len(units) < 2:
-        for i, unit in enumerate(units, 1):
+        for unit in units:
             do(folder, seed, unit)
-            tell(f"drew {unit[0]} {unit[1]} ({i} of {len(units)})")
+            yield unit
         return
-    # A fresh interpreter for each worker: forking would copy the threads of Spark or TensorFlow. It must not run
-    # the caller's script again, so the script is hidden while workers start.
-    main = sys.modules["__main__"]
-    hidden = {name: main.__dict__.pop(name) for name in ("__file__", "__spec__") if name in main.__dict__}
-    main.__spec__ = None
+    # A fresh interpreter for each worker: forking would copy the threads of Spark or TensorFlow.
     pool = ProcessPoolExecutor(min(workers, len(units)), multiprocessing.get_context("spawn"), _end_with_parent)
     try:
         futures = {pool.submit(do, folder, seed, unit): unit for unit in units}
-        main.__dict__.update(hidden)
-        for i, future in enumerate(as_completed(futures), 1):
+        for future in as_completed(futures):
             future.result()
-            county, what = futures[future]
-            tell(f"drew {county} {what} ({i} of {len(units)})")
+            yield futures[future]
     except BrokenProcessPool as error:
         raise InputError(f"expected about {workers} GB of memory to draw the sample with {workers} workers, got a "
-                         "worker that was ended. Free some memory, or use workers=1.") from error
+                         "worker that the system ended. Free some memory, or use workers=1.") from error
     finally:
-        main.__dict__.update(hidden)
         pool.shutdown(cancel_futures=True)
 
 
 def _end_with_parent():
-    """Let a worker end when the process that started it was killed."""
+    """Let a worker end when somebody kills the process that started it."""
     def watch():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -101,11 +96,9 @@ def _end_with_parent():
 
 def do(folder: Path, seed: int, unit):
     """Draw one unit."""
-    from sample.painting import Ground
     county, what = unit
     scape, extra = landscape(seed, county), {}
     if what == "labels":
-        from sample import labels, truth
         codes = {year: Ground(scape, year).codes(0, 0, int(scape.width), int(scape.height), labels.CODE_M)
                  for year in LABEL_YEARS}
         items = [labels.draw_labels(folder, codes[year], scape.county, label_year, seed)
@@ -113,7 +106,6 @@ def do(folder: Path, seed: int, unit):
         truth.draw_truth(folder, scape, codes[2010], codes[2016])
         extra = {"boundary": truth.boundary(scape), "name": scape.county.name}
     else:
-        from sample import scenes
         ground = Ground(scape, what, swatches(seed))
         named = zip(scenes.scene_ids(seed, scape.county, what), scenes.footprints(scape.county))
         items = [scenes.draw_scene(folder, seed, ground, number, name, footprint)
@@ -123,12 +115,10 @@ def do(folder: Path, seed: int, unit):
 
 
 @functools.lru_cache(maxsize=1)
-def swatches(seed: int):
-    from sample.textures import Swatches
+def swatches(seed: int) -> Swatches:
     return Swatches(seed)
 
 
 @functools.lru_cache(maxsize=2)
-def landscape(seed: int, county: str):
-    from sample.landscape import Landscape
+def landscape(seed: int, county: str) -> Landscape:
     return Landscape(seed, COUNTIES[county])
