@@ -22,6 +22,13 @@ def check_seed(seed: int):
         raise InputError(f"expected a seed that is a whole number of 0 to {2 ** 32 - 1}, got {seed!r}. Choose another.")
 
 
+def check_name(name: str) -> str:
+    """The name of a run, if a folder can have it; else an InputError."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(f"expected a run name of letters, digits, '.', '_' and '-', got {name!r}. Choose another name.")
+    return name
+
+
 class Run:
     """The files of one run of the tutorial, ``runs/<name>/``.
 
@@ -30,10 +37,7 @@ class Run:
     """
 
     def __init__(self, name: str):
-        if not re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]*$", name):
-            raise InputError(f"expected a run name of letters, digits, '.', '_' and '-', got {name!r}. "
-                             "Choose another name.")
-        self.name = name
+        self.name = check_name(name)
         self.folder = home() / "runs" / name
         shared = os.environ.get("TUTORIAL_STORAGE")
         self.tiles = join(shared, "runs", name, "tiles") if shared else self.folder / "tiles"

@@ -16,7 +16,7 @@ import helpers
 from helpers import InputError
 from helpers.files import is_full, write_json
 from helpers.runs import Run, home
-from tutorial_options import STEPS, parse
+from tutorial_options import PER_CLASS, PHOTOGRAPHS, STEPS, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -32,9 +32,8 @@ LINE_S = 20  # seconds between two lines about a notebook's progress
 DISK_IS_FULL = ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
                 "run the same command again.")
 
-# For counties outside the sample: pure tiles of each class to download from each county, and to train on from all
-# counties together. Changed copies of 3,000 tiles take some 2 GB of memory.
-TRAIN_TILES, PER_CLASS = 50, 500
+# Pure tiles of each class to download from each county outside the sample.
+TRAIN_TILES = 50
 
 
 def options(arguments):
@@ -46,6 +45,8 @@ def options(arguments):
     name = chosen.get("catalog", "sample")
     if name not in ("sample", "naip"):
         name = chosen["catalog"] = str(Path(name).expanduser().resolve())
+    if "images" in chosen:
+        chosen.setdefault("run_name", PHOTOGRAPHS if chosen["images"] == PHOTOGRAPHS else "pictures")
     if name == "sample" or has_tiles:
         return chosen
     if not county or "years" not in chosen:
@@ -59,9 +60,10 @@ def options(arguments):
             code for code in catalog.TRAINING if code not in (chosen["county"], validation)])
         # A user's own folder seldom holds twelve counties.
         chosen["train_catalog"] = "naip"
-    chosen.update(train_years=chosen["years"], validation_years=chosen["years"][-1:], train_tiles=TRAIN_TILES,
-                  per_class=PER_CLASS)
-    chosen.setdefault("run_name", f"county-{chosen['county']}")
+    chosen.update(train_years=chosen["years"], validation_years=chosen["years"][-1:], train_tiles=TRAIN_TILES)
+    chosen.setdefault("per_class", PER_CLASS)
+    # A boundary file's name stands for its county.
+    chosen.setdefault("run_name", "county-" + re.sub(r"[^A-Za-z0-9._-]+", "-", chosen["county"]))
     return chosen
 
 
@@ -337,6 +339,10 @@ def print_results(run, chosen):
                        ("prediction table", run.predictions), ("figures measured", run.metrics_path)):
         if Path(path).exists():  # A URI below TUTORIAL_STORAGE is no path.
             print(f"  {what:<20}{shorten(path)}")
+    for framework in ("tensorflow", "cntk"):
+        figures = run.metrics().get(framework, {})
+        if "accuracy" in figures:
+            print(f"  {framework + ' accuracy':<20}{figures['accuracy']:.1%} of the tiles or pictures held out")
     print(f"\nTo read on, notebook by notebook:\n  {shorten(Path(sys.executable).with_name('jupyter'))} lab "
           f"{shorten(REPOSITORY / 'notebooks')}")
     if Path(run.predictions).exists():

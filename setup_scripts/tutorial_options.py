@@ -22,6 +22,12 @@ STEPS = {
     "06": ("map", ["predictions"], ["maps", "figures"]),
 }
 
+PHOTOGRAPHS = "photographs"
+# Pure tiles of each class that a network is trained on, where whole counties would have to be downloaded.
+PER_CLASS = 500
+# Options that say where tiles lie.
+PLACES = ("tiles_uri", "county", "years", "catalog", "train_counties", "validation_county", "leaf_off")
+
 
 class Parser(argparse.ArgumentParser):
     def error(self, message):
@@ -51,20 +57,27 @@ def parse(arguments: list) -> dict:
     add("--cntk-backbone", metavar="NAME",
         help="squeezenet (embedded), alexnet (the article's), or the path of a classifier's ONNX file")
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
-    add("--run-name", metavar="NAME", help="folder under runs/ for everything that is made (default: sample)")
+    add("--run-name", type=run_name, metavar="NAME", help="folder under runs/ for everything that is made (default: "
+        "sample; county-<code> for a real county, pictures for --images)")
     add("--from", dest="first", type=step, metavar="STEP",
         help=f"begin at this step, and run it and all later steps again: {', '.join(s[0] for s in STEPS.values())}")
     add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
     add("--model", dest="model_uri", type=location, metavar="URI", help="a model bundle of your own; skips retraining")
-    add("--images", type=location, metavar="FOLDER", help="<class>/<name>.png pictures instead of "
-        "counties; photographs: the real ones of notebooks/real_land")
+    add("--images", type=images, metavar="FOLDER", help="a folder of pictures instead of counties, with a sub-folder "
+        "for each class; photographs: the real ones of notebooks/real_land")
     add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
+    add("--per-class", type=int, metavar="N", help="pictures or tiles of each class to train on, at most (default: "
+        f"120; {PER_CLASS} for a real county). 3,000 of all classes take some 2 GB of memory")
     add("--seed", type=seed, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
     chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     if "held_out_images" in chosen and "images" not in chosen:
         raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
-    if "images" in chosen and "tiles_uri" in chosen:
-        raise InputError("expected either --images or --tiles, got both. Leave one out.")
+    others = [name for name in PLACES if name in chosen]
+    if "images" in chosen and others:
+        raise InputError(f"expected either --images or a place, got --images and --{others[0].split('_uri')[0]}. Leave "
+                         "one out: pictures have no place on a map.".replace("_", "-"))
+    if chosen.get("per_class", 1) < 1:
+        raise InputError(f"expected --per-class of 1 or more, got {chosen['per_class']}. Choose another number.")
     if ("train_counties" in chosen) != ("validation_county" in chosen):
         raise InputError("expected --train-counties and --validation-county together, got one of them. Name the other "
                          "too.")
@@ -108,6 +121,10 @@ def master(text):
     return checked("helpers.cluster.session", "check_master", text)
 
 
+def run_name(text):
+    return checked("helpers.runs", "check_name", text)
+
+
 def backbone(text):
     """A backbone's name, or the absolute path of its file with the options after the ``#``."""
     if text == "resnet50":  # The check would download it; notebook 03 does that.
@@ -117,13 +134,24 @@ def backbone(text):
     return text if text == "mobilenet" else str(Path(path).expanduser().resolve()) + mark + rest
 
 
+def images(text):
+    """A folder of pictures; the word ``photographs`` stands for those of the repository."""
+    if text != PHOTOGRAPHS:
+        return location(text)
+    if Path(text).exists():
+        raise argparse.ArgumentTypeError(f"expected one meaning of {text}, got a folder of this name beside the "
+                                         f"photographs of this repository. Write ./{text} for the folder, or run the "
+                                         "command elsewhere")
+    return text
+
+
 def location(text):
     """A URI as it is, or the absolute path of a local file or folder: the notebooks run in another folder."""
     if "://" in text and shown(text) != text:
         raise argparse.ArgumentTypeError(
             "expected an address without a password or signature, because a run's notebooks keep their parameters, "
             f"got one for {shown(text)}. Put the key into the environment, or download the folder")
-    if "://" in text or text == "photographs":
+    if "://" in text:
         return text
     if not Path(text).expanduser().exists():
         raise argparse.ArgumentTypeError(f"expected a folder or file that exists, got {text!r}")

@@ -14,7 +14,7 @@ from helpers.land.classes import CLASS_NAMES, group_of_class
 from helpers.land.listing import files_in, told
 from helpers.runs import check_seed
 from helpers.tiles import real_land
-from helpers.tiles.pictures import MAX_BYTES
+from helpers.tiles.pictures import MAX_BYTES, BadPicture, decode
 from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
@@ -62,10 +62,10 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
 
 def _split(frame, names, folder, held_out, seed, held_out_share):
     """Labelled pictures, each to train or to validate on."""
-    frame["split"] = "train"
     if len(names) < 2 or len(names) > MOST_CLASSES:
         raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a "
                          "folder with one sub-folder for each class.")
+    frame = _without_unreadable(frame, folder).assign(split="train")
     if held_out:
         held_names, held = _list_images(held_out)
         if held_names != names:
@@ -73,7 +73,8 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
                              f"{', '.join(held_names) or 'none'}. Give both folders the same sub-folders.")
         if held["county"].iloc[0] == frame["county"].iloc[0]:
             held["county"] += "_held_out"
-        frame = pd.concat([frame, held.assign(split="validation")], ignore_index=True)
+        held = _without_unreadable(held, held_out).assign(split="validation")
+        frame = pd.concat([frame, held], ignore_index=True)
         for _, same in frame.groupby(_contents(frame["path"])):
             if same["split"].nunique() > 1:
                 first, second = same.drop_duplicates("split")["path"]
@@ -81,7 +82,7 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
                                  "of the same content. Take one out.")
     else:
         rng = np.random.RandomState(seed)
-        for _, part in frame.groupby("label", sort=True):
+        for _, part in frame[frame["label"] >= 0].groupby("label", sort=True):
             size = int(round(held_out_share * len(part)))
             frame.loc[rng.choice(part.index, size, replace=False), "split"] = "validation"
         # Copies of a picture stay together: a network must not be judged by pictures that it has trained on.
@@ -92,6 +93,20 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
             raise InputError(f"expected at least five pictures of every class in {folder}, got too few of "
                              f"{', '.join(empty)}. Add pictures.")
     return frame
+
+
+def _without_unreadable(frame, folder):
+    """The frame, without the label of pictures that can't be decoded: they keep their row, but nobody trains on them."""
+    reasons = {}
+    for i, path in frame["path"].items():
+        try:
+            decode(_content(path))
+        except BadPicture as bad:
+            reasons[i] = f"{frame.loc[i, 'tile_id']} ({str(bad).rstrip('.')})"
+    if reasons:
+        print(f"{len(reasons)} picture(s) of {folder} can't be used to train or validate: "
+              f"{'; '.join(list(reasons.values())[:5])}{'; …' if len(reasons) > 5 else '.'}")
+    return frame.assign(label=frame["label"].mask(frame.index.isin(list(reasons)), -1))
 
 
 def _contents(paths):

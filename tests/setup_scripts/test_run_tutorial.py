@@ -95,7 +95,10 @@ def house(tmp_path):
     (["--tiles", "no/such/folder"], "expected a folder or file that exists, got 'no/such/folder'"),
     (["--images", "no/such/folder"], "expected a folder or file that exists"),
     (["--held-out-images", "."], "expected --images beside --held-out-images"),
-    (["--images", ".", "--tiles", "."], "expected either --images or --tiles, got both"),
+    (["--images", ".", "--tiles", "."], "expected either --images or a place, got --images and --tiles. Leave"),
+    (["--images", ".", "--county", "25017", "--years", "2012,2018"], "got --images and --county. Leave one out"),
+    (["--images", ".", "--train-counties", "1", "--validation-county", "2"], "got --images and --train-counties."),
+    (["--per-class", "0"], "expected --per-class of 1 or more, got 0"),
 ])
 def test_a_wrong_option_is_refused_in_one_sentence(options, words):
     with pytest.raises(InputError) as error:
@@ -154,11 +157,21 @@ def test_a_refusal_is_all_that_is_shown(house):
     (["--from", "05_parallel_scoring"], {"first": "05"}),
     (["--tiles", "abfss://tiles@lake.dfs.core.windows.net/here"],
      {"tiles_uri": "abfss://tiles@lake.dfs.core.windows.net/here"}),
-    (["--images", "."], {"images": os.getcwd()}),
+    (["--images", "."], {"images": os.getcwd(), "run_name": "pictures"}),
+    (["--images", "photographs", "--per-class", "30"],
+     {"images": "photographs", "run_name": "photographs", "per_class": 30}),
     (["--backbone", "mobilenet", "--master", "local[2]"], {"backbone": "mobilenet", "master": "local[2]"}),
 ])
 def test_options_become_parameters(options, parameters):
     assert run_tutorial.options(options) == parameters
+
+
+def test_a_folder_with_the_name_of_the_photographs_is_not_passed_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photographs").mkdir()
+    with pytest.raises(InputError, match=r"Write ./photographs for the folder"):
+        run_tutorial.options(["--images", "photographs"])
+    assert run_tutorial.options(["--images", "./photographs"])["images"] == str(tmp_path / "photographs")
 
 
 def test_an_option_that_no_notebook_takes(house):

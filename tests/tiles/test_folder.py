@@ -234,3 +234,16 @@ def test_a_picture_stands_as_its_camera_was_held(tmp_path, orientation):
     exif[0x0112] = orientation
     Image.fromarray(np.ascontiguousarray(turned[orientation])).save(tmp_path / "p.png", exif=exif)
     assert (pictures.decode((tmp_path / "p.png").read_bytes()) == upright).all()
+
+
+def test_pictures_that_cannot_be_decoded_are_named_and_not_trained_on(folder, tmp_path, capsys):
+    first, second = sorted(folder.rglob("*.png"))[:2]
+    first.write_bytes(first.read_bytes()[:40])
+    Image.new("L", (5472, 3648)).save(second)  # what a camera with twenty megapixels writes
+    write_images(str(folder), str(tmp_path / "store"))
+    said = capsys.readouterr().out
+    assert "2 picture(s)" in said and first.name in said and second.name in said and "at most" in said
+    tiles = store.read(str(tmp_path / "store")).set_index("tile_id")
+    bad = [path.relative_to(folder).as_posix() for path in (first, second)]
+    assert tiles.loc[bad, "label"].isna().all() and tiles.drop(bad)["label"].notna().all()
+    assert (tiles.loc[bad, "purity"] == 0).all() and len(tiles) == 20
