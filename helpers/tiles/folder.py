@@ -15,7 +15,8 @@ from helpers.land.listing import files_in, told
 from helpers.runs import check_seed
 from helpers.tiles import real_land
 from helpers.tiles.pictures import MAX_BYTES, BadPicture, decode
-from helpers.tiles.store import SCHEMA, facts_of, keep_only, partition_folder, unit_tiles, write_manifest
+from helpers.tiles.store import (SCHEMA, check_folder, facts_of, keep_only, partition_folder, unit_tiles,
+                                 write_manifest)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 # Sub-folders with these names are splits, not classes.
@@ -43,6 +44,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
     """
     check_seed(seed)
+    check_folder(uri)
     if folder == real_land.NAME:
         folder, held_out = real_land.PHOTOGRAPHS, held_out or real_land.HELD_OUT
     names, frame = _list_images(folder)

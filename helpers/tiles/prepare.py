@@ -124,6 +124,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
     The manifest. It counts the ``tiles`` written and all tiles ``wanted``; ``not_drawn``, ``no_scene`` and ``no_label``
     count the difference. ``leaf_off`` has each scene's share of the county. ``reused`` is true if all was done before.
     """
+    store.check_folder(uri)
     found = sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year)
     county, folder = found.county.fips, store.partition_folder(uri, found.county.fips, year)
     finished = store.manifest(uri, county, year) or {}

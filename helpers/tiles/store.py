@@ -103,6 +103,14 @@ def remove_manifest(uri: str, county: str, year: int):
         remove(system, path)
 
 
+def check_folder(uri: str):
+    """Refuse to write tiles into the folder of a prediction table: its files have the same names as a store's."""
+    system, path = filesystem(join(str(uri), "_table.json"))
+    if system.exists(path):
+        raise InputError(f"expected the folder of a tile store, or none, at {shown(uri)}, got that of a prediction "
+                         "table. Choose another folder.")
+
+
 def keep_only(uri: str, wanted):
     """Declare unfinished what an earlier run has left: every county and year except the ``(county, year)`` wanted."""
     wanted = {(str(county), int(year)) for county, year in wanted}

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from helpers import InputError
+from helpers.scoring import table
 from helpers.tiles import folder as folders, pictures, store
 from helpers.tiles.folder import write_images
 
@@ -247,3 +248,11 @@ def test_pictures_that_cannot_be_decoded_are_named_and_not_trained_on(folder, tm
     bad = [path.relative_to(folder).as_posix() for path in (first, second)]
     assert tiles.loc[bad, "label"].isna().all() and tiles.drop(bad)["label"].notna().all()
     assert (tiles.loc[bad, "purity"] == 0).all() and len(tiles) == 20
+
+
+def test_a_prediction_table_is_not_taken_for_a_store(folder, tmp_path):
+    table.begin(str(tmp_path / "table"), "0" * 16, "onnxruntime", ["city", "sea"])
+    before = sorted((tmp_path / "table").iterdir())
+    with pytest.raises(InputError, match="got that of a prediction table. Choose another folder"):
+        write_images(str(folder), str(tmp_path / "table"))
+    assert sorted((tmp_path / "table").iterdir()) == before
