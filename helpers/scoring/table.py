@@ -180,14 +180,20 @@ def files(uri: str) -> list:
     return found
 
 
-def read(uri: str, columns=None) -> pd.DataFrame:
+def read(uri: str, columns=None, classes=None) -> pd.DataFrame:
     """Read a finished prediction table on the driver, in order of county, year and ``tile_id``.
+
+    ``classes`` are the names that the reader expects; a table of others is refused.
 
     Raises
     ------
     InputError
-        If there is no table, its job has not finished, or a file is damaged.
+        If there is no table, its job has not finished, it has other classes, or a file is damaged.
     """
+    found = (_table(uri) or {}).get("classes", classes)
+    if classes is not None and list(found) != list(classes):
+        raise InputError(f"expected predictions of the classes {', '.join(classes)} in {shown(uri)}, got those of "
+                         f"{', '.join(found)}. Score the tiles with a model of the expected classes.")
     wanted = list(columns or COLUMNS)
     inside = [name for name in wanted if name in SCHEMA.names]
     frames = [read_file(*file, inside) for file in files(uri)]

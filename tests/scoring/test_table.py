@@ -222,6 +222,13 @@ def test_a_table_whose_job_has_not_finished_is_not_read(spark, model, pile):
     assert pile.score(spark, model)[0] == 0
 
 
+def test_a_table_of_other_classes_is_not_drawn_as_land_cover(spark, model, pile):
+    pile.score(spark, model)
+    assert len(read(pile.table, classes=model.classes)) == len(read(pile.table))
+    with pytest.raises(InputError, match="expected predictions of the classes Crops, Grass in .*, got those of"):
+        read(pile.table, classes=["Crops", "Grass"])
+
+
 def test_a_reader_sees_the_old_table_until_the_new_one_is_finished(spark, model, pile, monkeypatch):
     _, before = pile.score(spark, model)
     (pile.folder / "00011.png").write_bytes(tiny.picture(5000))
