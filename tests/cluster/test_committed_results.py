@@ -29,8 +29,8 @@ def test_the_readme_says_what_the_committed_kills_say():
     kills = json.loads((REPOSITORY / "tests" / "cluster" / "kills.json").read_text())
     said = " ".join((REPOSITORY / "README.md").read_text().split())
     assert f"{sum(kills['kills'].values())} random kills" in said and sum(kills["kills"].values()) >= 30
-    assert (f"{kills['tiles_lost']} tiles lost, {kills['tiles_doubled']} doubled, {kills['files_left']} files and "
-            f"{kills['processes_left']} processes left over") in said
+    assert (f"{kills['tiles_lost']} tiles were lost and {kills['tiles_doubled']} doubled; {kills['files_left']} files "
+            f"and {kills['processes_left']} processes were left over") in said
 
 
 # Of HDInsight's page: worker nodes for each region. YARN is taken to offer 56 of a node's 64 GB.
