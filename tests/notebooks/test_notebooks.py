@@ -39,6 +39,17 @@ def headings(notebook):
     return [(len(marks), words.strip()) for marks, words in re.findall(r"^(#+) (.+)$", text, flags=re.MULTILINE)]
 
 
+def test_prose_says_nothing_that_only_the_sample_makes_true(notebook):
+    """A name or code of a county of the sample in a sentence would be false for every other county."""
+    from sample.counties import COUNTIES
+    counties = COUNTIES.values() if isinstance(COUNTIES, dict) else COUNTIES
+    words = {county.geoid for county in counties} | {county.name.split()[0] for county in counties}
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            prose = re.sub(r"`[^`]*`|\|.*\|", "", cell.source)  # Code and tables show what an option looks like.
+            assert not re.findall(rf"\b(?:{'|'.join(sorted(words))})\b", prose), prose
+
+
 def test_all_notebooks_are_there():
     assert {p.name[:2] for p in PATHS} == {"01", "02", "03", "04", "05", "06"}
 
