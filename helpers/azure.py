@@ -1,8 +1,7 @@
 """Azure storage by ``abfs:`` and ``abfss:`` URIs, through adlfs.
 
 Credentials come from the environment, never from a URI: ``CREDENTIALS`` lists the variables, and ``TOKEN_FILE`` names
-a file with a token. Without any of them ``DefaultAzureCredential`` looks for a managed identity or a login. A request
-is tried several times, as far apart as the service asks; then one sentence says what failed.
+a file with a token. Without any of them ``DefaultAzureCredential`` looks for a managed identity or a login.
 """
 
 import contextlib
@@ -12,11 +11,11 @@ from urllib.parse import urlsplit
 from helpers import InputError
 from helpers.uri import shown
 
-# One of these says who asks; the last three belong to DefaultAzureCredential. The endpoint is where an account is that
-# isn't at ACCOUNT.blob.core.windows.net: an emulator's, another cloud's.
+# The last three belong to DefaultAzureCredential. The endpoint is the address of an account that isn't at
+# ACCOUNT.blob.core.windows.net, for example in an emulator or another cloud.
 CREDENTIALS = ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_ACCOUNT_NAME",
                "AZURE_STORAGE_SERVICE_ENDPOINT", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET")
-# Names a file with a SAS token that only its owner can read; it is read each time, so that a newer one is used at once.
+# Names a file with a SAS token that only its owner can read. It is read each time, so a newer token is used at once.
 TOKEN_FILE = "AZURE_STORAGE_SAS_TOKEN_FILE"
 
 
@@ -26,7 +25,7 @@ def azure_filesystem(uri: str):
     container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (parts.netloc, "", "")
     if not container or parts.query:
         raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out "
-                         "what follows a question mark: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
+                         "a question mark and all behind it: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
     known = credentials()
     account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
     if "AZURE_STORAGE_CONNECTION_STRING" in known:
@@ -42,23 +41,21 @@ def azure_filesystem(uri: str):
             arguments["anon"] = False  # adlfs asks DefaultAzureCredential.
     try:
         from helpers.azure_filesystem import Azure
-        # A listing that is kept would hide what a worker has written since.
+        # A cached listing would hide the files that a worker has written since.
         return Azure(use_listings_cache=False, **arguments), container + parts.path.rstrip("/")
     except ImportError as error:
         raise InputError(f"expected the package adlfs, which reads {shown(uri)}, got none ({error}). Install it: pip "
                          "install -r requirements.txt")
-    except ValueError as error:
-        if isinstance(error, InputError):
-            raise
+    except ValueError:
         raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got "
-                         "one it can't. Copy it again from the storage account.")
+                         "another text. Copy it again from the storage account.")
 
 
 def credentials() -> dict:
     """The environment's variables with credentials for Azure; a token file's content is among them."""
     known = {name: os.environ[name] for name in CREDENTIALS if os.environ.get(name)}
     if os.environ.get(TOKEN_FILE) and not {"AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN"} & set(known):
-        with contextlib.suppress(InputError):  # The first request says what is wrong with the file.
+        with contextlib.suppress(InputError):  # The first request reports a fault of the file.
             known["AZURE_STORAGE_SAS_TOKEN"] = _token()
     return known
 

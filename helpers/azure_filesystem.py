@@ -1,4 +1,4 @@
-"""adlfs's file system with the patience and the sentences of ``azure``; imported when an ``abfs:`` URI is first met."""
+"""adlfs's file system with more patience and one sentence for an error; imported with the first ``abfs:`` URI."""
 
 import asyncio
 import contextlib
@@ -8,73 +8,58 @@ from datetime import datetime, timezone
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import adlfs
-from azure.core.exceptions import (AzureError, ClientAuthenticationError, HttpResponseError, ResourceExistsError,
-                                   ResourceNotFoundError)
-from azure.core.pipeline.policies import AsyncHTTPPolicy
+from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
+from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.storage.blob.aio import BlobServiceClient
 from fsspec.asyn import sync_wrapper
 from fsspec.spec import AbstractBufferedFile
 
 from helpers import InputError
 
-# Tries of one request, and seconds before the second; each wait is twice the one before, or what the service asks for.
+# Tries of one request. Each wait is twice the one before, or as long as the service asks for.
 TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
-# A second try may help: timeouts, throttling, and a service that is unwell.
+# Timeouts, throttling, and a service in trouble: the statuses that azure.core tries again.
 PASSING = {408, 429, 500, 502, 503, 504}
 
-# It logs each request with its headers.
+# Azure's library would log each request with its headers.
 logging.getLogger("azure").setLevel(logging.WARNING)
 
 
-class Patience(AsyncHTTPPolicy):
-    """Sends a request until it is answered, or says in a sentence why that is no use."""
+class Patience(AsyncRetryPolicy):
+    """Azure's own way to try a request again; where that doesn't help, one sentence says why."""
+
+    def get_retry_after(self, response):
+        return min(super().get_retry_after(response) or 0, LONGEST_WAIT_S)
 
     async def send(self, request):
-        body = request.http_request.body
-        position = body.tell() if hasattr(body, "seek") else None
-        # Left there for the library's own way of trying again, which also tells the answer of them.
+        url, options = request.http_request.url, request.context.options
+        # The storage library leaves these options for a policy of its own, which also sets ``location_mode`` below.
         for name in ("hosts", "location_mode", "retry_to_secondary"):
-            request.context.options.pop(name, None)
-        came = ""
-        for attempt in range(TRIES):
-            if attempt:
-                await asyncio.sleep(wait_s)
-                if position is not None:
-                    body.seek(position)
-            wait_s = FIRST_WAIT_S * 2 ** attempt
-            try:
-                response = await self.next.send(request)
-            except ClientAuthenticationError as error:  # No identity here that could ask for a token.
-                raise _refused(request.http_request.url, type(error).__name__)
-            except (AzureError, OSError, asyncio.TimeoutError) as error:
-                came = type(error).__name__
-                continue
-            answer = response.http_response
-            answer.location_mode = "primary"
-            code = answer.headers.get("x-ms-error-code", "")
-            if answer.status_code in PASSING:
-                came = f"{answer.status_code} {code}".strip()
-                asked = answer.headers.get("Retry-After", "")
-                wait_s = min(float(asked), LONGEST_WAIT_S) if asked.isdigit() else wait_s
-                continue
-            if answer.status_code in (401, 403):
-                raise _refused(request.http_request.url, f"{answer.status_code} {code}".strip())
-            if code in ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound"):
-                raise InputError(f"expected a container at {_place(request.http_request.url)}, got none of this name. "
-                                 "Create it, or correct the URI.")
-            return response
-        raise _gave_up(request.http_request.url, came)
-
-
-class Reader(AbstractBufferedFile):
-    """An open file; each range it wants is one call of ``cat_file``."""
-
-    def _fetch_range(self, start, end):
-        return self.fs.cat_file(self.path, start, end)
+            options.pop(name, None)
+        options.update(dict.fromkeys(("retry_total", "retry_connect", "retry_read", "retry_status"), TRIES - 1),
+                       retry_on_methods=("GET", "HEAD", "PUT", "DELETE", "POST"))
+        try:
+            response = await super().send(request)
+        except ClientAuthenticationError as error:  # No identity here that could ask for a token.
+            raise _refused(url, type(error).__name__)
+        except (AzureError, OSError, asyncio.TimeoutError) as error:
+            raise _gave_up(url, type(error).__name__)
+        answer = response.http_response
+        answer.location_mode = "primary"
+        code = answer.headers.get("x-ms-error-code", "")
+        came = f"{answer.status_code} {code}".strip()
+        if answer.status_code in PASSING:
+            raise _gave_up(url, came)
+        if answer.status_code in (401, 403):
+            raise _refused(url, came)
+        if code in ("ContainerNotFound", "ContainerBeingDeleted", "FilesystemNotFound"):
+            raise InputError(f"expected a container at {_place(url)}, got none of this name. Create it, or correct the "
+                             "URI.")
+        return response
 
 
 class Azure(adlfs.AzureBlobFileSystem):
-    # Another class than adlfs's own, which may be there too with its own connections.
+    # A class of its own: adlfs's may be in use too, with connections of its own.
     cachable = True
 
     def __init__(self, *args, endpoint=None, **kwargs):
@@ -82,7 +67,8 @@ class Azure(adlfs.AzureBlobFileSystem):
         super().__init__(*args, **kwargs)
 
     def do_connect(self):
-        options = {"retry_policy": Patience(), "connection_timeout": 20, "read_timeout": 60}
+        patience = Patience(retry_backoff_factor=FIRST_WAIT_S, retry_backoff_max=LONGEST_WAIT_S)
+        options = {"retry_policy": patience, "connection_timeout": 20, "read_timeout": 60}
         if self.connection_string is not None:
             self.service_client = BlobServiceClient.from_connection_string(self.connection_string, **options)
         else:
@@ -90,49 +76,42 @@ class Azure(adlfs.AzureBlobFileSystem):
             self.service_client = BlobServiceClient(self.account_url, self.credential or self.sas_token, **options)
 
     async def _cat_file(self, path, start=None, end=None, **kwargs):
-        container, blob, _ = self.split_path(self._strip_protocol(path))
-        length = None if end is None else end - (start or 0)
-        if length is not None and length <= 0:
+        """A file, or a range of it, read again where the connection is cut in the middle of an answer."""
+        if end is not None and end <= (start or 0):
             return b""
         for attempt in range(TRIES):
+            if attempt:
+                await asyncio.sleep(FIRST_WAIT_S * 2 ** (attempt - 1))
             try:
-                async with self.service_client.get_blob_client(container, blob) as client:
-                    stream = await client.download_blob(
-                        offset=(start or 0) if length is not None else start, length=length)
-                    return await stream.readall()
-            except ResourceNotFoundError:
-                raise FileNotFoundError(path)
+                return await super()._cat_file(path, start, end, **kwargs)
+            except FileNotFoundError:
+                raise
             except (AzureError, OSError, asyncio.TimeoutError) as error:
-                # The connection was cut while its content came; the request itself has been answered.
                 if isinstance(error, HttpResponseError) and error.status_code not in (None, 200, 206):
                     raise
                 came = type(error).__name__
-                if attempt < TRIES - 1:
-                    await asyncio.sleep(FIRST_WAIT_S * 2 ** attempt)
-        raise _gave_up(client.url, came)
+        raise _gave_up(self.service_client.get_blob_client(*self.split_path(path)[:2]).url, came)
 
     async def _create(self, path, content):
         """Write a file where there is none; raises FileExistsError where there is another one."""
-        container, blob, _ = self.split_path(self._strip_protocol(path))
-        async with self.service_client.get_blob_client(container, blob) as client:
-            try:
-                await client.upload_blob(content, overwrite=False)
-            except ResourceExistsError:
-                # An answer may have been lost on its way, and the second try have met the first.
-                if await self._cat_file(path) != content:
-                    raise FileExistsError(path)
+        try:
+            await self._pipe_file(path, content, overwrite=False)
+        except FileExistsError:
+            # An answer may have been lost on its way, so that the second try met the file of the first.
+            if await self._cat_file(path) != content:
+                raise
 
     create = sync_wrapper(_create)
 
     def _open(self, path, mode="rb", block_size=None, **kwargs):
         if mode != "rb":
             return super()._open(path, mode, **kwargs)
-        # What Parquet wants are ranges far apart; reading ahead would fetch what nobody wants.
-        return Reader(self, path, mode, block_size or "default", cache_type="none")
+        # Each range is one call of ``cat_file``: Parquet reads ranges far apart, so reading ahead would be waste.
+        return AbstractBufferedFile(self, path, mode, block_size or "default", cache_type="none")
 
 
 def _place(url):
-    """Account and container of a request, without what is secret in its query."""
+    """Account and container of a request, without its query, which may hold a token."""
     parts = urlsplit(url)
     names = 2 if re.match(r"[\d.:]+$|localhost", parts.netloc) else 1
     return "/".join([parts.netloc] + unquote(parts.path).strip("/").split("/")[:names])
@@ -140,7 +119,7 @@ def _place(url):
 
 def _gave_up(url, came):
     return InputError(f"expected an answer from {_place(url)} within {TRIES} tries, got {came or 'none'}. Run "
-                      "the same again when the storage or the network has recovered: what is finished is kept.")
+                      "the same again when the storage or the network has recovered: finished work is kept.")
 
 
 def _refused(url, came):

@@ -1,4 +1,4 @@
-"""Exercises of the notebooks: say whether a reader's answer holds. A check names properties, and not the answer."""
+"""The notebooks' exercises: check a reader's answer. A check names the properties of an answer, never the answer."""
 
 
 def check(answer, claims: dict):
@@ -6,8 +6,8 @@ def check(answer, claims: dict):
 
     Parameters
     ----------
-    answer : what the reader's cell has made; None as long as the cell is empty.
-    claims : each property in words, and a function that takes the answer and says whether it has the property.
+    answer : the value that the reader's cell has made; None while the cell is empty.
+    claims : each property in words, and a function that says whether the answer has it.
     """
     if answer is None:
         print("Nothing to check yet: fill in the cell above and run it.")

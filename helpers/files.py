@@ -19,10 +19,10 @@ from fsspec.asyn import AsyncFileSystem
 from helpers import InputError, azure, s3
 from helpers.uri import is_azure, shown
 
-# What file systems call the time of a change, or a tag that changes with the content.
+# Names that file systems have for the time of a change, or for a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime")
 
-# What a system says of a place where nothing can be made.
+# Errors of a system where nothing can be made in a place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError
@@ -35,27 +35,21 @@ class DiskFull(InputError):
 
 
 def filesystem(uri: str):
-    """The fsspec file system of a URI or path, and the path in it.
-
-    Raises
-    ------
-    InputError
-        If no file system knows the URI, or credentials or the package for it are missing.
-    """
+    """The fsspec file system of a URI or path, and the path in it; a missing package or key is an InputError."""
     uri = str(uri)
     if uri.startswith("adl://"):
         raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Azure Data "
-                         "Lake Gen1 was retired in 2024: bring what was there to Gen2.")
+                         "Lake Gen1 was retired in 2024: copy its files to Gen2.")
     if is_azure(uri):
         return azure.azure_filesystem(uri)
     if uri.startswith(("s3://", "s3a://")):
         return s3.s3_filesystem(uri)
     if uri.startswith(("http://", "https://")):
-        # Its errors would show a signed address whole.
+        # fsspec's own errors would show a signature in the address.
         raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)}, whose server lists no folders. "
                          "Copy it to one of these.")
     if "://" not in uri or uri.startswith("file://"):
-        # fsspec takes "::" in a name for a chain of URLs.
+        # url_to_fs would take "::" in a name for a chain of URLs.
         disk = fsspec.filesystem("file")
         return disk, disk._strip_protocol(uri)
     try:
@@ -66,14 +60,14 @@ def filesystem(uri: str):
 
 
 def credentials() -> dict:
-    """The environment's variables with credentials: they travel to the workers inside the function that Spark runs,
-    never as a setting or argument, which others could see."""
+    """The environment's variables with credentials. They travel to the workers inside the function that Spark runs:
+    others could see a setting or an argument."""
     return dict(azure.credentials(), **{name: os.environ[name] for name in s3.CREDENTIALS if os.environ.get(name)})
 
 
 def use(known: dict):
     """Put ``credentials`` of the driver into this worker's environment."""
-    if "AWS_ACCESS_KEY_ID" in known:  # A token of this worker, or of an earlier job, belongs to other keys.
+    if "AWS_ACCESS_KEY_ID" in known:  # The token of an earlier job belongs to other keys.
         os.environ.pop("AWS_SESSION_TOKEN", None)
     os.environ.update(known)
 
@@ -89,7 +83,7 @@ def write_whole(uri: str, content: bytes):
         with whole_file(path) as part:
             part.write_bytes(content)
     elif isinstance(system, AsyncFileSystem):
-        system.pipe_file(path, content)  # An object store shows an object when all of it is there.
+        system.pipe_file(path, content)  # An object store shows only whole objects.
     else:
         folder, _, name = path.rpartition("/")
         part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
@@ -101,12 +95,7 @@ def write_whole(uri: str, content: bytes):
 
 
 def create(uri: str, content: bytes):
-    """Write a file where there is none, in one step where the file system has such a step (a disk, Azure).
-
-    Raises
-    ------
-    FileExistsError
-    """
+    """Write a file where there is none, else raise a FileExistsError: in one step on a disk and on Azure."""
     system, path = filesystem(uri)
     if is_azure(uri):
         system.create(path, content)
@@ -116,7 +105,7 @@ def create(uri: str, content: bytes):
         part = path.with_name(f".{uuid.uuid4().hex}.part")
         try:
             part.write_bytes(content)
-            # Of all that give a whole file its name, only this fails where the name is taken.
+            # A rename would replace another file; a link fails where the name is taken.
             os.link(str(part), str(path))
         finally:
             part.unlink()
@@ -127,7 +116,7 @@ def create(uri: str, content: bytes):
 
 
 def read_json(uri: str):
-    """The content of a JSON file; None where there is no file. Raises one of ``NOT_JSON`` if it is something else."""
+    """The content of a JSON file, None without a file; a file of another kind raises one of ``NOT_JSON``."""
     system, path = filesystem(uri)
     try:
         return json.loads(system.cat_file(path).decode())
@@ -136,18 +125,18 @@ def read_json(uri: str):
 
 
 def write_json(path, value):
-    """Write JSON so that a reader sees the old file or the whole new one; ``path`` may be a URI."""
+    """Write JSON as ``write_whole`` does; ``path`` may be a URI."""
     write_whole(str(path), (json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
 
 
 def changed(info: dict) -> list:
-    """Size and time of change (or ETag) of a file that ``ls(detail=True)`` lists: they change with its content."""
+    """Size and time of change (or ETag) of a file, which change with its content, from ``ls(detail=True)``."""
     return [info["size"]] + [str(info[key]) for key in _CHANGED if info.get(key) is not None]
 
 
 @contextlib.contextmanager
 def making(path):
-    """Say in one sentence why a local file can't be made or removed: its folder is read-only, or it is a file."""
+    """Say in one sentence why a local file can't be made or removed, for example in a read-only folder."""
     try:
         yield
     except OSError as error:
@@ -159,7 +148,7 @@ def making(path):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """A name beside a local ``path`` to write to; the file takes its own name when all of it is there."""
+    """A name beside a local ``path`` to write to; the finished file then takes its own name."""
     path = Path(path)
     # Threads and processes may write the same file at once.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -171,7 +160,7 @@ def whole_file(path):
         try:
             os.replace(str(part), str(path))
         except FileNotFoundError:
-            # Another job has written the same file, and removed what it took for the rest of a killed one.
+            # Another job has written the same file, and has taken this part for the rest of a killed job.
             if not path.exists():
                 raise
     finally:
@@ -181,9 +170,9 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def whole_folder(folder):
-    """A new folder that takes the place of a local ``folder`` when everything in it has been written.
+    """A new folder, which takes the place of a local ``folder`` when everything in it has been written.
 
-    An earlier folder there is replaced, but not one that has no file of the same name: it holds somebody's other files.
+    It replaces an earlier folder only if they share a file name: any other may hold somebody's own files.
     """
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
@@ -212,14 +201,14 @@ def sha256(path) -> str:
 
 
 def remove(system, path: str):
-    """Remove a file of a file system. Another job may have done it before."""
+    """Remove a file, unless another job has already done so."""
     with making(path), contextlib.suppress(FileNotFoundError):
-        # rm would take brackets and stars in a name for a pattern.
+        # fsspec's rm would take brackets and stars in a name for a pattern.
         system.rm_file(path)
 
 
 def free_bytes(folder) -> int:
-    """Free bytes of the disk on which a local folder lies, or will lie."""
+    """Free bytes on the disk of a local folder, which need not exist yet."""
     folder = Path(folder)
     while not os.path.exists(str(folder)):
         folder = folder.parent
@@ -227,7 +216,7 @@ def free_bytes(folder) -> int:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether a file is gone, or can't be read by Arrow, whose own OSError has no number, or by the disk."""
+    """Whether a file is gone, or neither Arrow (its own OSError has no number) nor the disk can read it."""
     import pyarrow as pa
     return not isinstance(error, MemoryError) and (
         isinstance(error, (FileNotFoundError, pa.ArrowException))
@@ -235,5 +224,5 @@ def is_damage(error: Exception) -> bool:
 
 
 def is_full(error: Exception) -> bool:
-    """Whether a disk, or a share of it, has no room left."""
+    """Whether a disk is full, or a user's share of it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,4 +1,4 @@
-"""Where a run keeps what it makes, and how its figures reach ``metrics.json``."""
+"""The folders of a run, and its figures in ``metrics.json``."""
 
 import numbers
 import os
@@ -17,7 +17,7 @@ def home() -> Path:
 
 
 def check_seed(seed: int):
-    """Refuse a seed that NumPy or TensorFlow wouldn't take."""
+    """Refuse a seed that NumPy or TensorFlow would refuse."""
     if not (isinstance(seed, numbers.Integral) and 0 <= seed < 2 ** 32):
         raise InputError(f"expected a seed that is a whole number of 0 to {2 ** 32 - 1}, got {seed!r}. Choose another.")
 
@@ -32,8 +32,8 @@ def check_name(name: str) -> str:
 class Run:
     """The files of one run of the tutorial, ``runs/<name>/``.
 
-    Folders are made when first written to. ``tiles`` and ``predictions``, which workers read and write, are URIs below
-    ``TUTORIAL_STORAGE`` where that is set: a cluster's machines share no disk. All other attributes are paths.
+    Workers read and write ``tiles`` and ``predictions``. These are URIs below ``TUTORIAL_STORAGE`` where that is set,
+    because a cluster's machines share no disk. All other attributes are paths.
     """
 
     def __init__(self, name: str):

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from helpers import InputError
 from helpers.uri import shown
 
-# The names that Amazon's own tools read. The endpoint is where a storage is that isn't Amazon's, or an emulator's.
+# The names that Amazon's own tools read. The endpoint is the address of another storage than Amazon's, or an emulator.
 CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
                "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 
@@ -28,11 +28,10 @@ def s3_filesystem(uri: str):
     except ImportError as error:
         raise InputError(f"expected the package s3fs, which reads {shown(uri)}, got none ({error}). Install it on the "
                          "driver and the workers: pip install s3fs, in the version of requirements.txt.")
-    # s3fs keeps one connection for equal arguments: with the keys among them, new ones are used at once.
+    # s3fs keeps one connection for equal arguments: with the keys among them, new ones are used at once. A cached
+    # listing would hide the files that a worker has written since. Parquet reads ranges far apart, so reading 50 MB
+    # ahead would be waste.
     known = {name: os.environ.get(name) or None for name in CREDENTIALS}
-    arguments = {"key": known["AWS_ACCESS_KEY_ID"], "secret": known["AWS_SECRET_ACCESS_KEY"],
-                 "token": known["AWS_SESSION_TOKEN"],
-                 "endpoint_url": known["AWS_ENDPOINT_URL_S3"] or known["AWS_ENDPOINT_URL"]}
-    # A listing that is kept would hide what a worker has written since; and what Parquet wants are ranges far apart, so
-    # that reading 50 MB ahead would fetch what nobody wants.
-    return S3(use_listings_cache=False, default_cache_type="none", **arguments), S3._strip_protocol(uri)
+    return S3(key=known["AWS_ACCESS_KEY_ID"], secret=known["AWS_SECRET_ACCESS_KEY"], token=known["AWS_SESSION_TOKEN"],
+              endpoint_url=known["AWS_ENDPOINT_URL_S3"] or known["AWS_ENDPOINT_URL"], use_listings_cache=False,
+              default_cache_type="none"), S3._strip_protocol(uri)

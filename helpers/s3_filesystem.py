@@ -1,4 +1,4 @@
-"""s3fs's file system with errors in one sentence; imported when an ``s3:`` URI is first met."""
+"""s3fs's file system with one sentence for an error; imported with the first ``s3:`` URI."""
 
 import asyncio
 import errno
@@ -9,17 +9,17 @@ from s3fs.errors import EREMOTEIO
 
 from helpers import InputError
 
-# Codes that s3fs takes for mistakes in a request: temporary keys have ended, or the token belongs to other keys. The
-# answer to a HEAD request has no more than its status.
+# Codes that s3fs takes for mistakes in a request: temporary keys have expired, or the token belongs to other keys. The
+# answer to a HEAD request has only its status.
 _KEYS = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "400"}
 
 
 class S3(S3FileSystem):
-    # Another class than s3fs's own, which may be there too with its own connections.
+    # A class of its own: s3fs's may be in use too, with connections of its own.
     cachable = True
 
     async def _call_s3(self, method, *arguments, **named):
-        """A request, which s3fs tries several times. An error tells no more than a code: the rest may show a key."""
+        """A request, which s3fs tries several times. An error shows only its code: the rest may hold a key."""
         try:
             return await super()._call_s3(method, *arguments, **named)
         except (OSError, BotoCoreError, ClientError, asyncio.TimeoutError) as error:

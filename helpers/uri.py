@@ -5,12 +5,12 @@ from urllib.parse import urlsplit
 
 
 def shown(uri: str) -> str:
-    """A URI without what may be secret in it: user, password, and what follows a question mark or hash sign."""
+    """A URI without its possible secrets: user, password, and all behind a question mark or hash sign."""
     scheme, mark, rest = str(uri).partition("://")
     if not mark:
         return str(uri)
     host = re.split("[/?#]", rest)[0]
-    # A password may hold a slash or a question mark; what stands before an @ on Azure is a container.
+    # A password may hold a slash or a question mark. On Azure the name before an @ is a container.
     if "@" not in host and ":" in host and not re.search(r":\d*$", host):
         rest = rest.rpartition("@")[2]
     elif "@" in host and not (is_azure(uri) and ":" not in host):
