@@ -39,13 +39,10 @@ def azure_filesystem(uri: str):
             arguments["sas_token"] = known.get("AZURE_STORAGE_SAS_TOKEN") or _token()
         else:
             arguments["anon"] = False  # adlfs asks DefaultAzureCredential.
+    from helpers.azure_filesystem import Azure
     try:
-        from helpers.azure_filesystem import Azure
         # A cached listing would hide the files that a worker has written since.
         return Azure(use_listings_cache=False, **arguments), container + parts.path.rstrip("/")
-    except ImportError as error:
-        raise InputError(f"expected the package adlfs, which reads {shown(uri)}, got none ({error}). Install it: pip "
-                         "install -r requirements.txt")
     except ValueError:
         raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got "
                          "another text. Copy it again from the storage account.")

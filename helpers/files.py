@@ -40,10 +40,14 @@ def filesystem(uri: str):
     if uri.startswith("adl://"):
         raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Azure Data "
                          "Lake Gen1 was retired in 2024: copy its files to Gen2.")
-    if is_azure(uri):
-        return azure.azure_filesystem(uri)
-    if uri.startswith(("s3://", "s3a://")):
-        return s3.s3_filesystem(uri)
+    try:
+        if is_azure(uri):
+            return azure.azure_filesystem(uri)
+        if uri.startswith(("s3://", "s3a://")):
+            return s3.s3_filesystem(uri)
+    except ImportError as error:
+        raise InputError(f"expected the package {error.name}, which reads {shown(uri)}, got none ({error}). Install it "
+                         f"on the driver and the workers, in the version of requirements.txt: pip install {error.name}")
     if uri.startswith(("http://", "https://")):
         # fsspec's own errors would show a signature in the address.
         raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)}, whose server lists no folders. "

@@ -40,11 +40,9 @@ class Run:
         self.name = check_name(name)
         self.folder = home() / "runs" / name
         shared = os.environ.get("TUTORIAL_STORAGE")
-        self.tiles = join(shared, "runs", name, "tiles") if shared else self.folder / "tiles"
-        self.models = self.folder / "models"
-        self.predictions = join(shared, "runs", name, "predictions") if shared else self.folder / "predictions"
-        self.maps = self.folder / "maps"
-        self.figures = self.folder / "figures"
+        self.tiles, self.predictions = (join(shared, "runs", name, part) if shared else self.folder / part
+                                        for part in ("tiles", "predictions"))
+        self.models, self.maps, self.figures = (self.folder / part for part in ("models", "maps", "figures"))
         self.metrics_path = self.folder / "metrics.json"
 
     def metrics(self) -> dict:

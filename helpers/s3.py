@@ -23,11 +23,7 @@ def s3_filesystem(uri: str):
     if shown(uri) != re.split("[?#]", uri)[0]:
         raise InputError(f"expected {shown(uri)}, got keys before it. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
                          "instead.")
-    try:
-        from helpers.s3_filesystem import S3
-    except ImportError as error:
-        raise InputError(f"expected the package s3fs, which reads {shown(uri)}, got none ({error}). Install it on the "
-                         "driver and the workers: pip install s3fs, in the version of requirements.txt.")
+    from helpers.s3_filesystem import S3
     # s3fs keeps one connection for equal arguments: with the keys among them, new ones are used at once. A cached
     # listing would hide the files that a worker has written since. Parquet reads ranges far apart, so reading 50 MB
     # ahead would be waste.

@@ -1,7 +1,6 @@
 """Boundaries of counties and other places, from the files that people have."""
 
 import re
-import tempfile
 import unicodedata
 import warnings
 import zipfile
@@ -17,33 +16,32 @@ from helpers.land import downloads
 from helpers.land.rasters import said
 from helpers.land.sources import County
 
-# How the kinds of files begin, their endings, and what makes GDAL take no other driver: some read files that they name.
-_KINDS = {b"{": (".geojson", "GEOJSON:"), b"\0\0\x27\x0a": (".shp", ""), b"SQLite format 3\0": (".gpkg", "")}
+# How files of each kind begin, and the prefix that keeps GDAL to one driver: some drivers read other files.
+_KINDS = {b"{": "GEOJSON:", b"\0\0\x27\x0a": "", b"SQLite format 3\0": ""}
 _COLUMNS = ["GEOID", "NAMELSAD", "NAME", "STUSPS"]
 _WANTED = "a shapefile, a GeoPackage or a GeoJSON file with a CRS, zipped or not"
-_ENDINGS = (".shp", ".shx", ".dbf", ".prj", ".cpg", ".gpkg", ".geojson", ".json")
-# What follows a county's name in the Census's longer one.
+# The words behind a county's name in the Census's longer name.
 _LONGER = re.compile(r" (county|parish|borough|census area|municipality|municipio|planning region)(?= *(,|$))")
 
 
 def read(where: str) -> geopandas.GeoDataFrame:
-    """The shapes of a file in longitude and latitude, with ``GEOID``, ``NAME``, and with the state ``full`` and
-    ``longer``, the name as in "Middlesex County, MA": all of them text.
+    """The shapes of a file in longitude and latitude, with texts: ``GEOID``, ``NAME``, and with the state behind them
+    ``full`` and ``longer``, the name as in "Middlesex County, MA".
 
-    In a file without ``GEOID`` all shapes are one place, which has the name of the file.
+    In a file without ``GEOID`` all shapes are one place, with the name of the file.
     """
     if not Path(where).is_file():
         raise InputError(f"expected county boundaries at {where}, got no such file. Set TUTORIAL_COUNTIES to "
                          f"{_WANTED}.")
     try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        with warnings.catch_warnings():
             # Some programs leave a ring open, or mix numbers and text; GDAL closes it, and all becomes text.
             warnings.simplefilter("ignore")
-            # Heights that are no numbers would open rings again.
-            checked = _checked(Path(where), folder)
+            checked = _checked(Path(where))
             # Of GEOID and geoid, the one in capitals.
             there = {name.upper(): name for name in sorted(pyogrio.read_info(checked)["fields"], reverse=True)}
             names = {there[column]: column for column in _COLUMNS if column in there}
+            # Without heights: those that are no numbers would open rings again.
             shapes = geopandas.read_file(checked, on_invalid="fix", force_2d=True, columns=list(names))
             if not isinstance(shapes, geopandas.GeoDataFrame):
                 raise ValueError("a table without shapes")
@@ -55,48 +53,43 @@ def read(where: str) -> geopandas.GeoDataFrame:
     if "GEOID" not in shapes:
         own = Path(where).name.split(".")[0]
         shapes = shapes.dissolve()[["geometry"]].assign(GEOID=own, NAME=own)
-    texts = {column: shapes[column].map(_text) for column in _COLUMNS if column in shapes}
-    name = texts["GEOID"]
-    for column in ("NAMELSAD", "NAME"):
-        name = texts[column].where(texts[column] != "", name) if column in texts else name
-    state = texts.get("STUSPS", pd.Series("", shapes.index))
-    full = {column: names + state.where(state == "", ", " + state) for column, names in (
-        ("full", name), ("longer", texts.get("NAMELSAD", name)))}
-    return shapes[["geometry"]].assign(GEOID=texts["GEOID"].map(_code), NAME=name, **full)
+    code, longer, name, state = (
+        shapes[column].map(_text) if column in shapes else pd.Series("", shapes.index) for column in _COLUMNS)
+    name = name.where(name != "", longer).where(lambda names: names != "", code)
+    longer, state = longer.where(longer != "", name), state.where(state == "", ", " + state)
+    return shapes[["geometry"]].assign(GEOID=code.map(_code), NAME=name, full=name + state, longer=longer + state)
 
 
-def _checked(path, folder):
-    """What to tell GDAL to read, of a kind that holds shapes only; what is zipped is unpacked into a folder."""
+def _checked(path):
+    """GDAL's name of a file, or of the one in a zip, of a kind that holds nothing but shapes."""
+    where = path.absolute()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            members = [m for m in archive.infolist() if m.filename.lower().endswith(_ENDINGS)
-                       and not re.search(r"(^|/)(\.|__MACOSX)", m.filename)]
-            main = [m for m in members if m.filename.lower().endswith((".shp", ".gpkg", ".json", ".geojson"))]
+            main = [name for name in archive.namelist() if not re.search(r"(^|/)(\.|__MACOSX)", name)
+                    and name.lower().endswith((".shp", ".gpkg", ".json", ".geojson"))]
             if len(main) != 1:
                 raise ValueError(f"a zip that holds {len(main)} of them ({', '.join(archive.namelist()[:3])})")
-            if sum(m.file_size for m in members) > 4 * downloads.MOST_BYTES:
+            if sum(member.file_size for member in archive.infolist()) > 4 * downloads.MOST_BYTES:
                 raise ValueError(f"more than {4 * downloads.MOST_BYTES >> 20} MB in a zip")
-            stem = main[0].filename.rpartition(".")[0]
-            for member in members:
-                if member.filename.rpartition(".")[0] == stem:
-                    ending = member.filename.rpartition(".")[2].lower()
-                    (Path(folder) / f"{path.stem}.{ending}").write_bytes(archive.read(member))
-            path = Path(folder) / f"{path.stem}.{main[0].filename.rpartition('.')[2].lower()}"
-    with open(path, "rb") as file:
-        head = file.read(1 << 16)
-    kind = next((kind for begin, kind in _KINDS.items() if head.removeprefix(b"\xef\xbb\xbf").lstrip(
-        b" \t\r\n" if begin == b"{" else b"").startswith(begin)), None)
-    if kind is None or b"<OGRVRT" in head and kind[0] != ".geojson":
+            with archive.open(main[0]) as file:
+                head = file.read(1 << 16)
+        where = f"/vsizip/{{{where}}}/{main[0]}"
+    else:
+        with open(path, "rb") as file:
+            head = file.read(1 << 16)
+    head = head.removeprefix(b"\xef\xbb\xbf")
+    begin = next((begin for begin in _KINDS if (head.lstrip() if begin == b"{" else head).startswith(begin)), None)
+    if begin is None or b"<OGRVRT" in head and begin != b"{":
         raise ValueError("something else")
-    return f"{kind[1]}{path.absolute()}"
+    return f"{_KINDS[begin]}{where}"
 
 
 def _text(value):
-    return "" if value is None or value != value else str(value).strip()
+    return "" if value is None or value != value else " ".join(str(value).split())
 
 
 def _code(value):
-    """A FIPS code as text: a spreadsheet makes a number of it and drops its first zero, others add 0500000US."""
+    """A FIPS code as text: spreadsheets make it a number and drop its first zero, other programs add 0500000US."""
     text = re.sub(r"^(\d+)\.0+$|^\d*US(?=\d{5}$)", r"\1", str(value).strip())
     return text.zfill(5) if re.fullmatch(r"\d{4}", text) else text
 
@@ -114,8 +107,18 @@ def find(shapes: geopandas.GeoDataFrame, county: str) -> geopandas.GeoDataFrame:
     return found if len(found) else shapes[shapes["full"].map(_folded) == _folded(county)]
 
 
-def county_of(found: geopandas.GeoDataFrame, where: str) -> County:
-    """One county of the shapes that ``find`` has found of it, which lie in the file ``where``."""
+def county_of(shapes: geopandas.GeoDataFrame, county: str, where: str) -> County:
+    """The county that ``find`` finds; ``where`` names the file or catalogue in errors."""
+    found = find(shapes, county)
+    if found["GEOID"].nunique() != 1:
+        # Names and codes change, as in Connecticut in 2022: the best guess is a county of the same name or state.
+        state = "^" + str(county)[:2] if str(county)[:2].isdigit() else ", *" + re.escape(str(county)[-2:]) + "$"
+        named = shapes[shapes["NAME"].str.lower() == str(county).split(",")[0].strip().lower()]
+        near = shapes[shapes["GEOID"].str.match(state) | shapes["full"].str.contains(state, case=False)]
+        alike = next((some for some in (found, named, near) if len(some)), shapes)
+        listed = sorted(alike["full"] + " (" + alike["GEOID"] + ")")
+        raise InputError(f"expected a county of {where}, by its FIPS code of five digits or such as 'Middlesex, MA', "
+                         f"got {county!r}. Choose one of {', '.join(listed[:12])}{', …' if len(listed) > 12 else ''}.")
     row, shape = found.iloc[0], shapely.union_all(found.geometry.dropna().to_numpy())
     if not shape.area > 0:
         raise InputError(f"expected the boundary of {row['full']} ({row['GEOID']}) as an area, got none in {where}. "

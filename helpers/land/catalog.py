@@ -1,4 +1,4 @@
-"""Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online``, ``Folder`` answer the same questions."""
+"""Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online`` and ``Folder`` have the same methods."""
 
 import contextlib
 import re
@@ -18,19 +18,18 @@ from helpers.land.rasters import footprint, said
 from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, scene_of
 from helpers.runs import home
 
-# Twelve counties to begin with, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie,
-# fields, pastures, forests of both kinds, and towns in each.
+# Twelve counties, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields, pastures,
+# forests of both kinds, and towns in each.
 TRAINING = {
     "06065": "Riverside, CA", "08069": "Larimer, CO", "12105": "Polk, FL", "13121": "Fulton, GA", "19153": "Polk, IA",
     "25027": "Worcester, MA", "27137": "St. Louis, MN", "32003": "Clark, NV", "36001": "Albany, NY",
     "41039": "Lane, OR", "48029": "Bexar, TX", "55025": "Dane, WI"}
-# Those of them that validate, the second where the first is mapped: from mountains to fields, they have all six
-# classes.
+# The county to validate on, and another in case the first is mapped: both have all six classes.
 VALIDATION = ("08069", "06065")
 
 
 class _StacIO(pystac.stac_io.DefaultStacIO):
-    """How pystac reads a catalogue: what lies on servers passes the limits of all downloads."""
+    """A reader for pystac that keeps to the limits of all downloads."""
 
     def read_text_from_href(self, href):
         if downloads.is_remote(href):
@@ -39,7 +38,7 @@ class _StacIO(pystac.stac_io.DefaultStacIO):
 
 
 class Catalog(Source):
-    """A static STAC catalogue in a folder, laid out as the sample is, with its county boundaries.
+    """A static STAC catalogue in a folder, with county boundaries.
 
     Its collection ``naip`` has an ``image`` asset for each scene, and ``nlcd`` a ``landcover`` asset for each label
     raster. The property names are the Planetary Computer's.
@@ -63,21 +62,16 @@ class Catalog(Source):
             yield
         except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, pystac.STACError,
                 pystac.STACTypeError) as error:
-            # Without the cause, which may show a signed address.
+            # The cause may show a signed address.
             raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {said(error)}. "
                              "Check its JSON files.") from None
 
     def county(self, county: str) -> County:
-        """The county with a FIPS code; an error lists those that the catalogue has."""
-        found = boundaries.find(self._counties, county)
-        if found["GEOID"].nunique() != 1:
-            listed = ", ".join(sorted(self._counties["GEOID"] + " (" + self._counties["NAME"].astype(str) + ")"))
-            raise InputError(f"expected a county of the catalogue {self.name}, got {county!r}. Choose one that it has: "
-                             f"{listed}.")
-        return boundaries.county_of(found, self.folder / "counties.geojson")
+        """The county with a FIPS code; an error lists the counties of the catalogue."""
+        return boundaries.county_of(self._counties, county, self.folder / "counties.geojson")
 
     def _items(self, collection, asset, boundary):
-        """Items of a collection that touch a boundary, with the absolute path of one asset."""
+        """Items of a collection that touch a boundary, each with the absolute path of one asset."""
         with self._whole():
             children = {child.id: child for child in self._root.get_children()}
             items = list(children[collection].get_items(recursive=True)) if collection in children else None
@@ -104,17 +98,16 @@ class Catalog(Source):
         return nearest(found, year)
 
 
-class Folder(Source):
-    """GeoTIFFs of one's own: scenes with their date as ``YYYYMMDD`` in the name, as NAIP's have, and NLCD rasters.
+class Folder(Online):
+    """A folder of GeoTIFFs: scenes with their date as ``YYYYMMDD`` in the name, like NAIP's, and NLCD rasters.
 
     Boundaries come from ``TUTORIAL_COUNTIES``, and labels from ``TUTORIAL_LABELS`` where the folder has none.
     """
 
     def __init__(self, folder):
+        super().__init__()
         self.folder = Path(folder)
         self.name = self.folder.name
-        self._online = Online()
-        self.county = self._online.county
         _, skipped = files_in(self.folder, RASTERS)
         if skipped:
             print(told(skipped, self.folder))
@@ -136,14 +129,12 @@ class Folder(Source):
 
     def _labels(self, county, year):
         own = any("nlcd" in path.name.lower() for path in files_in(self.folder, RASTERS)[0])
-        return nearest(label_files(self.folder, county), year) if own else self._online._labels(county, year)
+        return nearest(label_files(self.folder, county), year) if own else super()._labels(county, year)
 
 
 def open(name: str = "sample", seed: int = 0) -> Source:
-    """Open a catalogue by name.
-
-    The name is ``"sample"`` for the counties that ``setup_scripts/sample`` has drawn from ``seed``; ``"naip"`` for any
-    county of the conterminous US; or the path of a folder: a static catalogue, or GeoTIFFs.
+    """Open a catalogue: ``"sample"``, the counties that ``setup_scripts/sample`` has drawn from ``seed``; ``"naip"``,
+    any county of the conterminous US; or the path of a folder with a static catalogue or with GeoTIFFs.
     """
     if name == "naip":
         return Online()
@@ -159,10 +150,7 @@ def open(name: str = "sample", seed: int = 0) -> Source:
 
 
 def new_tiles(labels_href: str, county: str) -> pd.DataFrame:
-    """The truth about a county of the sample: its tiles with newly developed land, and the share of each that is new.
-
-    ``labels_href`` is where the county's labels lie, as a tile store's manifest tells it; ``county`` is its FIPS code.
-    None for a county that wasn't drawn here.
-    """
+    """The true tiles with newly developed land, and the new share of each, if the county with these labels was drawn
+    for the sample; else None."""
     path = Path(labels_href).parent.parent / "truth" / f"{county}_new_tiles.csv"
     return pd.read_csv(path) if path.is_file() else None

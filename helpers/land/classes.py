@@ -1,11 +1,6 @@
-"""Land cover: NLCD codes, the six classes, the three map groups, and their colours.
+"""Land cover: NLCD codes, the six classes, the three map groups, and their colours, in the repository's only table.
 
-This is the only table of its kind in the repository: every figure, label and map reads it.
-
-References
-----------
-MRLC, *National Land Cover Database Class Legend and Description*,
-https://www.mrlc.gov/data/legends/national-land-cover-database-class-legend-and-description
+Source: https://www.mrlc.gov/data/legends/national-land-cover-database-class-legend-and-description
 """
 
 from collections import namedtuple
@@ -23,7 +18,7 @@ GROUPS = (
     Group(CULTIVATED, "Cultivated", "#ffffff"),
     Group(UNDEVELOPED, "Undeveloped", "#62a878"),
 )
-# Hues follow NLCD's own legend, spread in lightness so that they differ without colour vision.
+# Hues follow NLCD's own legend; their lightness differs too, for colour-blind readers.
 CLASSES = (
     LandCoverClass(0, "Barren", (31,), UNDEVELOPED, "#9c9489"),
     LandCoverClass(1, "Forest", (41, 42, 43, 90), UNDEVELOPED, "#1f7a3a"),
@@ -33,7 +28,7 @@ CLASSES = (
     LandCoverClass(5, "Developed", (21, 22, 23, 24), DEVELOPED, "#c8102e"),
 )
 CLASS_NAMES = tuple(c.name for c in CLASSES)
-# Two ramps that grow evenly darker, so that they read in grey and by colour-blind readers too.
+# Two ramps that grow evenly darker, so that they work in grey and for colour-blind readers too.
 SCORE_RAMP = ("#f7f5ee", "#f3cf8e", "#dd8a3c", "#a04a1e", "#4a1c10")
 UNCERTAINTY_RAMP = ("#f2f5f8", "#bcd0e0", "#7da3c4", "#3f6d99", "#17304d")
 NO_CLASS = -1
@@ -64,16 +59,16 @@ NLCD_LEGEND = {
 
 
 def _lookup(value_of_code):
-    """A 256-entry table from NLCD code to a small integer; unlisted codes give ``NO_CLASS``."""
+    """A table from each of 256 NLCD codes to a small integer; codes that aren't given have ``NO_CLASS``."""
     table = np.full(256, NO_CLASS, dtype=np.int8)
     table[list(value_of_code)] = list(value_of_code.values())
     return table
 
 
 _CLASS_OF_CODE = _lookup({code: c.class_id for c in CLASSES for code in c.codes})
-# Water and ice belong to no class, yet they are land without buildings on the map.
+# Water and ice belong to no class, but to the undeveloped land on the map.
 _GROUP_OF_CODE = _lookup({11: UNDEVELOPED, 12: UNDEVELOPED, **{code: c.group_id for c in CLASSES for code in c.codes}})
-# The last entry answers for NO_CLASS, which is -1.
+# The last entry is that of NO_CLASS, which is -1.
 _GROUP_OF_CLASS = np.array([c.group_id for c in CLASSES] + [NO_CLASS], dtype=np.int8)
 
 
@@ -98,7 +93,7 @@ def group_of_prediction(class_ids) -> np.ndarray:
 
 
 def check_codes(codes: np.ndarray, source: str):
-    """Refuse a raster with values, nodata left out, that are not in ``NLCD_LEGEND``; ``source`` names it."""
+    """Refuse values (without nodata) that are not in ``NLCD_LEGEND``; the error calls their raster ``source``."""
     unknown = ", ".join(f"{code:g}" for code in np.setdiff1d(codes, list(NLCD_LEGEND)))
     if unknown:
         raise InputError(f"expected NLCD land cover codes ({', '.join(map(str, NLCD_LEGEND))}) in {source}, got "
@@ -108,12 +103,12 @@ def check_codes(codes: np.ndarray, source: str):
 def label_tiles(code_counts: np.ndarray):
     """Label, group and purity of tiles by plurality, from their NLCD pixel counts (N, 256).
 
-    The label (int8) is the class of most pixels, of equal counts the lower ``class_id``, and ``NO_CLASS`` where water,
-    ice or nodata outnumber every class. The group (int8) is ``NO_CLASS`` only where a tile has no NLCD pixel. The
-    purity (float32) is the label's share of all the tile's NLCD pixels, 0 where there is no label.
+    The label (int8) is the class of most pixels, of equal counts the lower ``class_id``, and ``NO_CLASS`` where more
+    pixels are water or ice than any class. The group (int8) is ``NO_CLASS`` only where a tile has no NLCD pixel. The
+    purity (float32) is the label's share of all the tile's NLCD pixels, or 0 without a label.
     """
     total = code_counts.sum(axis=1)
-    # The column behind the last class counts what belongs to no class; argmax prefers the class on a tie.
+    # The last column counts the pixels of no class. On a tie argmax takes the first, a class.
     by_class = np.stack([code_counts[:, _CLASS_OF_CODE == c].sum(axis=1)
                          for c in list(range(len(CLASSES))) + [NO_CLASS]], axis=1)
     winner = by_class.argmax(axis=1)
@@ -126,6 +121,6 @@ def label_tiles(code_counts: np.ndarray):
 
 
 def nine_point_class(codes: np.ndarray) -> np.ndarray:
-    """The 2017 rule: the class that all nine points of a tile carry, from their codes (N, 9), or ``NO_CLASS``."""
+    """The 2017 rule: the class that all nine points of a tile share, from their codes (N, 9), or ``NO_CLASS``."""
     classes = class_of_code(codes)
     return np.where((classes == classes[:, :1]).all(axis=1), classes[:, 0], NO_CLASS).astype(np.int8)

@@ -1,6 +1,6 @@
 """The tile grid: from a county's boundary to the tiles that cover it. Pure geometry, no files.
 
-A tile is named by ``row`` and ``col``, its northing and easting in whole tiles of 224 m; rows grow to the north.
+``row`` and ``col`` of a tile are its northing and easting in whole tiles of 224 m; rows grow to the north.
 """
 
 from collections import namedtuple
@@ -17,7 +17,7 @@ TILE_M = 224.0
 TILE_PX = 224
 # NAD83 / UTM zones 1N to 23N are EPSG:26901 to 26923: the datum and projection of NAIP scenes.
 _NAD83_UTM_EPSG = 26900
-# How far from the middle of its zone a county may reach.
+# The distance that a county may reach from the middle of its zone.
 FARTHEST_DEG = 6
 
 
@@ -38,7 +38,7 @@ def tile_id(crs: str, row, col) -> list[str]:
 
 
 def tile_of(x, y) -> tuple[np.ndarray, np.ndarray]:
-    """``row`` and ``col`` (int64) of the tiles that hold positions, easting and northing in metres."""
+    """``row`` and ``col`` (int64) of the tiles that hold positions, given as easting and northing in metres."""
     return np.floor_divide(y, TILE_M).astype(np.int64), np.floor_divide(x, TILE_M).astype(np.int64)
 
 
@@ -48,9 +48,9 @@ def tile_bounds(row, col) -> tuple:
 
 
 def nine_points(row, col) -> tuple[np.ndarray, np.ndarray]:
-    """The 2017 rule's nine points: a 3 × 3 grid inside a tile, a quarter, half and three quarters along.
+    """``x`` and ``y`` (N, 9) in metres of the 2017 rule's nine points, a 3 × 3 grid inside each of N tiles.
 
-    Returns ``x`` and ``y``, each (N, 9) for N tiles, in metres, row by row from the upper left point.
+    They lie at a quarter, half and three quarters of its sides, row by row from the upper left point.
     """
     along = np.array([0.25, 0.5, 0.75]) * TILE_M
     dy, dx = np.meshgrid(along[::-1], along, indexing="ij")
@@ -59,10 +59,10 @@ def nine_points(row, col) -> tuple[np.ndarray, np.ndarray]:
 
 
 def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
-    """The tiles of a county, those whose centre lies inside its boundary, and the county's UTM zone.
+    """The tiles with their centre inside a county's boundary, and the county's UTM zone, ``"EPSG:269zz"``.
 
     The boundary is in longitude and latitude. The tiles have ``tile_id``, ``row``, ``col``, from north to south and
-    west to east; the zone is written ``"EPSG:269zz"``.
+    west to east.
     """
     if boundary.is_empty or not (abs(boundary.bounds[0]) <= 180 and abs(boundary.bounds[1]) <= 90):
         raise InputError(f"expected a county boundary in longitude and latitude, got bounds {boundary.bounds}. "
@@ -73,14 +73,13 @@ def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
                          "Give the part on one side.")
     centre = boundary.centroid
     crs = utm_crs(centre.x, centre.y)
-    # There a metre of the grid is too long by three to five thousandths.
+    # Farther out, a metre of the grid is too long by three to five thousandths.
     middle = 6 * (int(crs[-2:]) - 31) + 3
     if max(right - middle, middle - left) > FARTHEST_DEG or right // 6 - left // 6 > 1:
         raise InputError(f"expected a county in one UTM zone or two, got one from {left:.1f}° to {right:.1f}°. Give "
                          "its parts one by one.")
     polygon = project(boundary, crs)
-    left, bottom, right, top = polygon.bounds
-    (row0, row1), (col0, col1) = zip(*(map(int, tile_of(x, y)) for x, y in ((left, bottom), (right, top))))
+    (row0, row1), (col0, col1) = tile_of(polygon.bounds[0::2], polygon.bounds[1::2])
     row, col = np.meshgrid(np.arange(row1, row0 - 1, -1), np.arange(col0, col1 + 1), indexing="ij")
     row, col = row.ravel(), col.ravel()
     inside = shapely.contains_xy(polygon, (col + 0.5) * TILE_M, (row + 0.5) * TILE_M)
@@ -92,7 +91,7 @@ def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
 
 
 def project(geometry: shapely.Geometry, crs: str, source: str = "EPSG:4326") -> shapely.Geometry:
-    """Bring a geometry from one CRS to another."""
+    """A geometry in another CRS."""
     return geopandas.GeoSeries([geometry], crs=source).to_crs(crs).iloc[0]
 
 
@@ -109,7 +108,7 @@ TileGrid.__doc__ = "Values of tiles as a north-up array, and the tile of its upp
 def to_grid(row, col, values, fill: float = NO_CLASS) -> TileGrid:
     """Lay values of tiles (N,) out as a north-up array, int16 for whole numbers, else float32.
 
-    It holds ``fill`` where there is no tile, and where a value is missing (None, NaN, NA).
+    Where there is no tile, or its value is missing (None, NaN, NA), the array holds ``fill``.
     """
     row, col = np.asarray(row, dtype=np.int64), np.asarray(col, dtype=np.int64)
     if not len(row):
@@ -122,18 +121,17 @@ def to_grid(row, col, values, fill: float = NO_CLASS) -> TileGrid:
     values = values.where(values.notna(), fill).to_numpy().astype(np.float64)
     whole = np.all(values == np.floor(values)) and float(fill).is_integer()
     top_row, left_col = int(row.max()), int(col.min())
-    shape = top_row - row.min() + 1, col.max() - left_col + 1
-    grid = np.full(shape, fill, dtype=np.int16 if whole else np.float32)
+    grid = np.full((top_row - row.min() + 1, col.max() - left_col + 1), fill, dtype=np.int16 if whole else np.float32)
     grid[top_row - row, col - left_col] = values
     return TileGrid(grid, top_row, left_col)
 
 
 def from_grid(grid: TileGrid, row, col) -> np.ndarray:
-    """The values of tiles inside a grid (N,): undoes ``to_grid``."""
+    """The values (N,) of tiles inside a grid: the inverse of ``to_grid``."""
     i, j = grid.top_row - np.asarray(row), np.asarray(col) - grid.left_col
     height, width = grid.values.shape
     if np.any((i < 0) | (i >= height) | (j < 0) | (j >= width)):
         raise InputError(f"expected tiles of rows {grid.top_row - height + 1} to {grid.top_row} and columns "
-                         f"{grid.left_col} to {grid.left_col + width - 1}, got some outside. Use the tiles that the "
-                         "grid was made of.")
+                         f"{grid.left_col} to {grid.left_col + width - 1}, got some outside. Use the grid's own "
+                         "tiles.")
     return grid.values[i, j]

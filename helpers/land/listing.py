@@ -1,22 +1,22 @@
-"""Files of a folder that people bring: what is theirs, and what other programs have left beside it."""
+"""Files of a user's folder, without those that other programs have left there."""
 
 import os
 import re
 from pathlib import Path
 
-# Hidden files, ._ files and notebook checkpoints begin with a dot; the others are those of systems.
+# Hidden files and notebook checkpoints begin with a dot; the other names are those of operating systems.
 _LEFT = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|@eaDir|\$RECYCLE\.BIN|System Volume Information", re.I)
 
 
 def files_in(folder, suffixes: tuple, deep: bool = False) -> tuple:
-    """Files of a folder whose names end with one of ``suffixes``, in letters of any case, and what is skipped.
+    """Paths of a folder's files that end with one of ``suffixes``, in letters of any case, and paths that are skipped.
 
-    Both are lists of paths, in order; ``deep`` looks into sub-folders too. Hidden files, what systems leave, files of
-    other kinds, linked folders and links that lead nowhere are skipped.
+    ``deep`` looks into sub-folders too. Skipped are hidden files, those of operating systems, files of other kinds,
+    linked folders and broken links.
     """
     found, skipped = [], []
     for base, folders, names in os.walk(str(folder)):
-        # A linked folder may be anyone's, or lead round in circles.
+        # A linked folder may belong to somebody else, or contain itself.
         left = [name for name in folders if _LEFT.fullmatch(name) or deep and os.path.islink(os.path.join(base, name))]
         skipped += [Path(base) / name for name in left]
         folders[:] = sorted(set(folders) - set(left)) if deep else []
@@ -28,7 +28,7 @@ def files_in(folder, suffixes: tuple, deep: bool = False) -> tuple:
 
 
 def told(skipped: list, folder) -> str:
-    """One sentence about what was skipped; empty where nothing was."""
+    """One sentence about the skipped paths, empty if there are none."""
     names = [path.relative_to(str(folder)).as_posix() for path in skipped]
     return (f"{len(names)} file(s) or folder(s) of {folder} are skipped: {', '.join(map(ascii, names[:5]))}"
             f"{', …' if len(names) > 5 else '.'}" if names else "")

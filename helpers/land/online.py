@@ -18,14 +18,13 @@ from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_o
 from helpers.land.wcs import coverage
 from helpers.uri import host, shown
 
-# How long the list of a county's scenes is kept before it is asked for again.
+# The list of a county's scenes is asked for again after this time.
 KEPT_S = 7 * 24 * 3600
-# Years of Annual NLCD.
-LABEL_YEARS = range(1985, 2025)
+LABEL_YEARS = range(1985, 2025)  # of Annual NLCD
 RASTERS = (".tif", ".tiff", ".img")
-# How MRLC names its products other than land cover.
+# Words in the names of MRLC's other products.
 _OTHERS = re.compile(r"imperv|imp(?![a-z])|fct|canopy|tcc|descriptor|change|chg|confidence|lndcnf|science", re.I)
-# The largest county has some fifty pages of scenes, of 250 each.
+# The largest county has some fifty pages of 250 scenes each.
 MOST_PAGES = 400
 
 
@@ -35,8 +34,10 @@ class Online(Source):
     name = "the NAIP catalogue"
 
     def __init__(self):
-        self.county = lru_cache(maxsize=None)(boundary_of)
-        self._scenes = lru_cache(maxsize=None)(search)
+        self.county, self._search = (lru_cache(maxsize=None)(ask) for ask in (boundary_of, search))
+
+    def _scenes(self, county):
+        return self._search(county)
 
     def _labels(self, county, year):
         where = downloads.address("TUTORIAL_LABELS")
@@ -47,10 +48,9 @@ class Online(Source):
 
 
 def search(county: County) -> list[Scene]:
-    """All years' scenes over a county from a STAC API: one search, so that an error can list the years there are.
+    """All years' scenes over a county from one search of a STAC API, kept like every download.
 
-    The answer is kept like every download: a county that is finished needs no network. ``collection`` and ``asset`` in
-    the query of the address take the place of ``naip`` and ``image``.
+    ``collection`` and ``asset`` in the query of the address replace ``naip`` and ``image``.
     """
     address = downloads.address("TUTORIAL_SCENES")
     parts, server = urlsplit(address), host(address)
@@ -61,20 +61,20 @@ def search(county: County) -> list[Scene]:
     def found():
         from pystac_client import Client
         try:
-            # Every STAC API answers to GET, and what it answers passes the limits of all downloads.
+            # Every STAC API answers to GET.
             search = Client.open(url, stac_io=_stac_io()).search(
                 method="GET", collections=[collection], bbox=bounds, limit=250)
             items = sorted(search.items(), key=lambda item: item.id)
             scenes = [scene_of(item, item.assets[asset].href) for item in items if asset in item.assets]
         except InputError:
             raise
-        except Exception as error:  # Those of pystac and its client have nothing in common.
+        except Exception as error:  # The errors of pystac and its client have no common class.
             raise InputError(f"expected NAIP scenes from {server}, got {type(error).__name__}: {said(error)}. "
                              f"{downloads.OFFLINE}") from None
         scenes = [scene for scene in scenes if scene is not None]
         if not all(downloads.is_remote(scene.href) for scene in scenes):
-            raise InputError(f"expected scenes at http(s) addresses from {server}, got one elsewhere. Ask "
-                             "another server: this one would have files of this machine read.")
+            raise InputError(f"expected scenes at http(s) addresses from {server}, got one elsewhere. Choose another "
+                             "server: this one names files of this machine.")
         return json.dumps([scene._replace(footprint=shapely.geometry.mapping(scene.footprint))
                            for scene in scenes]).encode()
     asked = [url, collection, asset, bounds, Scene._fields]
@@ -85,65 +85,47 @@ def search(county: County) -> list[Scene]:
 
 
 def _stac_io():
-    """How pystac reads a STAC API: from the network only, and so many answers and bytes at most."""
+    """A reader for pystac's client that asks the network only, within the limits of all downloads."""
     from pystac_client.stac_api_io import StacApiIO
 
     class Limited(StacApiIO):
         answers, size = 0, 0
 
         def request(self, href, method=None, headers=None, parameters=None):
-            self.answers += 1
-            if self.answers > MOST_PAGES:
-                raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages from {urlsplit(href).hostname}, "
-                                 f"got more. {downloads.OFFLINE}")
             content = downloads.get(href, "NAIP scenes", parameters)
-            self.size += len(content)
-            if self.size > downloads.MOST_BYTES:
-                raise InputError(f"expected NAIP scenes in at most {downloads.MOST_BYTES >> 20} MB from "
-                                 f"{urlsplit(href).hostname}, got more. {downloads.OFFLINE}")
+            self.answers, self.size = self.answers + 1, self.size + len(content)
+            if self.answers > MOST_PAGES or self.size > downloads.MOST_BYTES:
+                raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages and in at most "
+                                 f"{downloads.MOST_BYTES >> 20} MB from {urlsplit(href).hostname}, got more. "
+                                 f"{downloads.OFFLINE}")
             return content.decode()
 
         def read_text(self, source, *args, **kwargs):
-            if isinstance(source, pystac.Link):  # The next page, which has the question in its address.
+            if isinstance(source, pystac.Link):  # The next page, with the query in its address.
                 return self.request(source.get_href(transform_href=False))
             return self.request(str(source), *args, **kwargs)
     return Limited()
 
 
 def boundary_of(county: str) -> County:
-    """A county from the file ``TUTORIAL_COUNTIES``, by its FIPS code, or as ``"Middlesex, MA"``.
-
-    In a file with one shape and no ``GEOID``, the file's name is the county's.
-    """
+    """A county from the file ``TUTORIAL_COUNTIES``, by its FIPS code, or as ``"Middlesex, MA"``."""
     where = downloads.address("TUTORIAL_COUNTIES")
-    shapes = _boundaries(where)
-    found = boundaries.find(shapes, county)
-    if not len(found) and re.fullmatch(r"\d{5}", str(county)) and where != downloads.ADDRESSES["TUTORIAL_COUNTIES"]:
-        # A file of one's own holds the county to map, and the counties to train on are the Census's.
+    shapes, census = _boundaries(where), downloads.ADDRESSES["TUTORIAL_COUNTIES"]
+    if where != census and re.fullmatch(r"\d{5}", str(county)) and not len(boundaries.find(shapes, county)):
+        # The user's file holds the county to map; those to train on come from the Census.
         name = Path(shown(where)).name
         try:
-            shapes = _boundaries(downloads.ADDRESSES["TUTORIAL_COUNTIES"])
+            shapes = _boundaries(census)
         except InputError as error:
             raise InputError(f"expected county {county} in {name} or among all counties, got none in the "
                              f"file, and of the others: {error}") from None
-        found = boundaries.find(shapes, county)
-        if len(found):
+        if len(boundaries.find(shapes, county)):
             print(f"The boundary of county {county} is the Census's: {name} has none.")
-    if found["GEOID"].nunique() != 1:
-        # Names and codes change, those of Connecticut in 2022: the state's counties are the likeliest.
-        state = "^" + str(county)[:2] if str(county)[:2].isdigit() else ", *" + re.escape(str(county)[-2:]) + "$"
-        alike = found if len(found) else shapes[shapes["NAME"].str.lower() == str(county).split(",")[0].strip().lower()]
-        if not len(alike):
-            alike = shapes[shapes["GEOID"].str.match(state) | shapes["full"].str.contains(state, case=False)]
-        like = sorted(f"{name} ({code})" for name, code in zip(alike["full"], alike["GEOID"]))
-        listed = like or sorted(shapes["full"])
-        raise InputError(f"expected a FIPS code of five digits, or a county and its state such as 'Middlesex, MA', got "
-                         f"{county!r}. Choose one of {', '.join(listed[:12])}{', …' if len(listed) > 12 else ''}.")
-    return boundaries.county_of(found, shown(where))
+    return boundaries.county_of(shapes, county, shown(where))
 
 
 def _boundaries(where):
-    """The shapes of a file, of this machine or a server."""
+    """The shapes of a file on this machine or on a server."""
     if downloads.is_remote(where):
         server = host(where)
 
@@ -157,18 +139,17 @@ def _boundaries(where):
 
 
 def label_files(where: str, county: County) -> list[Labels]:
-    """NLCD rasters over a county in a folder of this machine, as MRLC names them: with ``nlcd`` and the year.
+    """NLCD rasters over a county in a local folder, with ``nlcd`` and the year in their names, as MRLC names them.
 
     ``where`` may also be one raster, with the year in its name, and ``#crs=EPSG:5070`` behind it.
     """
     path, crs = split_crs(where)
     path = Path(path)
-    files = [path] if path.is_file() else [p for p in files_in(path, RASTERS)[0] if "nlcd" in p.name.lower()]
+    named = [path] if path.is_file() else [p for p in files_in(path, RASTERS)[0] if "nlcd" in p.name.lower()]
     # MRLC's bundles hold other products of the same year.
-    others = [] if path.is_file() else [p.name for p in files if _OTHERS.search(p.stem)]
-    files = [p for p in files if p.name not in others]
+    files = named if path.is_file() else [p for p in named if not _OTHERS.search(p.stem)]
     if not files:
-        came = f"only other products ({', '.join(others[:3])})" if others else "none"
+        came = f"only other products ({', '.join(p.name for p in named[:3])})" if named else "none"
         raise InputError(f"expected an NLCD land cover raster, or a folder with some, at {where}, got {came}. Download "
                          "one from mrlc.gov, and keep 'nlcd' and the year in its name.")
     found = {}
@@ -183,6 +164,6 @@ def label_files(where: str, county: County) -> list[Labels]:
     if not found:
         raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got {len(files)} "
                          f"elsewhere in {where}. {ELSEWHERE}")
-    # Of several of a year, those whose codes are land cover's come first.
+    # Of several rasters of a year, one with codes of land cover comes first.
     return [same[0] if len(same) == 1 else max(same, key=lambda labels: has_codes(labels.href, county.boundary))
             for same in found.values()]

@@ -12,21 +12,19 @@ import pandas as pd
 import rasterio
 import rasterio.shutil
 import shapely
-from rasterio._err import CPLE_BaseError
 from rasterio.enums import ColorInterp, Interleaving, MaskFlags, Resampling
-from rasterio.errors import RasterioIOError
 from rasterio.vrt import WarpedVRT
 from rasterio.windows import Window
 
 from helpers import InputError
 from helpers.land import downloads
 from helpers.land.grid import TILE_M, TILE_PX, tile_bounds
-from helpers.land.rasters import REMOTE, broken, colour_bands, network, open_raster, outline, whole
+from helpers.land.rasters import READ_ERRORS, REMOTE, colour_bands, open_raster, outline, whole
 from helpers.land.sources import Scene
 from helpers.uri import shown
 
 PIXEL_M = TILE_M / TILE_PX
-# What GDAL keeps in a worker: a row of blocks of a scene of 12,500 px is 26 MB, and as much again of warped pixels.
+# GDAL's cache in a worker: a row of blocks of a scene of 12,500 px has 26 MB, and its warped pixels have as much again.
 CACHE_MB = 128
 # A tile is dropped if a larger share of its pixels shows nothing.
 BLANK = 0.01
@@ -36,38 +34,39 @@ BLANK = 0.01
 def open_scene(href: str, crs: str):
     """A scene, a raster with red, green and blue in uint8, as pixels of 1 m on the grid of ``crs``.
 
-    A scene in another CRS or resolution is warped: averaged from finer pixels, interpolated from coarser ones. Of a
-    scene of 0.5 m or finer, the overview is read whose pixels are still no larger than 1 m: a quarter of the bytes.
-    An overview made by averaging gives the same picture but for rounding; one made of every second pixel, a grainier.
+    A scene in another CRS or resolution is warped: averaged from finer pixels, interpolated from coarser ones. If it
+    has an overview with pixels of at most 1 m, this is read instead, with a quarter of the bytes or less. An overview
+    made by averaging gives the same picture but for rounding; one made of every second pixel gives a grainier picture.
     """
-    with contextlib.ExitStack() as stack, _one_kind_of_error():
-        scene = stack.enter_context(open_raster(href, "scene"))
+    with contextlib.ExitStack() as stack:
+        _, scene, _, bounds, resolution = _open_fitting(stack, href, crs)
         if scene.count < 3 or {scene.dtypes[band - 1] for band in colour_bands(scene)} != {"uint8"}:
             raise InputError(
                 f"expected a scene with at least 3 bands of uint8 (red, green, blue), got {scene.count} band(s) of "
                 f"{scene.dtypes[0]} in {shown(href)}. Convert it, for example with gdal_translate -ot Byte.")
-        bounds, resolution = _on_ground(scene, crs, href)
-        level = _level(scene, resolution)
-        if level is not None:
-            scene = stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
-        if ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene, href):
+        if ColorInterp.alpha in scene.colorinterp and not _is_alpha(scene):
             scene = stack.enter_context(_with_infrared(scene, href))
         yield scene if _is_on_grid(scene, crs) else stack.enter_context(_warped(scene, crs, bounds, resolution))
 
 
-@contextlib.contextmanager
-def _one_kind_of_error():
-    """rasterio hands on GDAL's own error where the header of an overview is cut off."""
-    try:
-        yield
-    except CPLE_BaseError as error:
-        raise RasterioIOError(str(error)) from None
-
-
-def _on_ground(scene, crs, href):
-    """Bounds of a scene in metres, and its resolution there, whatever the units of its own CRS."""
+def _open_fitting(stack, href, crs):
+    """A scene, the scene or overview to read, the overview's level, and the scene's bounds and resolution in metres."""
+    scene = stack.enter_context(open_raster(href, "scene"))
     place = outline(scene, crs, href)
-    return place.bounds, float(np.sqrt(place.area / (scene.width * scene.height)))
+    resolution = float(np.sqrt(place.area / (scene.width * scene.height)))
+    flags = scene.mask_flag_enums[0]
+    # A mask may lack overviews, or have those of an earlier mask.
+    is_masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
+    level = None if is_masked else overview_level(resolution, scene.overviews(1))
+    used = scene if level is None else stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
+    return scene, used, level, place.bounds, resolution
+
+
+def overview_level(resolution: float, factors: list[int]):
+    """The coarsest level, of ``factors`` from fine to coarse, that isn't coarser than ``PIXEL_M``; None if all are."""
+    # In degrees or in another zone, 0.5 m may appear as a hundredth more.
+    fine = [level for level, factor in enumerate(factors) if resolution * factor <= 1.01 * PIXEL_M]
+    return fine[-1] if fine else None
 
 
 def _is_on_grid(scene, crs):
@@ -79,7 +78,7 @@ def _is_on_grid(scene, crs):
 def _warped(scene, crs, bounds, resolution):
     left, top = np.floor(bounds[0] / PIXEL_M) * PIXEL_M, np.ceil(bounds[3] / PIXEL_M) * PIXEL_M
     width, height = int(np.ceil((bounds[2] - left) / PIXEL_M)), int(np.ceil((top - bounds[1]) / PIXEL_M))
-    # Where a scene has a mask and a value for nodata as well, GDAL reads the mask, and warps by the value.
+    # Where a scene has both a mask and a value for nodata, GDAL reads by the mask but warps by the value.
     masked = {"src_nodata": None} if MaskFlags.per_dataset in scene.mask_flag_enums[0] else {}
     return WarpedVRT(scene, crs=crs, width=width, height=height,
                      transform=rasterio.Affine(PIXEL_M, 0, left, 0, -PIXEL_M, top),
@@ -88,44 +87,19 @@ def _warped(scene, crs, bounds, resolution):
                      UNIFIED_SRC_NODATA="YES", add_alpha=ColorInterp.alpha not in scene.colorinterp, **masked)
 
 
-def _level(scene, resolution):
-    """Which overview of a scene to read. A mask may lack overviews, or hold those of an earlier mask."""
-    flags = scene.mask_flag_enums[0]
-    is_masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-    return None if is_masked else overview_level(resolution, scene.overviews(1))
-
-
-def overview_level(resolution: float, factors: list[int]):
-    """Which overview of a scene to read: the coarsest that isn't coarser than ``PIXEL_M``; None for the scene itself.
-
-    ``factors`` are those of its overviews, from fine to coarse.
-    """
-    # A hundredth more is what a scene's width in degrees or another zone makes of 0.5 m.
-    fine = [level for level, factor in enumerate(factors) if resolution * factor <= 1.01 * PIXEL_M]
-    return fine[-1] if fine else None
-
-
-def _is_alpha(scene, href):
-    """Whether the band that is declared as alpha is one: it then holds 0 and 255, and little between."""
+def _is_alpha(scene):
+    """Whether the band that is declared as alpha is one: then it has few values but 0 and 255."""
     band = scene.colorinterp.index(ColorInterp.alpha) + 1
-    # A few blocks: without overviews, a look at the whole band would be a download of all of it.
+    # A few blocks suffice: without overviews, the whole band would be a large download.
     height, width = scene.block_shapes[band - 1]
     last_row, last_col = (scene.height - 1) // height, (scene.width - 1) // width
     windows = [scene.block_window(band, int(share * last_row), int(share * last_col)) for share in (0.3, 0.5, 0.7)]
-    try:
-        look = np.concatenate([scene.read(band, window=window).ravel() for window in windows])
-    except RasterioIOError as error:
-        if downloads.is_remote(href):
-            raise  # It may come when asked again.
-        raise broken(href, error) from None
+    look = np.concatenate([scene.read(band, window=window).ravel() for window in windows])
     return ((look == 0) | (look == 255)).mean() > 0.9
 
 
 def _with_infrared(scene, href):
-    """A scene whose near infrared is declared as alpha, as in many NAIP files, with that band as one like others.
-
-    GDAL takes a band for alpha if the file declares it so; it reads a description of the file that declares otherwise.
-    """
+    """A scene whose near infrared is declared as alpha, as in many NAIP files, described to GDAL without an alpha."""
     with rasterio.MemoryFile(ext=".vrt") as memory:
         rasterio.shutil.copy(scene, memory.name, driver="VRT")
         description = memory.read().decode()
@@ -134,38 +108,31 @@ def _with_infrared(scene, href):
         description = re.sub(r"(<VRTRasterBand [^>]*>)", r"\1<NoDataValue>0</NoDataValue>", description)
     scene = rasterio.open(description, driver="VRT")
     if not downloads.is_remote(href):
-        # GDAL opens the file when it reads a pixel, and then looks for overviews beside it.
+        # With its first pixel GDAL opens the file, and looks for overviews beside it.
         with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN="FALSE"):
             scene.read(window=Window(0, 0, 1, 1))
     return scene
 
 
 def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
-    """What reading a scene costs, from its header alone.
-
-    Returns the size in metres of the pixels that are read (the scene's, or an overview's), ``(height, width)`` of a
-    block in pixels, and the mean bytes of a block with all its bands.
-    """
-    with network(href), whole(href), _one_kind_of_error(), open_raster(href, "scene") as scene:
-        _, pixel_m = _on_ground(scene, crs, href)
-        level = _level(scene, pixel_m)
-        with contextlib.ExitStack() as stack:
-            used = scene if level is None else stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
-            height, width = used.block_shapes[0]
-            bands = range(1, used.count + 1) if used.interleaving == Interleaving.band else [1]
-            down, across = -(-used.height // height), -(-used.width // width)
-            # Blocks at the scene's edge are the cheaper ones for being blank in part.
-            inner = (0.25, 0.4, 0.6, 0.75)
-            chosen = {(int(down * a), int(across * b)) for a in inner for b in inner}
-            ns = {} if level is None else {"ovr": level}
-            sizes = [sum(int(scene.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band, **ns) or 0) for band in bands)
-                     for i, j in chosen]
-            return pixel_m * scene.width / used.width, (height, width), float(np.mean(sizes))
+    """The metres of a pixel to read, of the scene or of an overview, ``(height, width)`` of a block in pixels, and its
+    mean bytes with all bands: the cost of reading a scene, from its header alone."""
+    with rasterio.Env(**REMOTE), whole(href), contextlib.ExitStack() as stack:
+        scene, used, level, _, resolution = _open_fitting(stack, href, crs)
+        height, width = used.block_shapes[0]
+        bands = range(1, used.count + 1) if used.interleaving == Interleaving.band else [1]
+        down, across = -(-used.height // height), -(-used.width // width)
+        # Blocks at the scene's edge are smaller, because they are blank in part.
+        inner = (0.25, 0.4, 0.6, 0.75)
+        chosen = {(int(down * a), int(across * b)) for a in inner for b in inner}
+        sizes = [sum(int(scene.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band, ovr=level) or 0)
+                     for band in bands) for i, j in chosen]
+        return resolution * scene.width / used.width, (height, width), float(np.mean(sizes))
 
 
 def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarray, tuple]:
-    """A scene, small enough to look at: RGB (h, w, 3) uint8, black where it has no data, and its bounds in metres."""
-    with network(href), whole(href), open_scene(href, crs) as scene:
+    """A small picture of a scene, RGB (h, w, 3) uint8, black where it has no data, and its bounds in metres."""
+    with rasterio.Env(**REMOTE), whole(href), open_scene(href, crs) as scene:
         shape = tuple(max(1, round(pixels * PIXEL_M / pixel_m)) for pixels in scene.shape)
         rgb = scene.read(colour_bands(scene), out_shape=(3, *shape), resampling=Resampling.average)
         valid = scene.dataset_mask(out_shape=shape) > 0
@@ -179,39 +146,33 @@ class _Opened:
 
     def __call__(self, scene, anew=False):
         """The dataset of a scene; ``anew`` opens it again, when its server gives it out again."""
-        name = scene.scene_id
-        # It is opened again before its token ends, with another one.
-        if name in self._opened and (anew or time.time() >= self._opened[name][1]):
-            self._opened.pop(name)[2].close()
-        if anew:
-            downloads.ready(scene.href, "a scene")
-        if name not in self._opened:
-            own = self._stack.enter_context(contextlib.ExitStack())
+        dataset, until, own = self._opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
+        # It is opened again before its token ends, with another token.
+        if anew or time.time() >= until:
+            own.close()
+            if anew:
+                downloads.ready(scene.href, "a scene")
             _, until = downloads.signed(scene.href)
-            self._opened[name] = own.enter_context(open_scene(scene.href, self.crs)), until, own
-        return self._opened[name][0]
+            own = self._stack.enter_context(contextlib.ExitStack())
+            dataset = own.enter_context(open_scene(scene.href, self.crs))
+        self._opened[scene.scene_id] = dataset, until, own
+        return dataset
 
 
 @contextlib.contextmanager
 def open_scenes(crs: str):
-    """Scenes that stay open for many calls of ``cut_tiles``, each opened when it is first needed.
-
-    GDAL keeps what it has read, so that it reads and unpacks a block once that several strips of tiles share.
-    """
+    """Scenes that stay open for many calls of ``cut_tiles``: GDAL then unpacks a block once for several strips."""
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **REMOTE), contextlib.ExitStack() as stack:
         yield _Opened(crs, stack)
 
 
 def with_tries(get: _Opened, scene: Scene, read: Callable):
-    """What ``read`` returns for an opened scene; where a server breaks off, the scene is opened anew and read again."""
+    """The result of ``read`` for an opened scene; if a server breaks off, the scene is opened and read again."""
     def read_once(attempt):
         return read(get(scene, anew=attempt > 0))
-    try:
-        return downloads.again(read_once, RasterioIOError) if downloads.is_remote(scene.href) else read_once(0)
-    except RasterioIOError as error:
-        # Without the cause: GDAL's own error shows the address with its token.
-        raise broken(scene.href, error) from None
+    with whole(scene.href):
+        return downloads.again(read_once, READ_ERRORS) if downloads.is_remote(scene.href) else read_once(0)
 
 
 @functools.lru_cache(maxsize=4)
@@ -221,10 +182,8 @@ def outlines(footprints: tuple, crs: str) -> np.ndarray:
 
 
 def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
-    """For each tile, the scenes in the order in which to try them: the nearest centre first, of two as near the first.
-
-    Returns (scenes, N) indices into ``outlines``, -1 where no scene is left that touches the tile.
-    """
+    """The scenes to try for each tile, as indices (scenes, N) into ``outlines``: the nearest centre first, of two as
+    near the first, and -1 behind the last scene that touches the tile."""
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
     centres = shapely.centroid(outlines)
     distance = np.hypot(shapely.get_x(centres)[:, None] - (col + 0.5) * TILE_M,
@@ -238,13 +197,13 @@ def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
 def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, get: _Opened = None) -> tuple[list, list]:
     """Cut tiles from the scenes that cover them.
 
-    Where scenes overlap, a tile comes from the one whose centre is nearest among those that show all of it (of two as
-    near, the lower ``scene_id``): the same choice every time. A scene shows all of a tile if no more than ``BLANK`` of
-    its pixels are masked, or 0 in every band. ``get``, from ``open_scenes``, keeps scenes open for the next call.
+    Where several scenes show a whole tile, it comes from the scene with the nearest centre (of two as near, the lower
+    ``scene_id``): the same choice every time. A scene shows a whole tile if no more than ``BLANK`` of its pixels are
+    masked, or 0 in every band. ``get``, from ``open_scenes``, keeps scenes open for the next call.
 
     Returns
     -------
-    images : for each tile (224, 224, 3) uint8 RGB, or None where no scene shows all of it.
+    images : for each tile (224, 224, 3) uint8 RGB, or None where no scene shows it whole.
     scene_ids : for each tile a str or None.
     """
     if get is None:
@@ -275,9 +234,9 @@ def _runs(row, col, wanted):
 
 
 def _read_run(scene, row, col, run):
-    """``(i, image)`` for those of a run of tiles that a scene shows whole."""
+    """``(i, image)`` for the tiles of a run that a scene shows whole."""
     left, bottom, right, top = scene.bounds
-    # The footprint is a polygon in degrees; only the scene itself tells whether its pixels reach as far.
+    # The footprint is a polygon in degrees; only the scene itself knows exactly how far its pixels reach.
     run = [i for i in run if col[i] * TILE_M >= left and (col[i] + 1) * TILE_M <= right
            and row[i] * TILE_M >= bottom and (row[i] + 1) * TILE_M <= top]
     if not run:
@@ -292,10 +251,7 @@ def _read_run(scene, row, col, run):
 
 
 def _read_strip(scene, window):
-    """RGB (3, h, w) uint8 and validity (h, w) bool of a window that lies inside the scene.
-
-    One rule for all kinds: a pixel that is masked, or 0 in every band, shows nothing, whether it is declared or not.
-    """
+    """RGB (3, h, w) uint8 of a window inside a scene, and validity (h, w) bool: not masked, nor 0 in every band."""
     colours = scene.read([i for i, c in zip(scene.indexes, scene.colorinterp) if c != ColorInterp.alpha], window=window)
     valid = colours.any(axis=0) & (scene.dataset_mask(window=window) > 0)
     return colours[[band - 1 for band in colour_bands(scene)]], valid

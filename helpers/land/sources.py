@@ -1,5 +1,6 @@
-"""What every catalogue answers about a county: its scenes, the years they cover, its labels."""
+"""The questions that every catalogue answers about a county: its scenes, the years they cover, its labels."""
 
+import contextlib
 import datetime
 from collections import Counter, namedtuple
 
@@ -9,39 +10,44 @@ import shapely
 
 from helpers import InputError
 
-# A year's scenes have to cover this share of a county, or it counts as not flown: the border scenes of a neighbouring
-# state's year touch it too.
+# A county counts as flown in a year if the scenes cover this share of it: a neighbouring state's scenes touch it too.
 COVERED = 0.9
 # In these months broad-leaved trees of the northern US stand bare, and fields lie brown.
 LEAF_OFF = (11, 12, 1, 2, 3)
 Scene = namedtuple("Scene", "scene_id href acquired year footprint")
 Scene.__doc__ = "A catalogued scene: ``acquired`` is an ISO date, ``footprint`` in longitude and latitude."
 Labels = namedtuple("Labels", "href year source", defaults=("",))
-Labels.__doc__ = "An NLCD raster, the year it describes, and where it came from if not from its ``href``."
+Labels.__doc__ = "An NLCD raster, the year it describes, and its source if that isn't its ``href``."
 County = namedtuple("County", "fips name boundary")
 County.__doc__ = "A county: FIPS code, name, and boundary as a shapely geometry in longitude and latitude."
 
 
 def leaf_off(scenes: list[Scene], boundary: shapely.Geometry) -> dict[str, float]:
-    """``scene_id`` to its share of the county, for each scene that was taken in the months ``LEAF_OFF``."""
+    """The share of a county that each scene from the months ``LEAF_OFF`` shows, by ``scene_id``."""
     return {scene.scene_id: round(scene.footprint.intersection(boundary).area / boundary.area, 3) for scene in scenes
             if int(scene.acquired[5:7]) in LEAF_OFF}
 
 
 class Source:
-    """What all catalogues answer. Methods take a county by its FIPS code, or by whatever else ``county`` understands.
+    """A catalogue. Methods take a county by its FIPS code, or by another name that ``county`` understands.
 
-    Each catalogue adds ``name``, what errors call it; ``county(county)``, a County; ``_scenes(County)``, of all years;
-    and ``_labels(County, year)``.
+    Each catalogue adds its ``name`` for errors, ``county(county)``, which finds a County, ``_scenes(County)`` of all
+    years, and ``_labels(County, year)``.
     """
 
     def _all_scenes(self, county):
+        """Scenes in order of their ids. Parts of a catalogue may use the same id: those scenes get numbers."""
         county = self.county(county)
         scenes = self._scenes(county)
         if not scenes:
             raise InputError(f"expected scenes over county {county.fips} ({county.name}), got none in {self.name}. "
                              "Choose a county inside the scenes, or add scenes that cover it.")
-        return _with_own_ids(scenes)
+        times, number, named = Counter(scene.scene_id for scene in scenes), Counter(), []
+        for scene in sorted(scenes, key=lambda scene: (scene.scene_id, scene.href)):
+            number[scene.scene_id] += 1
+            named.append(scene if times[scene.scene_id] == 1 else scene._replace(
+                scene_id=f"{scene.scene_id} ({number[scene.scene_id]})"))
+        return named
 
     def scenes(self, county: str, year: int) -> list[Scene]:
         """The scenes that touch a county in a year, in order of their ids; an error lists the years that have some."""
@@ -62,10 +68,7 @@ class Source:
                 for year in sorted(by_year)}
 
     def nearest_year(self, county: str, year: int) -> int:
-        """The year that is nearest to another (of two, the later) among those whose scenes cover a county.
-
-        Where no year's cover ``COVERED`` of it, the year whose scenes cover most.
-        """
+        """The year nearest to another (of two, the later) with scenes of the whole county, else with most of it."""
         shares = self.covered(county)
         whole = [y for y, share in shares.items() if share >= COVERED]
         if not whole:
@@ -77,43 +80,37 @@ class Source:
         return self._labels(self.county(county), year)
 
 
-def _with_own_ids(scenes):
-    """Scenes in order of their ids. Parts of a catalogue may call scenes the same: those get numbers."""
-    times, number, named = Counter(scene.scene_id for scene in scenes), Counter(), []
-    for scene in sorted(scenes, key=lambda scene: (scene.scene_id, scene.href)):
-        number[scene.scene_id] += 1
-        named.append(scene if times[scene.scene_id] == 1 else scene._replace(
-            scene_id=f"{scene.scene_id} ({number[scene.scene_id]})"))
-    return named
-
-
 def nearest(found: list[Labels], year: int) -> Labels:
     return min(found, key=lambda raster: (abs(raster.year - year), -raster.year))
 
 
-def date_of(item: pystac.Item, key: str) -> tuple[datetime.date, int]:
-    """The date of a STAC item, and the year that its property ``key`` gives, or else the date."""
+@contextlib.contextmanager
+def _read(part, item):
+    """Say in one sentence that a part of a STAC item can't be read."""
     try:
-        date = (item.datetime or item.common_metadata.start_datetime).date()
-        return date, int(float(item.properties.get(key) or date.year))
-    except (ValueError, TypeError, AttributeError, OverflowError) as error:
-        raise InputError(f"expected a date in the STAC item {item.id}, got {type(error).__name__}: {error}. Add it, or "
+        yield
+    except (ValueError, TypeError, AttributeError, OverflowError, LookupError, shapely.errors.ShapelyError) as error:
+        raise InputError(f"expected {part} in the STAC item {item.id}, got {type(error).__name__}: {error}. Add it, or "
                          "take the item out of the catalogue.") from error
 
 
+def date_of(item: pystac.Item, key: str) -> tuple[datetime.date, int]:
+    """The date of a STAC item, and the year of its property ``key``, or else of the date."""
+    with _read("a date", item):
+        date = (item.datetime or item.common_metadata.start_datetime).date()
+        return date, int(float(item.properties.get(key) or date.year))
+
+
 def outline_of(item: pystac.Item) -> shapely.Geometry:
-    """Where a STAC item lies; None where it doesn't say. Corners may be listed in any order."""
-    try:
+    """The outline of a STAC item, with its corners in any order; None where it has none."""
+    with _read("a footprint", item):
         shape = shapely.force_2d(shapely.geometry.shape(item.geometry)) if item.geometry else None
-    except (ValueError, TypeError, AttributeError, KeyError, IndexError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"expected a footprint in the STAC item {item.id}, got {type(error).__name__}: {error}. Add "
-                         "it, or take the item out of the catalogue.") from error
     if shape is None or shape.is_empty or not np.isfinite(shape.bounds).all():
         return None
     return shape if shape.is_valid else shape.convex_hull
 
 
 def scene_of(item: pystac.Item, href: str) -> Scene:
-    """The scene of a STAC item; None for one that lies nowhere."""
+    """The scene of a STAC item; None for an item without an outline."""
     outline, (date, year) = outline_of(item), date_of(item, "naip:year")
     return outline and Scene(item.id, href, date.isoformat(), year, outline)

@@ -1,5 +1,6 @@
 """Annual NLCD around a county from a WCS 1.0.0 (OGC 03-065r6), checked and kept."""
 
+import functools
 import re
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
@@ -17,56 +18,47 @@ from helpers.land.grid import project
 from helpers.land.labels import known_codes
 from helpers.uri import host
 
-# NLCD's pixels, and where their grid lies in EPSG:5070.
+# The size of NLCD's pixels, and the offset of their grid in EPSG:5070.
 NLCD_M, _OFFSET_M = 30, 15
-# Ground around a county that comes along.
+# Ground that is asked for around a county.
 _MARGIN_M = 500
-# Pixels along a side that a WCS is asked for at once; larger requests are turned away or run out of time.
+# Pixels along a side of one request. Servers refuse larger requests, or run out of time.
 WINDOW_PX = 4096
 
 
 def coverage(address: str, boundary: shapely.Geometry, year: int) -> Path:
     """A GeoTIFF on NLCD's own grid, EPSG:5070, 30 m, kept like every download; the boundary is in degrees.
 
-    The query of the address has ``version`` and ``coverage``. A coverage with ``{year}`` in its name is one of a year;
-    any other is asked for that time.
+    The query of the address has ``version`` and ``coverage``. If the coverage has no ``{year}`` in its name, it is
+    asked for the time of that year.
     """
     parts = urlsplit(address)
     given = dict(parse_qsl(parts.query))
     if given.get("version") != "1.0.0" or "coverage" not in given:
-        # Only names: a value may be a secret.
+        # Names only, because a value may be a secret.
         came = ", ".join(f"version={given[name]}" if name == "version" else name for name in sorted(given))
         raise InputError(f"expected version=1.0.0 and coverage=NAME in TUTORIAL_LABELS, got {came or 'neither'}. Give "
                          "both in the query of the address.")
-    what, url = f"NLCD of {year}", urlunsplit(parts[:3] + ("", ""))
-    server = host(address)
-    windows = _windows(boundary)
+    what, url, windows = f"NLCD of {year}", urlunsplit(parts[:3] + ("", "")), _windows(boundary)
     queries = [_query(given, window, year) for window in windows]
 
-    def check(content, window):
-        if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-            # Servers tell of their errors in XML, with status 200.
-            came = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
-            raise InputError(f"expected {what} as a GeoTIFF from {server}, got {came[:200]!r}. "
-                             f"{downloads.OFFLINE}")
-        check_labels(content, f"{what} from {server}", window)
-
     def joined():
-        # Each window is kept by itself, so that a run that was interrupted goes on with the next.
-        return join_labels([
-            downloads.fetch(url, what, ".tif", query, lambda content: check(content, window), downloads.COMPUTE_S)
-            for query, window in zip(queries, windows)])
+        # Each window is kept by itself, so that an interrupted run continues with the next.
+        checks = [functools.partial(check_labels, what=f"{what} from {host(address)}", bounds=bounds)
+                  for bounds in windows]
+        return join_labels([downloads.fetch(url, what, ".tif", query, check, downloads.COMPUTE_S)
+                            for query, check in zip(queries, checks)])
     return downloads.keep([url, queries, "joined"], what, ".tif", joined, url)
 
 
 def _windows(boundary):
     """Bounds in EPSG:5070, on NLCD's grid, of the windows to ask for."""
-    left, bottom, right, top = project(boundary, "EPSG:5070").buffer(_MARGIN_M).bounds
-    low, high = (round_to(np.subtract(corner, _OFFSET_M) / NLCD_M).astype(int) * NLCD_M + _OFFSET_M
-                 for round_to, corner in ((np.floor, (left, bottom)), (np.ceil, (right, top))))
+    bounds = (np.array(project(boundary, "EPSG:5070").buffer(_MARGIN_M).bounds) - _OFFSET_M) / NLCD_M
+    pixels = np.concatenate([np.floor(bounds[:2]), np.ceil(bounds[2:])])
+    left, bottom, right, top = (pixels.astype(int) * NLCD_M + _OFFSET_M).tolist()
     step = WINDOW_PX * NLCD_M
-    return [(x, y, min(x + step, int(high[0])), min(y + step, int(high[1])))
-            for y in range(low[1], high[1], step) for x in range(low[0], high[0], step)]
+    return [(x, y, min(x + step, right), min(y + step, top))
+            for y in range(bottom, top, step) for x in range(left, right, step)]
 
 
 def _query(given, bounds, year):
@@ -82,13 +74,17 @@ def _query(given, bounds, year):
 
 
 def check_labels(content: bytes, what: str, bounds: tuple):
-    """Refuse a GeoTIFF that isn't whole, isn't NLCD, or hasn't the bounds in EPSG:5070 that were asked for."""
+    """Refuse an answer that isn't a whole GeoTIFF of NLCD with the bounds in EPSG:5070 that were asked for."""
+    if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        # Servers report their errors in XML, with status 200.
+        came = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
+        raise InputError(f"expected {what} as a GeoTIFF, got {came[:200]!r}. {downloads.OFFLINE}")
     try:
         with rasterio.MemoryFile(content) as memory, memory.open(driver="GTiff") as raster:
             crs, got, size = raster.crs, raster.bounds, raster.res
             if raster.width * raster.height <= 4 * WINDOW_PX ** 2:  # A small file may claim any size.
                 raster.read(1)
-            # Where a server described EPSG:5070 in its own words, GDAL reads a CRS that has only a name.
+            # If a server describes EPSG:5070 in its own words, GDAL reads a CRS that has only a name.
             if crs is None or not (crs.wkt.startswith(("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS"))
                                    or crs.to_dict().get("proj") == "aea" or crs.to_epsg() == 5070):
                 came = "none" if crs is None else repr(crs.to_string()[:60])
@@ -103,9 +99,9 @@ def check_labels(content: bytes, what: str, bounds: tuple):
 
 
 def join_labels(paths: list[Path]) -> bytes:
-    """Checked rasters that lie side by side as one GeoTIFF in EPSG:5070, with ``NODATA_CODE`` for nodata."""
+    """Checked rasters side by side as one GeoTIFF in EPSG:5070, with ``NODATA_CODE`` for nodata."""
     codes, to_map = rasterio.merge.merge(paths, indexes=[1], nodata=NODATA_CODE)
-    # Servers miss the grid by some centimetres.
+    # A server's grid may be some centimetres off.
     to_map = rasterio.transform.from_origin(round(to_map.c), round(to_map.f), NLCD_M, NLCD_M)
     with rasterio.MemoryFile() as memory:
         with memory.open(driver="GTiff", width=codes.shape[2], height=codes.shape[1], count=1, dtype="uint8",

@@ -93,9 +93,7 @@ def test_any_file_of_boundaries(features, asked):
             {"type": "Feature", "properties": properties, "geometry": shape} for properties, shape in features]}))
 
         def county():
-            shapes = boundaries.read(str(path))
-            found = boundaries.find(shapes, asked)
-            return boundaries.county_of(found, "own.geojson") if len(found) else None
+            return boundaries.county_of(boundaries.read(str(path)), asked, "own.geojson")
         place = attempt(county)
         if place is not None:
             assert place.boundary.is_valid and place.boundary.area > 0 and isinstance(place.name, str)

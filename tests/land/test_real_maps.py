@@ -82,7 +82,7 @@ def test_a_raster_whose_coordinates_contradict_its_crs(real_data, tmp_path, monk
     path = real_data / "geo" / "nlcd" / "nlcd_2016_frederick_md.tif"
     county = County("24021", "Frederick", shapely.box(-77.47, 39.36, -77.36, 39.47))
     with pytest.raises(InputError, match="Choose the raster of this county. If this is it, the CRS in the file may be "
-                       "wrong: state the right one behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070."):
+                       "wrong: give the correct one behind its name, TUTORIAL_LABELS=FILE#crs=EPSG:5070."):
         label_files(str(path), county)
     found, = label_files(f"{path}#crs=EPSG:5070", county)
     assert found == (f"{path}#crs=EPSG:5070", 2016, "")

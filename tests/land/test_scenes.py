@@ -167,7 +167,7 @@ def test_near_infrared_for_alpha_is_told_from_a_few_blocks(tmp_path, monkeypatch
             def read(self, band, window):
                 blocks.append(window)
                 return read(band, window=window)
-        assert not cutting._is_alpha(Counting(), path)
+        assert not cutting._is_alpha(Counting())
         assert sum(w.width * w.height for w in blocks) <= 3 * 512 ** 2
 
 
