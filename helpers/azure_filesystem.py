@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import re
 from datetime import datetime, timezone
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -15,6 +16,8 @@ from fsspec.asyn import sync_wrapper
 from fsspec.spec import AbstractBufferedFile
 
 from helpers import InputError
+from helpers.azure import TOKEN_FILE, credentials, token_of_file
+from helpers.uri import shown
 
 # Tries of one request. Each wait is twice the one before, or as long as the service asks for.
 TRIES, FIRST_WAIT_S, LONGEST_WAIT_S = 6, 0.5, 60
@@ -108,6 +111,34 @@ class Azure(adlfs.AzureBlobFileSystem):
             return super()._open(path, mode, **kwargs)
         # Each range is one call of ``cat_file``: Parquet reads ranges far apart, so reading ahead would be waste.
         return AbstractBufferedFile(self, path, mode, block_size or "default", cache_type="none")
+
+
+def open_uri(uri: str):
+    """adlfs's file system for a URI, and the path in it."""
+    parts = urlsplit(uri)
+    container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (parts.netloc, "", "")
+    if not container or parts.query:
+        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out "
+                         "a question mark and all behind it: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
+    known = credentials()
+    account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
+    if "AZURE_STORAGE_CONNECTION_STRING" in known:
+        arguments = {"connection_string": known["AZURE_STORAGE_CONNECTION_STRING"]}
+    elif not account:
+        raise InputError(f"expected the storage account of {shown(uri)}, got none. Write "
+                         f"abfss://{container}@ACCOUNT.dfs.core.windows.net/…, or set AZURE_STORAGE_ACCOUNT_NAME.")
+    else:
+        arguments = {"account_name": account, "endpoint": known.get("AZURE_STORAGE_SERVICE_ENDPOINT")}
+        if "AZURE_STORAGE_SAS_TOKEN" in known or os.environ.get(TOKEN_FILE):
+            arguments["sas_token"] = known.get("AZURE_STORAGE_SAS_TOKEN") or token_of_file()
+        else:
+            arguments["anon"] = False  # adlfs asks DefaultAzureCredential.
+    try:
+        # A cached listing would hide the files that a worker has written since.
+        return Azure(use_listings_cache=False, **arguments), container + parts.path.rstrip("/")
+    except ValueError:
+        raise InputError(f"expected a connection string or token that Azure's library can read for {shown(uri)}, got "
+                         "another text. Copy it again from the storage account.")
 
 
 def _place(url):

@@ -1,7 +1,7 @@
 """Files and folders that are there as a whole or not at all, on any file system.
 
-A plain path or ``file:`` is this machine's disk. ``abfs:`` and ``abfss:`` are Azure storage (``azure``), ``s3:`` and
-``s3a:`` are S3 (``s3``). fsspec finds every other scheme.
+A plain path or ``file:`` is this machine's disk, ``abfs:`` and ``abfss:`` are Azure storage, ``s3:`` and ``s3a:`` are
+S3. fsspec finds every other scheme.
 """
 
 import contextlib
@@ -16,15 +16,16 @@ from pathlib import Path
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from helpers import InputError, azure, s3
+from helpers import InputError, azure
 from helpers.uri import is_azure, shown
 
+# The names that Amazon's own tools read. The endpoint is the address of another storage than Amazon's, or an emulator.
+S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
+                  "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 # Names that file systems have for the time of a change, or for a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime")
-
 # Errors of a system where nothing can be made in a place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError
 
 
@@ -42,9 +43,11 @@ def filesystem(uri: str):
                          "Lake Gen1 was retired in 2024: copy its files to Gen2.")
     try:
         if is_azure(uri):
-            return azure.azure_filesystem(uri)
+            from helpers.azure_filesystem import open_uri
+            return open_uri(uri)
         if uri.startswith(("s3://", "s3a://")):
-            return s3.s3_filesystem(uri)
+            from helpers.s3_filesystem import open_uri
+            return open_uri(uri)
     except ImportError as error:
         raise InputError(f"expected the package {error.name}, which reads {shown(uri)}, got none ({error}). Install it "
                          f"on the driver and the workers, in the version of requirements.txt: pip install {error.name}")
@@ -66,7 +69,7 @@ def filesystem(uri: str):
 def credentials() -> dict:
     """The environment's variables with credentials. They travel to the workers inside the function that Spark runs:
     others could see a setting or an argument."""
-    return dict(azure.credentials(), **{name: os.environ[name] for name in s3.CREDENTIALS if os.environ.get(name)})
+    return dict(azure.credentials(), **{name: os.environ[name] for name in S3_CREDENTIALS if os.environ.get(name)})
 
 
 def use(known: dict):

@@ -2,12 +2,16 @@
 
 import asyncio
 import errno
+import os
+import re
+from urllib.parse import urlsplit
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from s3fs import S3FileSystem
 from s3fs.errors import EREMOTEIO
 
 from helpers import InputError
+from helpers.uri import shown
 
 # Codes that s3fs takes for mistakes in a request: temporary keys have expired, or the token belongs to other keys. The
 # answer to a HEAD request has only its status.
@@ -38,5 +42,24 @@ class S3(S3FileSystem):
                     or getattr(error, "errno", None) in (errno.EBUSY, EREMOTEIO)):
                 raise InputError(
                     f"expected an answer for {place}, got {code} after several tries. Run the same again when the "
-                    "storage or the network has recovered: what is finished is kept.") from None
+                    "storage or the network has recovered: finished work is kept.") from None
             raise
+
+
+def open_uri(uri: str):
+    """s3fs's file system for a URI, and the path in it.
+
+    Without keys in the environment, Amazon's library looks for a profile or for the role of the machine.
+    """
+    if not urlsplit(uri).netloc:
+        raise InputError(f"expected s3://bucket/path, got {shown(uri)}. Name a bucket.")
+    if shown(uri) != re.split("[?#]", uri)[0]:
+        raise InputError(f"expected {shown(uri)}, got keys before it. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+                         "instead.")
+    # s3fs keeps one connection for equal arguments: with the keys among them, new ones are used at once. A cached
+    # listing would hide the files that a worker has written since. Parquet reads ranges far apart, so reading 50 MB
+    # ahead would be waste.
+    key, secret, token, endpoint, own_endpoint = (os.environ.get(f"AWS_{name}") or None for name in (
+        "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN", "ENDPOINT_URL", "ENDPOINT_URL_S3"))
+    return S3(key=key, secret=secret, token=token, endpoint_url=own_endpoint or endpoint, use_listings_cache=False,
+              default_cache_type="none"), S3._strip_protocol(uri)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import InputError, files as storage, s3
+from helpers import InputError, files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials
 from helpers.model import bundle
 from helpers.tiles import store
@@ -17,7 +17,7 @@ from helpers.uri import shown
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
-    for name in CREDENTIALS + (TOKEN_FILE,) + s3.CREDENTIALS:
+    for name in CREDENTIALS + (TOKEN_FILE,) + storage.S3_CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
 
 
@@ -161,7 +161,7 @@ def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
     assert system.service_client.credential is system.credential
 
 
-@pytest.mark.parametrize("name", ["AZURE_STORAGE_SAS_TOKEN", *s3.CREDENTIALS])
+@pytest.mark.parametrize("name", ["AZURE_STORAGE_SAS_TOKEN", *storage.S3_CREDENTIALS])
 def test_workers_get_what_the_driver_has(monkeypatch, name):
     monkeypatch.setenv(name, "of-the-driver")
     known = storage.credentials()

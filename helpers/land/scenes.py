@@ -140,34 +140,30 @@ def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarra
         return rgb.transpose(1, 2, 0), tuple(scene.bounds)
 
 
-class _Opened:
-    def __init__(self, crs, stack):
-        self.crs, self._stack, self._opened = crs, stack, {}
+@contextlib.contextmanager
+def open_scenes(crs: str):
+    """A function from a scene to its dataset, which stays open: GDAL then unpacks a block once for several strips."""
+    opened = {}
 
-    def __call__(self, scene, anew=False):
-        """The dataset of a scene; ``anew`` opens it again, when its server gives it out again."""
-        dataset, until, own = self._opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
-        # It is opened again before its token ends, with another token.
+    def get(scene, anew=False):
+        dataset, until, own = opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
+        # It is opened again before its token ends, and when its server gives it out again (``anew``).
         if anew or time.time() >= until:
             own.close()
             if anew:
                 downloads.ready(scene.href, "a scene")
             _, until = downloads.signed(scene.href)
-            own = self._stack.enter_context(contextlib.ExitStack())
-            dataset = own.enter_context(open_scene(scene.href, self.crs))
-        self._opened[scene.scene_id] = dataset, until, own
+            own = stack.enter_context(contextlib.ExitStack())
+            dataset = own.enter_context(open_scene(scene.href, crs))
+        opened[scene.scene_id] = dataset, until, own
         return dataset
 
-
-@contextlib.contextmanager
-def open_scenes(crs: str):
-    """Scenes that stay open for many calls of ``cut_tiles``: GDAL then unpacks a block once for several strips."""
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **REMOTE), contextlib.ExitStack() as stack:
-        yield _Opened(crs, stack)
+        yield get
 
 
-def with_tries(get: _Opened, scene: Scene, read: Callable):
+def with_tries(get: Callable, scene: Scene, read: Callable):
     """The result of ``read`` for an opened scene; if a server breaks off, the scene is opened and read again."""
     def read_once(attempt):
         return read(get(scene, anew=attempt > 0))
@@ -194,7 +190,7 @@ def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(np.take_along_axis(distance, order, axis=0)), order, -1)
 
 
-def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, get: _Opened = None) -> tuple[list, list]:
+def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, get: Callable = None) -> tuple[list, list]:
     """Cut tiles from the scenes that cover them.
 
     Where several scenes show a whole tile, it comes from the scene with the nearest centre (of two as near, the lower
