@@ -71,6 +71,8 @@ def _checked(path):
                 raise ValueError(f"a zip that holds {len(main)} of them ({', '.join(archive.namelist()[:3])})")
             if sum(member.file_size for member in archive.infolist()) > 4 * downloads.MOST_BYTES:
                 raise ValueError(f"more than {4 * downloads.MOST_BYTES >> 20} MB in a zip")
+            if archive.testzip() is not None:
+                raise ValueError("a damaged zip")
             with archive.open(main[0]) as file:
                 head = file.read(1 << 16)
         where = f"/vsizip/{{{where}}}/{main[0]}"

@@ -1,6 +1,5 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online`` and ``Folder`` have the same methods."""
 
-import contextlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,8 +13,8 @@ from helpers import InputError
 from helpers.land import boundaries, downloads
 from helpers.land.listing import files_in, told
 from helpers.land.online import RASTERS, Online, label_files
-from helpers.land.rasters import footprint, said
-from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, scene_of
+from helpers.land.rasters import footprint
+from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, refusing, scene_of
 from helpers.runs import home
 
 # Twelve counties, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields, pastures,
@@ -51,20 +50,9 @@ class Catalog(Source):
             if not (self.folder / name).is_file():
                 raise InputError(f"expected a catalogue folder with catalog.json and counties.geojson, got "
                                  f"{self.folder} without {name}. Give the folder, or catalog='sample'.")
-        with self._whole():
+        with refusing(f"a STAC catalogue in {self.folder}", "Check its JSON files."):
             self._root = pystac.Catalog.from_file(str(self.folder / "catalog.json"), _StacIO())
         self._counties = boundaries.read(str(self.folder / "counties.geojson"))
-
-    @contextlib.contextmanager
-    def _whole(self):
-        """Say in one sentence that a part of the catalogue can't be read."""
-        try:
-            yield
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, pystac.STACError,
-                pystac.STACTypeError) as error:
-            # The cause may show a signed address.
-            raise InputError(f"expected a STAC catalogue in {self.folder}, got {type(error).__name__}: {said(error)}. "
-                             "Check its JSON files.") from None
 
     def county(self, county: str) -> County:
         """The county with a FIPS code; an error lists the counties of the catalogue."""
@@ -72,7 +60,7 @@ class Catalog(Source):
 
     def _items(self, collection, asset, boundary):
         """Items of a collection that touch a boundary, each with the absolute path of one asset."""
-        with self._whole():
+        with refusing(f"a STAC catalogue in {self.folder}", "Check its JSON files."):
             children = {child.id: child for child in self._root.get_children()}
             items = list(children[collection].get_items(recursive=True)) if collection in children else None
         if items is None:
@@ -82,8 +70,7 @@ class Catalog(Source):
             if asset not in item.assets:
                 raise InputError(f"expected an asset {asset!r} in item {item.id}, got {sorted(item.assets)}. "
                                  "Name the picture's asset so.")
-            outline = outline_of(item)
-            if outline is not None and shapely.intersects(outline, boundary):
+            if shapely.intersects(outline_of(item), boundary):  # False for an item without an outline.
                 yield item, item.assets[asset].get_absolute_href()
 
     def _scenes(self, county):

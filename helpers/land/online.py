@@ -64,14 +64,13 @@ def search(county: County) -> list[Scene]:
             # Every STAC API answers to GET.
             search = Client.open(url, stac_io=_stac_io()).search(
                 method="GET", collections=[collection], bbox=bounds, limit=250)
-            items = sorted(search.items(), key=lambda item: item.id)
-            scenes = [scene_of(item, item.assets[asset].href) for item in items if asset in item.assets]
+            scenes = [scene_of(item, item.assets[asset].href) for item in search.items() if asset in item.assets]
         except InputError:
             raise
         except Exception as error:  # The errors of pystac and its client have no common class.
             raise InputError(f"expected NAIP scenes from {server}, got {type(error).__name__}: {said(error)}. "
                              f"{downloads.OFFLINE}") from None
-        scenes = [scene for scene in scenes if scene is not None]
+        scenes = sorted(filter(None, scenes), key=lambda scene: scene.scene_id)
         if not all(downloads.is_remote(scene.href) for scene in scenes):
             raise InputError(f"expected scenes at http(s) addresses from {server}, got one elsewhere. Choose another "
                              "server: this one names files of this machine.")

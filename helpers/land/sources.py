@@ -9,11 +9,13 @@ import pystac
 import shapely
 
 from helpers import InputError
+from helpers.land.rasters import said
 
 # A county counts as flown in a year if the scenes cover this share of it: a neighbouring state's scenes touch it too.
 COVERED = 0.9
 # In these months broad-leaved trees of the northern US stand bare, and fields lie brown.
 LEAF_OFF = (11, 12, 1, 2, 3)
+_ADD_IT = "Add it, or take the item out of the catalogue."
 Scene = namedtuple("Scene", "scene_id href acquired year footprint")
 Scene.__doc__ = "A catalogued scene: ``acquired`` is an ISO date, ``footprint`` in longitude and latitude."
 Labels = namedtuple("Labels", "href year source", defaults=("",))
@@ -85,25 +87,25 @@ def nearest(found: list[Labels], year: int) -> Labels:
 
 
 @contextlib.contextmanager
-def _read(part, item):
-    """Say in one sentence that a part of a STAC item can't be read."""
+def refusing(wanted: str, advice: str):
+    """Say in one sentence that a part of a catalogue can't be read. Its own error may show a signed address."""
     try:
         yield
-    except (ValueError, TypeError, AttributeError, OverflowError, LookupError, shapely.errors.ShapelyError) as error:
-        raise InputError(f"expected {part} in the STAC item {item.id}, got {type(error).__name__}: {error}. Add it, or "
-                         "take the item out of the catalogue.") from error
+    except (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError,
+            pystac.STACError, pystac.STACTypeError, shapely.errors.ShapelyError) as error:
+        raise InputError(f"expected {wanted}, got {type(error).__name__}: {said(error)}. {advice}") from None
 
 
 def date_of(item: pystac.Item, key: str) -> tuple[datetime.date, int]:
     """The date of a STAC item, and the year of its property ``key``, or else of the date."""
-    with _read("a date", item):
+    with refusing(f"a date in the STAC item {item.id}", _ADD_IT):
         date = (item.datetime or item.common_metadata.start_datetime).date()
         return date, int(float(item.properties.get(key) or date.year))
 
 
 def outline_of(item: pystac.Item) -> shapely.Geometry:
     """The outline of a STAC item, with its corners in any order; None where it has none."""
-    with _read("a footprint", item):
+    with refusing(f"a footprint in the STAC item {item.id}", _ADD_IT):
         shape = shapely.force_2d(shapely.geometry.shape(item.geometry)) if item.geometry else None
     if shape is None or shape.is_empty or not np.isfinite(shape.bounds).all():
         return None
