@@ -57,19 +57,14 @@ NLCD_LEGEND = {
     95: ("Emergent Herbaceous Wetlands", "#6c9fb8"),
 }
 
-
-def _lookup(value_of_code):
-    """A table from each of 256 NLCD codes to a small integer; codes that aren't given have ``NO_CLASS``."""
-    table = np.full(256, NO_CLASS, dtype=np.int8)
-    table[list(value_of_code)] = list(value_of_code.values())
-    return table
-
-
-_CLASS_OF_CODE = _lookup({code: c.class_id for c in CLASSES for code in c.codes})
-# Water and ice belong to no class, but to the undeveloped land on the map.
-_GROUP_OF_CODE = _lookup({11: UNDEVELOPED, 12: UNDEVELOPED, **{code: c.group_id for c in CLASSES for code in c.codes}})
+_CLASS_OF_CODE = np.full(256, NO_CLASS, dtype=np.int8)
+for _class in CLASSES:
+    _CLASS_OF_CODE[list(_class.codes)] = _class.class_id
 # The last entry is that of NO_CLASS, which is -1.
 _GROUP_OF_CLASS = np.array([c.group_id for c in CLASSES] + [NO_CLASS], dtype=np.int8)
+_GROUP_OF_CODE = _GROUP_OF_CLASS[_CLASS_OF_CODE]
+# Water and ice belong to no class, but to the undeveloped land on the map.
+_GROUP_OF_CODE[[11, 12]] = UNDEVELOPED
 
 
 def class_of_code(codes) -> np.ndarray:

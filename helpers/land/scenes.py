@@ -143,23 +143,22 @@ def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarra
 @contextlib.contextmanager
 def open_scenes(crs: str):
     """A function from a scene to its dataset, which stays open: GDAL then unpacks a block once for several strips."""
-    opened = {}
-
-    def get(scene, anew=False):
-        dataset, until, own = opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
-        # It is opened again before its token ends, and when its server gives it out again (``anew``).
-        if anew or time.time() >= until:
-            own.close()
-            if anew:
-                downloads.ready(scene.href, "a scene")
-            _, until = downloads.signed(scene.href)
-            own = stack.enter_context(contextlib.ExitStack())
-            dataset = own.enter_context(open_scene(scene.href, crs))
-        opened[scene.scene_id] = dataset, until, own
-        return dataset
-
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **REMOTE), contextlib.ExitStack() as stack:
+        opened = {}
+
+        def get(scene, anew=False):
+            dataset, until, own = opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
+            # It is opened again before its token ends, and when its server gives it out again (``anew``).
+            if anew or time.time() >= until:
+                own.close()
+                if anew:
+                    downloads.ready(scene.href, "a scene")
+                _, until = downloads.signed(scene.href)
+                own = stack.enter_context(contextlib.ExitStack())
+                dataset = own.enter_context(open_scene(scene.href, crs))
+            opened[scene.scene_id] = dataset, until, own
+            return dataset
         yield get
 
 

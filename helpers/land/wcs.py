@@ -43,19 +43,20 @@ def coverage(address: str, boundary: shapely.Geometry, year: int) -> Path:
     queries = [_query(given, window, year) for window in windows]
 
     def joined():
-        # Each window is kept by itself, so that an interrupted run continues with the next.
-        checks = [functools.partial(check_labels, what=f"{what} from {host(address)}", bounds=bounds)
-                  for bounds in windows]
-        return join_labels([downloads.fetch(url, what, ".tif", query, check, downloads.COMPUTE_S)
-                            for query, check in zip(queries, checks)])
+        paths = []
+        for bounds, query in zip(windows, queries):
+            check = functools.partial(check_labels, what=f"{what} from {host(address)}", bounds=bounds)
+            # Each window is kept by itself, so that an interrupted run continues with the next.
+            paths.append(downloads.fetch(url, what, ".tif", query, check, downloads.COMPUTE_S))
+        return join_labels(paths)
     return downloads.keep([url, queries, "joined"], what, ".tif", joined, url)
 
 
 def _windows(boundary):
     """Bounds in EPSG:5070, on NLCD's grid, of the windows to ask for."""
-    bounds = (np.array(project(boundary, "EPSG:5070").buffer(_MARGIN_M).bounds) - _OFFSET_M) / NLCD_M
-    pixels = np.concatenate([np.floor(bounds[:2]), np.ceil(bounds[2:])])
-    left, bottom, right, top = (pixels.astype(int) * NLCD_M + _OFFSET_M).tolist()
+    pixels = (np.array(project(boundary, "EPSG:5070").buffer(_MARGIN_M).bounds) - _OFFSET_M) / NLCD_M
+    whole = np.concatenate([np.floor(pixels[:2]), np.ceil(pixels[2:])]).astype(int)
+    left, bottom, right, top = (whole * NLCD_M + _OFFSET_M).tolist()
     step = WINDOW_PX * NLCD_M
     return [(x, y, min(x + step, right), min(y + step, top))
             for y in range(bottom, top, step) for x in range(left, right, step)]
