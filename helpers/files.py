@@ -49,8 +49,9 @@ def filesystem(uri: str):
             from helpers.s3_filesystem import open_uri
             return open_uri(uri)
     except ImportError as error:
-        raise InputError(f"expected the package {error.name}, which reads {shown(uri)}, got none ({error}). Install it "
-                         f"on the driver and the workers, in the version of requirements.txt: pip install {error.name}")
+        package = "adlfs" if is_azure(uri) else "s3fs"
+        raise InputError(f"expected the package {package}, which reads {shown(uri)}, got none ({error}). Install it on "
+                         f"the driver and the workers: pip install {package}, in the version of requirements.txt.")
     if uri.startswith(("http://", "https://")):
         # fsspec's own errors would show a signature in the address.
         raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)}, whose server lists no folders. "
