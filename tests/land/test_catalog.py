@@ -69,7 +69,7 @@ def test_a_county_outside_the_scenes(county, tmp_path):
 
 
 @pytest.mark.parametrize("ask, words", [
-    (lambda c: c.county("12345"), r"got '12345'\. Choose one of Test \(99001\)\.$"),
+    (lambda c: c.county("12345"), r"got '12345'\. Choose one of Test, ZZ \(99001\)\.$"),
     (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(of 86% of it\) only"),
 ])
 def test_what_the_catalogue_does_not_have(county, ask, words):
