@@ -119,8 +119,9 @@ def county_of(shapes: geopandas.GeoDataFrame, county: str, where: str) -> County
         near = shapes[shapes["GEOID"].str.match(state) | shapes["full"].str.contains(state, case=False)]
         alike = next((some for some in (found, named, near) if len(some)), shapes)
         listed = sorted(alike["full"] + " (" + alike["GEOID"] + ")")
-        raise InputError(f"expected a county of {where}, by its FIPS code of five digits or such as 'Middlesex, MA', "
-                         f"got {county!r}. Choose one of {', '.join(listed[:12])}{', …' if len(listed) > 12 else ''}.")
+        raise InputError(f"expected the FIPS code of five digits of a county in {where}, or its name and state such as "
+                         f"'Middlesex, MA', got {county!r}. Choose one of {', '.join(listed[:12])}"
+                         f"{', …' if len(listed) > 12 else ''}.")
     row, shape = found.iloc[0], shapely.union_all(found.geometry.dropna().to_numpy())
     if not shape.area > 0:
         raise InputError(f"expected the boundary of {row['full']} ({row['GEOID']}) as an area, got none in {where}. "

@@ -69,7 +69,7 @@ class Catalog(Source):
         for item in sorted(items, key=lambda item: item.id):
             if asset not in item.assets:
                 raise InputError(f"expected an asset {asset!r} in item {item.id}, got {sorted(item.assets)}. "
-                                 "Name the picture's asset so.")
+                                 "Give the asset this name.")
             if shapely.intersects(outline_of(item), boundary):  # False for an item without an outline.
                 yield item, item.assets[asset].get_absolute_href()
 

@@ -193,7 +193,7 @@ def signed(href: str, anew: bool = False) -> tuple[str, float]:
             token = answer["token"]
             expires = datetime.datetime.fromisoformat(answer["msft:expiry"].replace("Z", "+00:00")).timestamp()
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"expected {what} from {urlsplit(service).hostname}, got an answer without "
+            raise InputError(f"expected {what} from {urlsplit(service).hostname}, got an answer without one "
                              f"({type(error).__name__}). {OFFLINE}") from None
         until = time.time() + 0.8 * (expires - time.time())
         _tokens[service] = token, until
