@@ -25,8 +25,8 @@ _LONGER = re.compile(r" (county|parish|borough|census area|municipality|municipi
 
 
 def read(where: str) -> geopandas.GeoDataFrame:
-    """The shapes of a file in longitude and latitude, with texts: ``GEOID``, ``NAME``, and with the state behind them
-    ``full`` and ``longer``, the name as in "Middlesex County, MA".
+    """The shapes of a file in longitude and latitude, with the texts ``GEOID`` and ``NAME``, and two names with the
+    state: ``full`` as in "Middlesex, MA" and ``longer`` as in "Middlesex County, MA".
 
     In a file without ``GEOID`` all shapes are one place, with the name of the file.
     """
@@ -35,13 +35,13 @@ def read(where: str) -> geopandas.GeoDataFrame:
                          f"{_WANTED}.")
     try:
         with warnings.catch_warnings():
-            # Some programs leave a ring open, or mix numbers and text; GDAL closes it, and all becomes text.
+            # Some programs leave a ring open, or mix numbers and text: GDAL closes it, and ``_text`` makes texts.
             warnings.simplefilter("ignore")
             checked = _checked(Path(where))
             # Of GEOID and geoid, the one in capitals.
             there = {name.upper(): name for name in sorted(pyogrio.read_info(checked)["fields"], reverse=True)}
             names = {there[column]: column for column in _COLUMNS if column in there}
-            # Without heights: those that are no numbers would open rings again.
+            # A height that isn't a number would open a ring again, so heights are dropped.
             shapes = geopandas.read_file(checked, on_invalid="fix", force_2d=True, columns=list(names))
             if not isinstance(shapes, geopandas.GeoDataFrame):
                 raise ValueError("a table without shapes")

@@ -1,4 +1,4 @@
-"""Land cover: NLCD codes, the six classes, the three map groups, and their colours, in the repository's only table.
+"""Land cover: the repository's one table of NLCD codes, the six classes, the three map groups, and their colours.
 
 Source: https://www.mrlc.gov/data/legends/national-land-cover-database-class-legend-and-description
 """

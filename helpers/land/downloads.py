@@ -147,7 +147,7 @@ def fetch(url: str, what: str, suffix: str, params=None, check: Callable = None,
 
 
 def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: float = float("inf")) -> Path:
-    """A file that ``make`` makes of the answer of the server ``source``, kept in ``data/downloads`` by its checksum.
+    """A file that ``make`` makes of an answer of the server ``source``, kept in ``data/downloads`` under its checksum.
 
     The JSON value ``asked`` tells it from other files. A file older than ``most_s`` is made again; if ``make`` raises
     an InputError, the old file serves.

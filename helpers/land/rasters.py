@@ -42,7 +42,7 @@ _BLOCK_BYTES = 1 << 30
 
 
 def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
-    """Open a raster with GDAL's options, or say in one sentence why it can't be used; ``kind`` names it there.
+    """Open a raster with GDAL's options, or say in one sentence why it can't be used; that calls it ``kind``.
 
     A CRS behind a local file's name, ``nlcd_2016.tif#crs=EPSG:5070``, replaces the CRS in the file. Some of GDAL's
     formats read other files, so only GeoTIFF is opened, and on this machine ERDAS Imagine (``.img``) too.
