@@ -1,6 +1,6 @@
 """Pretrained networks: name, source, checksum, input contract; the embedded weights.
 
-All of them take float32 RGB pictures of 0 to 255, so nobody outside this module preprocesses anything.
+All of them take float32 RGB pictures of 0 to 255 and preprocess them inside.
 """
 
 import re
@@ -13,15 +13,16 @@ from helpers import InputError
 from helpers.files import sha256 as sha256_of
 from helpers.model import cut
 
+# The size of pictures for a network that takes any size.
 INPUT_PX = 224
 WEIGHTS = Path(__file__).resolve().parent / "weights"
 EMBEDDED = {"mobilenet": "mobilenet.npz", "squeezenet": "squeezenet.onnx"}
-# Of Keras's ImageNet weights: keras.applications.resnet, BASE_WEIGHTS_PATH and WEIGHTS_HASHES (MD5), keras 3.15.
+# Keras's ImageNet weights: BASE_WEIGHTS_PATH and WEIGHTS_HASHES (MD5) of keras.applications.resnet, keras 3.15.
 RESNET50_FILE = "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
 RESNET50_URL = "https://storage.googleapis.com/tensorflow/keras-applications/resnet/" + RESNET50_FILE
 RESNET50_MD5 = "4d473c1dd8becc155b73f8504c6f6626"
-# What a network expects of its pixels: order of the channels, mean and deviation of each in that order. The names are
-# those of keras.applications.imagenet_utils.preprocess_input.
+# The pixels that a network expects: order of the channels, and in that order the mean and deviation of each. The names
+# are those of keras.applications.imagenet_utils.preprocess_input.
 PREPROCESSING = {
     "none": ("RGB", (0, 0, 0), (1, 1, 1)),
     "tf": ("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
@@ -29,62 +30,52 @@ PREPROCESSING = {
     # torchvision.transforms.Normalize, for pixels of 0 to 255.
     "torch": ("RGB", tuple(255 * v for v in (0.485, 0.456, 0.406)), tuple(255 * v for v in (0.229, 0.224, 0.225))),
 }
-SHA256 = "[0-9a-fA-F]{64}"
+# The options that may follow the path of a network's file.
+_OPTIONS = {"preprocessing": "|".join(PREPROCESSING), "layer": ".+", "sha256": "[0-9a-fA-F]{64}"}
 _WANTED = "a backbone (mobilenet, resnet50) or the path of a .keras or .weights.h5 file"
 
 
 def get(name, untrained: bool = False, seed: int = 0) -> "Backbone":
-    """Find a backbone by its name, or by the path of a file.
+    """Find a backbone.
 
     Parameters
     ----------
-    name : ``"mobilenet"`` (ImageNet weights, embedded; the default everywhere), ``"resnet50"`` (ImageNet weights,
-        downloaded once by Keras), or the path of a file: ``.keras``, any Keras classifier of pictures or its
-        convolutions alone; ``.weights.h5`` or ``.h5``, weights of ``keras.applications.ResNet50`` without its top.
-        Behind the path may stand ``#`` and options, joined by ``&``. ``preprocessing=tf`` says how the network takes
-        pixels, as a name of ``PREPROCESSING``; without it a network that rescales pixels itself gets RGB of 0 to 255,
-        and any other what Keras's ResNet-50 takes (``caffe``). ``layer=a`` or ``layer=a+b`` names the layers that
-        features are read from; ``sha256=<64 digits>`` has the file verified.
+    name : ``"mobilenet"`` (embedded), ``"resnet50"`` (downloaded once by Keras), or the path of a file: ``.keras``, any
+        Keras classifier of pictures or its convolutions alone; ``.weights.h5`` or ``.h5``, weights of
+        ``keras.applications.ResNet50`` without its top. Options may follow the path, joined by ``&``:
+        ``mine.keras#preprocessing=tf&layer=a+b``. ``preprocessing`` is a name of ``PREPROCESSING``, by default ``none``
+        for a network that rescales its pixels itself, else ``caffe``. ``layer`` names one or two layers to read
+        features from. ``sha256`` verifies the file.
     untrained : The same network with random weights of ``seed``: a baseline.
     """
     if name == "mobilenet":
         path = WEIGHTS / EMBEDDED[name]
-        return Backbone(name, path, verified(path, embedded_sha256(name), _WANTED), untrained, seed,
-                        {"preprocessing": "tf"})
+        return Backbone(name, path, verified(path, None, _WANTED), {"preprocessing": "tf"}, untrained, seed,
+                        "ImageNet, keras.applications.MobileNet")
     if name == "resnet50":
         path = None if untrained else _resnet50_file()
-        return Backbone(name, path, path and sha256_of(path), untrained, seed, {"preprocessing": "caffe"})
-    path, options = split_options(name, {"preprocessing": "|".join(PREPROCESSING), "layer": ".+", "sha256": SHA256})
-    if options is None:
-        raise InputError(f"expected #preprocessing=<{'|'.join(sorted(PREPROCESSING))}>, #layer=<name> or #sha256=<64 "
-                         f"digits> behind the path of a backbone, got #{str(name).partition('#')[2]}. Correct it or "
-                         "leave it out.")
-    if path.suffix not in (".keras", ".h5"):
-        raise InputError(f"expected {_WANTED}, got {str(name)!r}. Choose one of them; mobilenet is the embedded "
-                         "default.")
-    if path.suffix == ".h5":
-        options = dict({"preprocessing": "caffe"}, **options)
-    return Backbone("resnet50" if path.suffix == ".h5" else "file", path,
-                    verified(path, options.get("sha256"), _WANTED), untrained, seed, options)
+        return Backbone(name, path, path and sha256_of(path), {}, untrained, seed,
+                        "ImageNet, keras.applications.ResNet50")
+    path, options = path_and_options(name, (".keras", ".h5"), _WANTED)
+    sha256 = verified(path, options.get("sha256"), _WANTED)
+    return Backbone("resnet50" if path.suffix == ".h5" else "file", path, sha256, options, untrained, seed)
 
 
 class Backbone:
-    """A network that turns pictures into features; ``source`` and ``sha256`` (or None) are of its file of weights."""
+    """A network that turns pictures into features; ``sha256`` is of its file of weights, or None."""
 
-    def __init__(self, kind, path, sha256, untrained, seed, options):
+    def __init__(self, kind, path, sha256, options, untrained, seed, source=None):
         self.kind, self.path, self.sha256 = kind, path, sha256
         self.untrained, self.seed, self._options = untrained, seed, options
-        given = kind not in EMBEDDED and path is not None and path.name != RESNET50_FILE
-        self.name = path.name if given else kind
-        self.source = (f"random weights, seed {seed}" if untrained else str(path) if given else
-                       "ImageNet, keras.applications." + ("MobileNet" if kind == "mobilenet" else "ResNet50"))
+        self.name = kind if source else path.name
+        self.source = f"random weights, seed {seed}" if untrained else source or str(path)
         self._start = None
 
     def build(self):
         """The ``keras.Model`` from pictures, float32 (N, height, width, 3) RGB 0 to 255, to features (N, n_features).
 
-        Features are maps averaged over the picture: those of the last stage and of the stage before, or of the layers
-        that the user named. Height and width are what the network takes, 224 where it takes any.
+        Features are averages over the picture: of the last maps of the last stage and of the stage before, or of the
+        layers that the user named. A network that takes pictures of any size gets 224 px.
         """
         import keras
         network = self._network()
@@ -111,13 +102,15 @@ class Backbone:
         kind = keras.applications.MobileNet if self.kind == "mobilenet" else keras.applications.ResNet50
         network = kind(include_top=False, weights=None, input_shape=(INPUT_PX, INPUT_PX, 3))
         if self.kind == "mobilenet":
-            set_weights(network, read_npz(self.path))
+            weights = read_npz(self.path)
+            for layer in network.layers:
+                layer.set_weights([weights[f"{layer.name}/{variable.name}"] for variable in layer.weights])
         elif not self.untrained:
             self._trying(lambda: network.load_weights(str(self.path)))
         return network
 
     def _preprocessing_of(self, network):
-        """The row of ``PREPROCESSING`` that the user named; by default none where the network rescales pixels."""
+        """The row of ``PREPROCESSING`` for a network, checked against the layers that it has."""
         named, rescales = self._options.get("preprocessing"), _rescales(network)
         if rescales and named not in (None, "none"):
             raise InputError(
@@ -126,7 +119,7 @@ class Backbone:
         return PREPROCESSING[named or ("none" if rescales else "caffe")]
 
     def _trying(self, load):
-        # A file from anywhere can fail in any way, from zip and HDF5 down to a layer that is not known here.
+        # A file of the user's can fail in many ways: zip, HDF5, layers that Keras doesn't know.
         try:
             return load()
         except Exception as error:
@@ -136,33 +129,34 @@ class Backbone:
                 "plain Keras layers, or take the embedded default mobilenet.") from error
 
 
-def embedded_sha256(name: str) -> str:
-    """The checksum of an embedded network in ``SHA256SUMS``, in the format of the command ``sha256sum``."""
-    lines = (WEIGHTS / "SHA256SUMS").read_text().splitlines()
-    return {line.split()[1]: line.split()[0] for line in lines}[EMBEDDED[name]]
-
-
 def verified(path: Path, expected, wanted: str, default: str = "mobilenet") -> str:
-    """SHA-256 of a file, compared with ``expected`` where there is one."""
+    """SHA-256 of a file, compared with ``expected`` if it is given, and for an embedded file with ``SHA256SUMS``."""
     if not path.is_file():
         raise InputError(f"expected {wanted}, got {path}, which is no file. Correct the path, or take the embedded "
                          f"default {default}.")
-    sha256 = sha256_of(path)
+    sha256, advice = sha256_of(path), f"or take the embedded default {default}"
+    if path.parent == WEIGHTS:
+        lines = (WEIGHTS / "SHA256SUMS").read_text().splitlines()
+        expected = dict(line.split()[::-1] for line in lines).get(path.name, expected)
+        advice = "git checkout helpers/model/weights"
     if expected and sha256 != expected.lower():
-        advice = ("git checkout helpers/model/weights" if path.parent == WEIGHTS else
-                  f"or take the embedded default {default}")
         raise InputError(f"expected the file {path} with SHA-256 {expected[:12]}…, got {sha256[:12]}…. Bring the "
                          f"file again ({advice}).")
     return sha256
 
 
-def split_options(name, patterns: dict) -> tuple:
-    """Path and options of ``path#key=value&key=value``; None for options that the patterns, by key, don't match."""
+def path_and_options(name, suffixes: tuple, wanted: str, default: str = "mobilenet") -> tuple:
+    """Split ``path#key=value&key=value`` into the path, of one of the suffixes, and the options of ``_OPTIONS``."""
     path, _, fragment = str(name).partition("#")
-    # A plus joins layers; parse_qsl would take it for a blank.
+    # A plus joins layers; parse_qsl would turn it into a blank.
     options = dict(urllib.parse.parse_qsl(fragment.replace("+", "%2B"), keep_blank_values=True))
-    fits = all(key in patterns and re.fullmatch(patterns[key], value) for key, value in options.items())
-    return Path(path).expanduser(), options if fits and bool(options) == bool(fragment) else None
+    fits = all(key in _OPTIONS and re.fullmatch(_OPTIONS[key], value) for key, value in options.items())
+    path = Path(path).expanduser()
+    if path.suffix not in suffixes or not fits or bool(options) != bool(fragment):
+        raise InputError(f"expected {wanted}, with #layer=<name>, preprocessing=<{'|'.join(sorted(PREPROCESSING))}> or "
+                         f"sha256=<64 digits> behind a path joined by &, got {str(name)!r}. Correct it, or take the "
+                         f"embedded default {default}.")
+    return path, options
 
 
 def _resnet50_file():
@@ -178,7 +172,7 @@ def _resnet50_file():
 
 
 def _picture_px(network, name):
-    """Height and width of the pictures that a network takes."""
+    """The size of the pictures that a network takes."""
     shapes = [tuple(tensor.shape[1:]) for tensor in getattr(network, "inputs", None) or []]
     px = [INPUT_PX if size is None else size for size in shapes[0][:2]] if shapes else []
     if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][2] != 3 or px[0] != px[1] or len(network.outputs) != 1:
@@ -201,12 +195,12 @@ def _rescales(network):
 
 
 def _preprocessed(pictures, preprocessing):
-    """Pictures, symbolic, as a network expects them, by a plain layer that is exported with it."""
+    """Symbolic pictures as a network expects them, by a layer that is exported with the network."""
     import keras
     order, mean, deviation = preprocessing
     if preprocessing == PREPROCESSING["none"]:
         return pictures
-    # A 1 × 1 convolution: it takes each channel from its place in RGB.
+    # This 1 × 1 convolution takes each channel from its place in RGB.
     layer = keras.layers.Conv2D(3, 1, trainable=False, name=cut.PREPROCESS)
     outputs = layer(pictures)
     kernel = np.eye(3)[["RGB".index(channel) for channel in order]].T / np.array(deviation)
@@ -214,24 +208,16 @@ def _preprocessed(pictures, preprocessing):
     return outputs
 
 
-def set_weights(network, weights: dict):
-    """Put weights, by ``layer/kind``, into a Keras network; every one of its own must be there, in the same shape."""
-    for layer in network.layers:
-        if layer.weights:
-            layer.set_weights([weights[layer.name + "/" + variable.name] for variable in layer.weights])
-
-
 def read_npz(path: Path) -> dict:
-    """Weights by name, float32. Pickled objects, which could run code, are refused."""
+    """Arrays by name, float32; NumPy refuses pickled objects, which could run code."""
     with np.load(str(path), allow_pickle=False) as file:
         return {name: file[name].astype(np.float32) for name in file.files}
 
 
 def _randomise(network, seed):
-    """Random weights that depend on the seed only: He's for kernels, neutral ones for everything else.
+    """Give a network random weights that depend on the seed only: He's for kernels, neutral ones for all else.
 
-    Batch normalisation then learns its statistics from noise, as it would from a batch of pictures: otherwise
-    activations double with each block that is added to another.
+    Batch normalisation takes its statistics from noise: otherwise activations double with each block that is added.
     """
     import keras
     rng = np.random.RandomState(seed)
@@ -253,7 +239,7 @@ def _randomise(network, seed):
 
 
 def _fan_in(layer, kernel):
-    """How many numbers each output of a kernel adds up."""
+    """The number of inputs that each output of a kernel adds up."""
     import keras
     by_channel = isinstance(layer, keras.layers.DepthwiseConv2D) or kernel.name.startswith("depthwise")
     return np.prod(kernel.shape[:2] if by_channel else kernel.shape[:-1])

@@ -27,16 +27,16 @@ from helpers.uri import join, shown
 FACTS = "model.json"
 KERAS = "model.keras"
 CNTK = "model.model"
-# Two programs that add the same float32 numbers in another order differ by less than this in a probability or logit.
+# Two programs that add the same float32 numbers in a different order differ by less in a probability or logit.
 TOLERANCE = 1e-3
 
 
 class ExportRefused(InputError):
-    """An exported network doesn't predict what its framework predicts."""
+    """An exported network doesn't predict the same as its framework."""
 
 
 def parity(reference: np.ndarray, exported: np.ndarray, quantity: str) -> dict:
-    """Compare the ONNX file's outputs (N, n_classes) with the framework's; they are refused if they differ."""
+    """Compare the ONNX file's outputs (N, n_classes) with the framework's, and refuse the export if they differ."""
     difference = float(np.abs(reference - exported).max())
     same = float((reference.argmax(axis=1) == exported.argmax(axis=1)).mean())
     if not difference <= TOLERANCE or same < 1:
@@ -56,7 +56,7 @@ def export_onnx(model, path):
 
     specification = tf.TensorSpec((None,) + tuple(model.input_shape[1:]), tf.uint8, name="tiles")
     graph = tf.function(lambda tiles: model(tiles, training=False)).get_concrete_function(specification)
-    # Frozen first: Keras's own exporter turns constants that the graph captured into inputs nobody can feed.
+    # Frozen first, because Keras's own exporter turns constants that the graph captured into inputs.
     frozen = convert_variables_to_constants_v2(graph)
     output = frozen.outputs[0].name
     with _collecting():
@@ -70,9 +70,9 @@ def export_onnx(model, path):
 
 @contextlib.contextmanager
 def _collecting():
-    """Have Python free circles of new objects soon: tf2onnx copies its graph for each of its passes, 1 GB in all."""
+    """Free circles of new objects soon: tf2onnx copies its graph in each of its passes, 1 GB in all."""
     thresholds = gc.get_threshold()
-    gc.freeze()  # Older objects are not looked through each time.
+    gc.freeze()  # The collector need not look through older objects each time.
     gc.collect()
     gc.set_threshold(1000, 2, 1)
     try:
@@ -88,11 +88,12 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
 
     Parameters
     ----------
-    folder : An older bundle there is replaced when the new one is whole.
+    folder : A whole new bundle replaces an older one there.
     tiles : Tiles to compare the export on, uint8.
     facts : JSON values for ``model.json``: at least ``classes`` and ``backbone``.
-    calibration : Training tiles to calibrate an int8 network on, some 200 of all classes; without them float32 it is.
-    validation : Other tiles and their class ids, at least ``judging.JUDGED_TILES``, that decide which engines may score.
+    calibration : Some 200 training tiles of all classes to calibrate an int8 network on; without them no faster engine
+        is judged.
+    validation : Other tiles and their class ids, at least ``judging.JUDGED_TILES``, to judge engines on.
     """
     reference = model.predict(tiles, batch_size=32, verbose=0)
     with whole_folder(folder) as part:
@@ -101,41 +102,34 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
         exported = engines.OnnxRuntime(part / ONNX).score(tiles)
         facts = dict(facts, framework="tensorflow", input_px=list(model.input_shape[1:3]),
                      parity={ONNX: parity(reference, exported, "probabilities")})
-        if calibration is not None:
-            facts["judged"] = judging.judge(part, calibration, validation)
-        finish(part, facts)
+        finish(part, facts, calibration, validation)
     return load(folder)
 
 
 def save_cntk(draft, folder):
     """Finish the bundle of a CNTK network, which ``retrain_cntk.save`` has drafted in another Python.
 
-    The draft's ``logits.npy`` is what CNTK computed of ``tiles.npy``. Its ``model.onnx`` may be of any version, with
-    outputs ``probabilities`` and ``logits``. ``calibration``, ``validation`` and ``labels`` are to judge engines.
+    The draft's ``arrays.npz`` holds ``tiles``, CNTK's ``logits`` of them and, to judge engines on, ``calibration``,
+    ``validation`` and ``labels``. Its ``model.onnx``, of any version, gives ``probabilities`` and ``logits``.
     """
     draft = Path(draft)
-
-    def array(name):
-        return np.load(str(draft / (name + ".npy")), allow_pickle=False)
-
-    tiles, reference = array("tiles"), array("logits")
+    with np.load(str(draft / "arrays.npz"), allow_pickle=False) as file:
+        arrays = dict(file)
     with whole_folder(folder) as part:
         shutil.copy(str(draft / CNTK), str(part / CNTK))
         try:
-            logits, probabilities = _modernise(draft / ONNX, part / ONNX, tiles)
-        except Exception as error:  # Three libraries, each with errors of its own kinds.
+            logits, probabilities = _modernise(draft / ONNX, part / ONNX, arrays["tiles"])
+        except Exception as error:  # Three libraries, each with its own kinds of errors.
             raise ExportRefused(f"expected {ONNX} that ONNX Runtime can run, got: "
                                 f"{' '.join(str(error).split())[:300]}. Nothing was written; cut the network at "
                                 "another layer.")
-        parity(softmax(reference), probabilities, "probabilities")
-        facts = dict(json.loads((draft / FACTS).read_text()), parity={ONNX: parity(reference, logits, "logits")})
-        if (draft / "calibration.npy").is_file():
-            facts["judged"] = judging.judge(part, array("calibration"), (array("validation"), array("labels")))
-        finish(part, facts)
+        parity(softmax(arrays["logits"]), probabilities, "probabilities")
+        facts = dict(json.loads((draft / FACTS).read_text()), parity={ONNX: parity(arrays["logits"], logits, "logits")})
+        finish(part, facts, arrays.get("calibration"), (arrays.get("validation"), arrays.get("labels")))
 
 
 def _modernise(old, new, tiles):
-    """Bring an ONNX file to ``OPSET`` or later; the new file's logits and probabilities of tiles."""
+    """Bring an ONNX file to ``OPSET`` or later, and compute the new file's logits and probabilities of tiles."""
     import onnx
     import onnxruntime
     from onnx import version_converter
@@ -150,7 +144,7 @@ def _modernise(old, new, tiles):
 
 
 def finish_draft(arguments: list) -> int:
-    """``save_cntk`` as a program: exit status 2, with its sentence on standard error, where it refuses."""
+    """Run ``save_cntk`` as a program: a refusal becomes exit status 2 and a sentence on standard error."""
     try:
         save_cntk(*arguments[1:])
     except InputError as error:
@@ -159,15 +153,17 @@ def finish_draft(arguments: list) -> int:
     return 0
 
 
-def finish(folder: Path, facts: dict):
-    """Write ``model.json`` with the checksums of all files beside it."""
+def finish(folder: Path, facts: dict, calibration=None, validation=None):
+    """Judge engines if there are tiles for it, and write ``model.json`` with the checksums of all files beside it."""
+    if calibration is not None:
+        facts = dict(facts, judged=judging.judge(folder, calibration, validation))
     write_json(folder / FACTS, dict(facts, files={path.name: sha256(path) for path in sorted(folder.iterdir())}))
 
 
 class Bundle:
-    """A model bundle on this machine, its checksums verified: the ``facts`` of its ``model.json``.
+    """A model bundle on this machine with verified checksums; ``facts`` are those of its ``model.json``.
 
-    ``input_px`` is height and width of the tiles it takes; ``checksum``, twelve digits, names it in prediction tables.
+    It takes tiles of ``input_px``, height and width. Twelve digits, the ``checksum``, name it in prediction tables.
     """
 
     def __init__(self, folder):
@@ -175,36 +171,40 @@ class Bundle:
         if not (self.folder / FACTS).is_file():
             raise InputError(f"expected a model bundle at {self.folder}, got no {FACTS} there. Run notebook "
                              "03_retraining_tensorflow, or give the folder of a bundle.")
-        try:
-            self.facts = json.loads((self.folder / FACTS).read_text())
-            self.classes = tuple(self.facts["classes"])
-            self.input_px = tuple(self.facts["input_px"])
-            files = dict(self.facts["files"])
-            if not (self.classes and all(isinstance(text, str) for text in (*self.classes, *files, *files.values()))
-                    and [type(px) for px in self.input_px] == [int, int] and min(self.input_px) > 0
-                    and isinstance(self.facts["backbone"], dict) and _are_judged(self.facts.get("judged", {}))):
-                raise ValueError("values of other kinds")
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"expected {FACTS} of a model bundle at {self.folder}, got one that can't be read "
-                             f"({error!r}). Bring the bundle again.")
-        for name, expected in files.items():
+        self.facts = _facts((self.folder / FACTS).read_bytes(), self.folder)
+        self.classes = tuple(self.facts["classes"])
+        self.input_px = tuple(self.facts["input_px"])
+        for name, expected in self.facts["files"].items():
             path = self.folder / name
-            # A name with a folder in it, or a link, could lead out of the bundle.
-            is_here = path.is_file() and path.name == name and not path.is_symlink()
-            came = sha256(path) if is_here else "no such file"
+            # A link could lead out of the bundle.
+            came = sha256(path) if path.is_file() and not path.is_symlink() else "no such file"
             if came != expected:
                 raise InputError(f"expected {name} of the bundle {self.folder} with SHA-256 {expected[:12]}…, got "
                                  f"{came[:12]}. Bring the bundle again.")
         self.checksum = sha256(self.folder / FACTS)[:12]
 
 
-def _are_judged(facts):
-    """Whether facts of engines have the form that ``judging`` gives them."""
-    return all(isinstance(one, dict) and isinstance(one["refused"], (str, type(None))) for one in facts.values())
+def _facts(content: bytes, source) -> dict:
+    """The facts in a ``model.json``, if their values are of the right kinds and all its files lie beside it."""
+    try:
+        facts = json.loads(content.decode())
+        texts = [*facts["classes"], *facts["files"], *facts["files"].values()]
+        if not (facts["classes"] and all(isinstance(text, str) for text in texts)
+                and [type(px) for px in facts["input_px"]] == [int, int] and min(facts["input_px"]) > 0
+                and isinstance(facts["backbone"], dict)
+                and all(isinstance(one["refused"], (str, type(None))) for one in facts.get("judged", {}).values())):
+            raise ValueError("values of other kinds")
+        for name in facts["files"]:
+            if not re.fullmatch(r"\w[\w.-]*", name):
+                raise ValueError(f"a file {name!r}, which lies elsewhere")
+        return facts
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"expected {FACTS} of a model bundle at {source}, got one that can't be used ({error!r}). "
+                         "Bring the bundle again.")
 
 
 def _refuse_weights_elsewhere(bundle):
-    """Refuse ONNX files whose weights lie in another file: that one has no checksum, and may be anywhere."""
+    """Refuse ONNX files whose weights lie in another file, which has no checksum and may be anywhere."""
     import onnx
 
     def elsewhere(message):
@@ -216,7 +216,7 @@ def _refuse_weights_elsewhere(bundle):
         if name.endswith(".onnx"):
             try:
                 network = onnx.load(str(bundle.folder / name), load_external_data=False)
-            except Exception as error:  # protobuf's own kinds
+            except Exception as error:  # protobuf has its own kinds of errors.
                 raise InputError(f"expected {name} of the bundle {bundle.folder} to be an ONNX network, got: "
                                  f"{engines.said(error)}. Bring the bundle again.")
             if elsewhere(network):
@@ -226,7 +226,7 @@ def _refuse_weights_elsewhere(bundle):
 
 
 def load(uri) -> Bundle:
-    """Open the bundle in a folder, or at any fsspec URI of one, which is copied to ``data/bundles`` first.
+    """Open the bundle in a folder, or copy it from any fsspec URI to ``data/bundles`` and open it there.
 
     A bundle is refused if a file in it is missing or changed, or if an ONNX file keeps its weights elsewhere.
     """
@@ -238,9 +238,9 @@ def load(uri) -> Bundle:
     except FileNotFoundError:
         raise InputError(f"expected a model bundle at {shown(uri)}, got no {FACTS} there. Upload one: "
                          "helpers.model.bundle.upload, or setup_scripts/hdinsight/upload.sh.")
-    # Named after what it holds: two jobs may copy it at once, and neither takes it from the other.
+    # The copy is named after its content: two jobs that make it at the same time write the same files.
     folder = home() / "data" / "bundles" / hashlib.sha256(facts).hexdigest()[:20]
-    names = _listed(facts, shown(uri))
+    names = _facts(facts, shown(uri))["files"]
     with contextlib.suppress(InputError):
         return _refuse_weights_elsewhere(Bundle(folder))  # It was copied before, and is whole.
     for name in names:
@@ -250,19 +250,7 @@ def load(uri) -> Bundle:
     return _refuse_weights_elsewhere(Bundle(folder))
 
 
-def _listed(facts, source):
-    """Names of the files that a ``model.json`` lists."""
-    try:
-        names = list(json.loads(facts)["files"])
-    except (ValueError, KeyError, TypeError):
-        names = [None]
-    if not all(isinstance(name, str) and re.fullmatch(r"\w[\w.-]*", name) for name in names):
-        raise InputError(f"expected a {FACTS} of a model bundle at {source}, got one that names no files. Bring the "
-                         "bundle again.")
-    return names
-
-
 def upload(bundle: Bundle, uri: str):
-    """Copy a bundle to a URI, its ``model.json`` last: a copy that was cut off is no bundle."""
+    """Copy a bundle to a URI, ``model.json`` last: an interrupted copy is no bundle."""
     for name in sorted(bundle.facts["files"]) + [FACTS]:
         write_whole(join(uri, name), (bundle.folder / name).read_bytes())

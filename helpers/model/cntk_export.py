@@ -1,4 +1,4 @@
-"""A pretrained network and its new head as ONNX, in the version of the pretrained file: CNTK itself can't write it."""
+"""A pretrained network and its new head as ONNX, in the version of the pretrained file, because CNTK can't write it."""
 
 import numpy as np
 
@@ -27,12 +27,12 @@ def export(pretrained, head):
     for source in pretrained.needed(pretrained.cut_at):
         nodes.append(_copy(source))
         if source.op_type == "Reshape":
-            # The file may have the batch written into it: 0 keeps the batch that comes.
+            # The file may hold the size of a batch; 0 keeps the size of each batch.
             constants[_inside(source.input[1])] = np.array([0, -1])
     parts = []
     for layer in pretrained.cut_at:
         value = _inside(pretrained.output_of(layer))
-        if len(pretrained.shape(layer)) == 3:
+        if len(pretrained.value(layer).function.shape) == 3:
             nodes.append(_node("GlobalAveragePool", [value], value + "/average"))
             value += "/average"
         nodes.append(_node("Flatten", [value], value + "/flat", axis=1))
@@ -62,12 +62,12 @@ def _node(operator, inputs, output, **attributes):
 
 
 def _inside(name):
-    """The name of a pretrained value, apart from the names that a bundle's network has by contract."""
+    """The new name of a pretrained value, unlike all names that a bundle's network must have."""
     return name and "pretrained/" + name
 
 
 def _copy(source):
-    """A pretrained node on values of their new names; nothing drops out while a network predicts."""
+    """A pretrained node with the new names of its values; Dropout does nothing while a network predicts."""
     import onnx
     if source.op_type == "Dropout":
         return _node("Identity", [_inside(source.input[0])], _inside(source.output[0]))

@@ -19,52 +19,41 @@ from helpers.runs import home
 ALEXNET_URL = ("https://media.githubusercontent.com/media/onnx/models/main/validated/vision/classification/alexnet/"
                "model/bvlcalexnet-9.onnx")
 ALEXNET_SHA256 = "ef3c82dad5c512f969dbf701fe35c0b3feb1585687d541f765eb68730c0a8af7"
-# Height and width of a network that takes pictures of any size: those of a tile.
-ANY_PX = 224
-# Layers that only average maps, lay them out otherwise, or pass them on: features are the same before them.
+# Layers that only average maps, lay them out differently, or pass them on: features are the same before them.
 _SAME_FEATURES = {"AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape",
                   "Squeeze"}
-# Layers behind the last weights of a classifier.
+# Layers that may follow the last weights of a classifier.
 _ANSWERS = _SAME_FEATURES | {"Add", "LogSoftmax", "Relu", "Softmax"}
+_WANTED = "squeezenet, alexnet or the path of an .onnx file"
 _DEFAULT = "take the embedded default squeezenet."
-# A row of the table of layers: the shape of the output without the batch, the number of weights, the width of what one
-# unit sees.
+# A row of the table of layers; the shape leaves out the batch, ``weights`` is their number.
 Layer = namedtuple("Layer", "name operator shape weights receptive_field_px")
 
 
 def get(name) -> "Pretrained":
     """Find a pretrained network.
 
-    Parameters
-    ----------
-    name : ``"squeezenet"`` (embedded; the default), ``"alexnet"`` (Caffe's AlexNet, as in 2017: downloaded once, 244
-        MB), or the path of an ONNX file with options behind it, joined by ``&``: ``file.onnx#preprocessing=torch``.
-        ``preprocessing`` is ``caffe`` (BGR minus ImageNet's mean; the default), ``torch``, ``tf`` (RGB of -1 to 1), or
-        ``none`` (RGB 0 to 255). ``layer`` is the one to cut at, or several as ``relu4+relu5``; without it, what the
-        classifier reads. ``sha256`` has the file verified.
+    ``name`` is ``"squeezenet"`` (embedded), ``"alexnet"`` (Caffe's, as in 2017: downloaded once, 244 MB), or the path
+    of an ONNX file. Options may follow the path, joined by ``&``: ``file.onnx#preprocessing=torch&layer=relu5``.
+    ``preprocessing`` is a name of ``backbones.PREPROCESSING``, by default ``caffe``. ``layer`` is where the network is
+    cut, ``relu4+relu5`` at two layers; by default the layer that the classifier reads. ``sha256`` verifies the file.
     """
     if name == "squeezenet":
-        return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name], backbones.embedded_sha256(name))
+        return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name])
     if name == "alexnet":
         return Pretrained(name, _download_alexnet(), ALEXNET_SHA256)
-    path, options = backbones.split_options(
-        name, {"layer": ".*", "preprocessing": "|".join(backbones.PREPROCESSING), "sha256": backbones.SHA256})
-    if path.suffix != ".onnx" or options is None:
-        raise InputError(
-            "expected squeezenet, alexnet, or the path of an .onnx file, with #layer=<name>, "
-            f"preprocessing=<{'|'.join(sorted(backbones.PREPROCESSING))}> or sha256=<64 digits> behind it joined by &, "
-            f"got {name!r}. Correct it, or {_DEFAULT}")
+    path, options = backbones.path_and_options(name, (".onnx",), _WANTED, "squeezenet")
     return Pretrained(path.name, path, **options)
 
 
 def _download_alexnet() -> Path:
-    """The model zoo's AlexNet in ``data/pretrained``, downloaded there once."""
+    """The file of AlexNet from the model zoo, downloaded once into ``data/pretrained``."""
     path = home() / "data" / "pretrained" / "bvlcalexnet-9.onnx"
     if path.is_file():
         return path
     try:
         with whole_file(path) as part:
-            with urllib.request.urlopen(ALEXNET_URL, timeout=60) as answer, open(str(part), "wb") as file:
+            with urllib.request.urlopen(ALEXNET_URL, timeout=60) as answer, part.open("wb") as file:
                 shutil.copyfileobj(answer, file)
             came = sha256(part)
             if came != ALEXNET_SHA256:
@@ -87,13 +76,12 @@ class Pretrained:
         self.source = {
             "squeezenet": "ImageNet, SqueezeNet 1.0 by Iandola et al. 2016",
             "alexnet": "ImageNet, the ONNX model zoo's bvlcalexnet-9"}.get(name, str(path))
-        self.sha256 = backbones.verified(self.path, sha256, "squeezenet, alexnet or the path of an .onnx file",
-                                         "squeezenet")
+        self.sha256 = backbones.verified(self.path, sha256, _WANTED, "squeezenet")
         self.model = _read_onnx(self.path)
         self._read_weights()
         self._read_contract()
-        # Names of layers and the values that they give; a node without a name is called as its value.
-        self._outputs, self._values = {}, None
+        # From layers to the values that they give; a node without a name is called as its value.
+        self._outputs, self._values = {}, {}
         for node in self._nodes:
             has_name = node.name and node.name not in self._outputs
             self._outputs[node.name if has_name else node.output[0]] = node.output[0]
@@ -103,7 +91,7 @@ class Pretrained:
             self.output_of(one)
 
     def _read_weights(self):
-        """Weights by name, float32, and the nodes without those that only give a weight."""
+        """Collect the weights by name, float32, and all nodes but those that only give a weight."""
         from onnx import helper, numpy_helper
         self._nodes, found = [], {tensor.name: tensor for tensor in self.model.graph.initializer}
         for node in self.model.graph.node:
@@ -119,17 +107,17 @@ class Pretrained:
                         for name, array in arrays.items()}
 
     def _read_contract(self):
-        """The name of the input, and the height and width that it takes."""
+        """Find the name of the input, and the height and width that it takes."""
         inputs = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
                   for value in self.model.graph.input if value.name not in self.weights}
         self.input, shape = next(iter(inputs.items()), (None, []))
         if len(inputs) != 1 or len(shape) != 4 or shape[1] != 3:
             raise InputError(f"expected an ONNX network of pictures (N, 3, height, width) at {self.path}, got inputs "
                              f"{list(inputs.values())}. Export it with the channels first.")
-        self.input_px = tuple(px or ANY_PX for px in shape[2:])
+        self.input_px = tuple(px or backbones.INPUT_PX for px in shape[2:])
 
     def _before_classifier(self):
-        """The layer that the classifier reads; of a network without a classifier the one that it ends with."""
+        """The layer that the classifier reads, or the last layer of a network without a classifier."""
         made_by = {node.output[0]: node for node in self._nodes}
         value = self.model.graph.output[0].name
 
@@ -150,14 +138,14 @@ class Pretrained:
         return self._names.get(value, value)
 
     def _is_classifier(self, node, passed):
-        """Whether a node is dense, or a convolution that is dense at each place and averaged behind that."""
+        """Whether a node is dense, or a convolution of 1 × 1 whose outputs are averaged later."""
         kernel = self.weights.get(node.input[1]) if len(node.input) > 1 else None
         return kernel is not None and (node.op_type in ("Gemm", "MatMul") or (
             node.op_type == "Conv" and kernel.shape[2:] == (1, 1)
             and bool(passed & {"AveragePool", "GlobalAveragePool", "ReduceMean"})))
 
     def output_of(self, layer: str) -> str:
-        """The ONNX value that a layer gives, by the layer's name or the value's own."""
+        """The name of the ONNX value that a layer gives, from the layer's name or the value's own."""
         if layer not in self._outputs and layer not in self._names:
             raise InputError(f"expected a layer of {self.path.name}, got {layer!r}. Choose one that it has: "
                              f"{', '.join(self._outputs)}.")
@@ -172,93 +160,80 @@ class Pretrained:
                 wanted.update(node.input)
         return nodes[::-1]
 
-    def _build(self, layers):
-        """CNTK functions of layers and of what they are computed from, on an input of their own."""
+    def value(self, layer: str) -> Value:
+        """The CNTK function of a layer, of ``tiles`` (3, height, width) RGB 0 to 255, and its receptive field."""
         cntk = start_cntk()
-        pictures = cntk.input_variable((3,) + self.input_px, name="pixels")
-        values = {self.input: Value(pictures, ReceptiveField(1, 0, 1))}
-        for node in self.needed(layers):
-            try:
-                values[node.output[0]] = compute(cntk, node, values, self.weights, self.path.name)
-            except InputError:
-                raise
-            except Exception as error:  # CNTK refuses shapes by errors of several kinds, pages long.
-                reason = str(error).split("\n")[0][:200]
-                raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got in the layer "
-                                 f"{self._names[node.output[0]]}: {reason} Export it again, or {_DEFAULT}")
-        return pictures, values
+        if not self._values:
+            self._values[self.input] = Value(self._preprocessed(cntk), ReceptiveField(1, 0, 1))
+        for node in self.needed([layer]):
+            if node.output[0] not in self._values:
+                self._values[node.output[0]] = self._computed(cntk, node)
+        return self._values[self.output_of(layer)]
 
-    def _built(self, output):
-        if self._values is None:
-            self._values = self._build(self.cut_at)[1]
-        return self._values[output]
+    def _preprocessed(self, cntk):
+        order, mean, deviation = backbones.PREPROCESSING[self.preprocessing]
+        pixels = cntk.input_variable((3,) + self.input_px, name="tiles")
+        if order == "BGR":
+            pixels = cntk.splice(*[cntk.slice(pixels, 0, i, i + 1) for i in (2, 1, 0)], axis=0)
+        if self.preprocessing == "none":
+            return pixels
+        return (pixels - np.float32(mean).reshape(3, 1, 1)) / np.float32(deviation).reshape(3, 1, 1)
+
+    def _computed(self, cntk, node):
+        try:
+            return compute(cntk, node, self._values, self.weights, self.path.name)
+        except InputError:
+            raise
+        except Exception as error:  # CNTK's errors about shapes have several kinds, and are pages long.
+            reason = str(error).split("\n")[0][:200]
+            raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got in the layer "
+                             f"{self._names[node.output[0]]}: {reason} Export it again, or {_DEFAULT}")
 
     @property
     def layers(self) -> list:
-        """Each ``Layer`` up to the last that features are read from; a receptive field of None is the whole picture."""
+        """Each ``Layer`` up to the cut. A unit with a ``receptive_field_px`` of None sees the whole picture."""
         found = []
         for node in self.needed(self.cut_at):
-            function, seen = self._built(node.output[0])
+            function, seen = self.value(node.output[0])
             weights = sum(self.weights[name].size for name in node.input if name in self.weights)
             found.append(Layer(self._names[node.output[0]], node.op_type, function.shape, weights, seen and seen.size))
         return found
 
-    def shape(self, layer: str) -> tuple:
-        """The shape of a layer's output, without the batch."""
-        return self._built(self.output_of(layer)).function.shape
-
     def receptive_field(self, layer: str):
         """The ``ReceptiveField`` of a layer, or None where each unit sees the whole picture."""
-        return self._built(self.output_of(layer)).receptive_field
+        return self.value(layer).receptive_field
 
     def kernels(self, layer: str) -> np.ndarray:
-        """Weights of a layer, float32, as in the file: (filters, channels, height, width) of a convolution."""
+        """The weights of a layer as in the file: for a convolution (filters, channels, height, width) float32."""
         node = next(node for node in self._nodes if node.output[0] == self.output_of(layer))
         return next(self.weights[name] for name in node.input if name in self.weights)
 
     def maps(self, *layers):
-        """Layers as the outputs of a frozen ``cntk.Function`` of float32 (3, height, width) RGB 0 to 255."""
-        return self._frozen(layers, lambda cntk, outputs: cntk.combine(outputs))
+        """One ``cntk.Function`` whose outputs are these layers."""
+        return start_cntk().combine([self.value(layer).function for layer in layers])
 
     def features(self):
-        """The network up to the layers it is cut at, as a frozen ``cntk.Function`` to features (n_features,).
+        """The ``cntk.Function`` of features (n_features,): all layers that the network is cut at, beside each other.
 
-        Maps are averaged over the picture, and several layers stand one beside the other.
+        Maps are averaged over the picture.
         """
-        return self._frozen(self.cut_at, _beside)
-
-    def _frozen(self, layers, finish):
-        cntk = start_cntk()
-        pictures, values = self._build(layers)
-        tiles = cntk.input_variable((3,) + self.input_px, name="tiles")
-        order, mean, deviation = backbones.PREPROCESSING[self.preprocessing]
-        pixels = tiles
-        if order == "BGR":
-            pixels = cntk.splice(*[cntk.slice(tiles, 0, i, i + 1) for i in (2, 1, 0)], axis=0)
-        if self.preprocessing != "none":
-            mean, deviation = (cntk.constant(np.float32(v).reshape(3, 1, 1)) for v in (mean, deviation))
-            pixels = (pixels - mean) / deviation
-        outputs = finish(cntk, [values[self.output_of(layer)].function for layer in layers])
-        # The clone's weights are constants: no learner can move them.
-        return outputs.clone(cntk.CloneMethod.freeze, {pictures: pixels})
-
-
-def _beside(cntk, outputs):
-    """One vector of all outputs: maps averaged over the picture, anything else laid out flat."""
-    vectors = [cntk.reshape(cntk.reduce_mean(output, axis=(1, 2)), (output.shape[0],)) if len(output.shape) == 3 else
-               cntk.reshape(output, (int(np.prod(output.shape)),)) for output in outputs]
-    return vectors[0] if len(vectors) == 1 else cntk.splice(*vectors, axis=0)
+        cntk, vectors = start_cntk(), []
+        for layer in self.cut_at:
+            output = self.value(layer).function
+            if len(output.shape) == 3:
+                output = cntk.reduce_mean(output, axis=(1, 2))
+            vectors.append(cntk.reshape(output, (int(np.prod(output.shape)),)))
+        return vectors[0] if len(vectors) == 1 else cntk.splice(*vectors, axis=0)
 
 
 def _read_onnx(path):
-    """An ONNX model, or one sentence that says why not."""
     import onnx
     try:
         model = onnx.load(str(path))
-        problem = None if model.graph.node else "without a network"
+        if model.graph.node:
+            return model
+        problem = "without a network"
     except Exception as error:  # protobuf's errors differ from version to version
         problem = f"that can't be read ({' '.join(str(error).split())[:120]})"
-    if problem:
-        raise InputError(f"expected a whole ONNX file at {path}, got {path.stat().st_size:,} bytes {problem}. Bring "
-                         f"the file again, or {_DEFAULT}")
-    return model
+    raise InputError(f"expected a whole ONNX file at {path}, got {path.stat().st_size:,} bytes {problem}. Bring the "
+                     f"file again, or {_DEFAULT}")

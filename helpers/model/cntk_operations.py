@@ -1,6 +1,7 @@
 """ONNX nodes as CNTK functions: the operators that AlexNet, SqueezeNet, VGG, ResNet and MobileNet are made of.
 
-CNTK's own reader of ONNX gives a graph that it can't write again, so ``cntk_network`` builds the network from these.
+CNTK's own reader of ONNX gives a graph that CNTK can't write again, so ``cntk_network`` builds its networks from these.
+All weights are constants: no learner can move them.
 """
 
 import functools
@@ -10,15 +11,15 @@ import numpy as np
 
 from helpers import InputError
 
-# What a layer's units see of the picture, alike in both directions: the width in pixels, where that of the first unit
-# starts, and how far apart those of neighbouring units are.
+# The part of the picture that each unit of a layer sees, alike in both directions: its width in pixels, where the first
+# unit's starts, and the distance between those of neighbouring units.
 ReceptiveField = namedtuple("ReceptiveField", "size start step")
-# A value of the network: the CNTK function and its receptive field; None where each unit sees the whole picture.
+# A value of the network; its receptive field is None where each unit sees the whole picture.
 Value = namedtuple("Value", "function receptive_field")
 
 
 def compute(cntk, node, values: dict, weights: dict, file: str) -> Value:
-    """The value that an ``onnx.NodeProto`` gives, from the values before it and the weights, both by name."""
+    """The ``Value`` of an ``onnx.NodeProto``, from the values before it and the weights, both by name."""
     step = _Step(node, values, weights, file)
     if step.operator not in _OPERATIONS:
         raise step.refusal(step.operator)
@@ -41,7 +42,7 @@ class _Step:
         self._inputs, self._weights, self._file = node.input, weights, file
 
     def seen_by_all(self):
-        """What is seen by one unit of each value that is read, together."""
+        """The receptive field of a unit that reads all values."""
         fields = [value.receptive_field for value in self.values]
         if None in fields:
             return None
@@ -49,7 +50,7 @@ class _Step:
         return ReceptiveField(end - start, start, fields[0].step)
 
     def weight(self, position):
-        """Weights at an input, float32; None where ONNX leaves out an optional input, by an empty name or none."""
+        """The weights at an input, float32; None where the file leaves out an optional input."""
         name = self._inputs[position] if position < len(self._inputs) else ""
         if name and name not in self._weights:
             raise self.refusal(f"{self.operator} with a weight that isn't in the file")
@@ -63,18 +64,18 @@ class _Step:
 
 
 def _window(cntk, step, size, outside):
-    """The padded input of a kernel, its strides, and what a unit sees behind it."""
+    """The padded input of a kernel, its strides, and the receptive field behind it."""
     given, before, x = step.given, step.seen, step.first
     strides, dilations = tuple(given.get("strides", [1, 1])), list(given.get("dilations", [1, 1]))
     if len(size) != 2 or dilations != [1, 1] or before is None or given.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise step.refusal(f"{step.operator} with a kernel of {list(size)}, dilations {dilations} or auto_pad")
     top, left, bottom, right = given.get("pads", [0] * 4)
     if given.get("ceil_mode"):
-        # A kernel that begins inside the picture counts, though it ends outside.
+        # ONNX counts a kernel that begins inside the picture, though it ends outside.
         bottom += -(x.shape[1] + top + bottom - size[0]) % strides[0]
         right += -(x.shape[2] + left + right - size[1]) % strides[1]
     if any((top, left, bottom, right)):
-        # Explicit, because CNTK's own padding is not ONNX's where strides are larger than 1.
+        # CNTK's own padding differs from ONNX's where strides are larger than 1.
         x = cntk.pad(x, [(0, 0), (top, bottom), (left, right)], constant_value=outside)
     return x, strides, ReceptiveField(before.size + (size[0] - 1) * before.step, before.start - top * before.step,
                                       before.step * strides[0])
@@ -90,36 +91,28 @@ def _convolution(cntk, step):
         # One convolution for each group: CNTK's own groups compute nonsense on more than one thread.
         inputs = [x] if groups == 1 else [
             cntk.slice(x, 0, i * kernel.shape[1], (i + 1) * kernel.shape[1]) for i in range(groups)]
-        outputs = [cntk.convolution(cntk.parameter(part.shape, init=part), one, strides, auto_padding=[False] * 3)
+        outputs = [cntk.convolution(cntk.constant(part), one, strides, auto_padding=[False] * 3)
                    for part, one in zip(np.split(kernel, groups), inputs)]
         outputs = outputs[0] if groups == 1 else cntk.splice(*outputs, axis=0)
-    if bias is not None:
-        outputs = outputs + cntk.parameter((len(bias), 1, 1), init=bias.reshape(-1, 1, 1))
-    return outputs, seen
+    return outputs if bias is None else outputs + bias.reshape(-1, 1, 1), seen
 
 
 def _depthwise(cntk, x, kernel, strides):
     """A convolution of each channel alone, as a sum over the places of the kernel."""
     height, width = (n - size + 1 for n, size in zip(x.shape[1:], kernel.shape[2:]))
-    shifted = [cntk.slice(x, (1, 2), (i, j), (i + height, j + width), strides) *
-               cntk.parameter((len(kernel), 1, 1), init=kernel[:, :, i, j:j + 1])
+    shifted = [cntk.slice(x, (1, 2), (i, j), (i + height, j + width), strides) * kernel[:, :, i, j:j + 1]
                for i in range(kernel.shape[2]) for j in range(kernel.shape[3])]
     return functools.reduce(cntk.plus, shifted)
 
 
-def _average_pool(cntk, step):
-    size = step.given["kernel_shape"]
-    x, strides, seen = _window(cntk, step, size, 0)
-    if x is not step.first and (step.given.get("ceil_mode") or not step.given.get("count_include_pad")):
+def _pool(cntk, step):
+    size, averages = step.given["kernel_shape"], step.operator == "AveragePool"
+    # Padding that is lower than anything never is the maximum.
+    x, strides, seen = _window(cntk, step, size, 0 if averages else -1e30)
+    if averages and x is not step.first and (step.given.get("ceil_mode") or not step.given.get("count_include_pad")):
         raise step.refusal("AveragePool that leaves out what it pads")
-    return cntk.pooling(x, cntk.AVG_POOLING, tuple(size), strides, auto_padding=[False, False]), seen
-
-
-def _max_pool(cntk, step):
-    size = step.given["kernel_shape"]
-    # The padding is lower than anything, so that it is no maximum.
-    x, strides, seen = _window(cntk, step, size, -1e30)
-    return cntk.pooling(x, cntk.MAX_POOLING, tuple(size), strides, auto_padding=[False, False]), seen
+    kind = cntk.AVG_POOLING if averages else cntk.MAX_POOLING
+    return cntk.pooling(x, kind, tuple(size), strides, auto_padding=[False, False]), seen
 
 
 def _response_normalization(cntk, step):
@@ -141,31 +134,27 @@ def _dense(cntk, step):
         raise step.refusal("a dense layer with factors")
     kernel, bias = step.weight(1), step.weight(2)
     kernel = np.ascontiguousarray(kernel.T if given.get("transB") else kernel)
-    outputs = cntk.times(cntk.reshape(step.first, (kernel.shape[0],)), cntk.parameter(kernel.shape, init=kernel))
-    return outputs if bias is None else outputs + cntk.parameter(bias.shape, init=bias), None
+    outputs = cntk.times(cntk.reshape(step.first, (kernel.shape[0],)), cntk.constant(kernel))
+    return outputs if bias is None else outputs + bias, None
 
 
 def _batch_normalization(cntk, step):
-    scale, bias, mean, variance = (step.weight(i) for i in range(1, 5))
-    factor = scale / np.sqrt(variance + step.given.get("epsilon", 1e-5))
     shape = (-1,) + (1,) * (len(step.first.shape) - 1)
-    factor, offset = (cntk.parameter(v.reshape(shape).shape, init=v.reshape(shape))
-                      for v in (factor, bias - mean * factor))
-    return step.first * factor + offset, step.seen
+    scale, bias, mean, variance = (step.weight(i).reshape(shape) for i in range(1, 5))
+    factor = scale / np.sqrt(variance + np.float32(step.given.get("epsilon", 1e-5)))
+    return step.first * factor + (bias - mean * factor), step.seen
 
 
-def _together(operation):
-    """Values added or multiplied, also with one that is a weight."""
-    def compute(cntk, step):
-        # The batch has no axis in CNTK.
-        constants = [w[0] if w.ndim > len(step.first.shape) else w for w in step.constants]
-        functions = [value.function for value in step.values] + [cntk.parameter(w.shape, init=w) for w in constants]
-        return functools.reduce(getattr(cntk, operation), functions), step.seen_by_all()
-    return compute
+def _together(cntk, step):
+    """The sum or product of values and weights."""
+    operation = cntk.element_times if step.operator == "Mul" else cntk.plus
+    # CNTK's values have no axis for the batch.
+    constants = [w[0] if w.ndim > len(step.first.shape) else w for w in step.constants]
+    return functools.reduce(operation, [value.function for value in step.values] + constants), step.seen_by_all()
 
 
 def _clip(cntk, step):
-    # Attributes until opset 10, then inputs, of which each may be left out.
+    # The limits are attributes until opset 10, and optional inputs after it.
     low, high = (step.given.get(name, step.weight(i)) for i, name in ((1, "min"), (2, "max")))
     low, high = -3e38 if low is None else low, 3e38 if high is None else high
     return cntk.clip(step.first, np.float32(low), np.float32(high)), step.seen
@@ -181,10 +170,9 @@ def _flat(cntk, step):
 
 
 _OPERATIONS = {
-    "Add": _together("plus"), "AveragePool": _average_pool, "BatchNormalization": _batch_normalization, "Clip": _clip,
+    "Add": _together, "AveragePool": _pool, "BatchNormalization": _batch_normalization, "Clip": _clip,
     "Concat": _concat, "Conv": _convolution, "Flatten": _flat, "Gemm": _dense, "LRN": _response_normalization,
-    "MatMul": _dense, "MaxPool": _max_pool, "Mul": _together("element_times"), "Reshape": _flat,
-    "Sum": _together("plus"),
+    "MatMul": _dense, "MaxPool": _pool, "Mul": _together, "Reshape": _flat, "Sum": _together,
     "Dropout": lambda cntk, step: (step.first, step.seen),
     "GlobalAveragePool": lambda cntk, step: (cntk.reduce_mean(step.first, axis=(1, 2)), None),
     "Identity": lambda cntk, step: (step.first, step.seen),

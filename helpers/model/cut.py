@@ -1,4 +1,4 @@
-"""Where a Keras network is cut: its last maps, the maps of the stage before, and the layers between them."""
+"""Where a Keras network is cut: at its last maps and at the maps of the stage before."""
 
 from collections import Counter
 
@@ -6,34 +6,33 @@ import numpy as np
 
 from helpers import InputError
 
-# Layers that only change the edges of maps: nothing is cut behind them.
+# Layers that only change the edges of maps; a cut is never behind one.
 _EDGES = ("ZeroPadding2D", "Cropping2D")
-# The name of the layer that prepares the pixels.
+# The name of the layer that preprocesses the pixels.
 PREPROCESS = "preprocess"
 
 
 def flattened(network, pictures):
-    """The symbolic outputs of a copy of a network for ``pictures``, without models inside models.
+    """The symbolic outputs for ``pictures`` of a copy of a network, with the same weights and no models inside models.
 
-    The copy has the same weights. A layer that is used twice becomes two layers.
+    A layer that is used twice becomes two layers.
     """
     import keras
     names, made = set(), {}
 
     def call(layer, *inputs, **options):
-        made[id(layer)] = (apply(layer, inputs[0]) if isinstance(layer, keras.Model) and hasattr(layer, "inputs")
-                           else copied(layer, inputs, options))
-        return made[id(layer)]
-
-    def copied(layer, inputs, options):
-        config = layer.get_config()
-        while config["name"] in names:
-            config["name"] += "_again"
-        names.add(config["name"])
-        copy = layer.__class__.from_config(config)
-        outputs = copy(*inputs, **options)
-        if getattr(copy, "weights", None):
-            copy.set_weights(layer.get_weights())
+        if isinstance(layer, keras.Model) and hasattr(layer, "inputs"):
+            outputs = apply(layer, inputs[0])
+        else:
+            config = layer.get_config()
+            while config["name"] in names:
+                config["name"] += "_again"
+            names.add(config["name"])
+            copy = layer.__class__.from_config(config)
+            outputs = copy(*inputs, **options)
+            if getattr(copy, "weights", None):
+                copy.set_weights(layer.get_weights())
+        made[id(layer)] = outputs
         return outputs
 
     def apply(model, inputs):
@@ -43,14 +42,14 @@ def flattened(network, pictures):
             return inputs
         given = [inputs] if isinstance(model.input, (list, tuple)) else inputs
         keras.models.clone_model(model, given, clone_function=lambda layer: layer, call_function=call)
-        # Keras copies the graph once more for the model that it returns, away from these pictures.
+        # The model that Keras returns is another copy, without these pictures.
         return made[next(id(layer) for layer in model.operations if layer.output is model.outputs[0])]
 
     return apply(network, pictures)
 
 
 def on_every_path(network) -> list:
-    """The layers that every path from the pictures to the output goes through, in order."""
+    """The layers on every path from the pictures to the output, in order."""
     import keras
     inputs_of = {layer.name: [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input)
                  for layer in network.operations}
@@ -62,17 +61,17 @@ def on_every_path(network) -> list:
         outputs = keras.tree.flatten(layer.output)
         waiting.update({id(tensor): readers[id(tensor)] for tensor in outputs})
         waiting = +waiting
-        # Nothing else that was computed so far is read later.
+        # Later layers read nothing else that was computed so far.
         if list(waiting) == [id(outputs[0])]:
             found.append(layer)
     return found
 
 
 def ends(network, named: str = None) -> tuple:
-    """Where a network is cut: the layer before its last stage, or None, and the layers that features are read from.
+    """The layer before the last stage of a network, or None, and the layers to read features from.
 
-    ``named`` are one or two layers as the user wrote them, ``a`` or ``a+b``. Without it the graph tells: the last
-    maps, and the last larger ones before them.
+    ``named`` are one or two layers as the user wrote them, ``a`` or ``a+b``. Without it they are the last maps, and the
+    last larger ones before them.
     """
     order = list(network.operations)
     learned = [i for i, layer in enumerate(order) if _has_weights(layer)]
@@ -80,7 +79,7 @@ def ends(network, named: str = None) -> tuple:
                and learned and order.index(layer) >= learned[0]]
     layers = _named(network, named) if named else [_last_maps(spatial, order)]
     last = order.index(layers[-1])
-    # Weights lead from each to the last maps: without them there would be nothing to fine-tune.
+    # Without weights between these and the last maps there would be nothing to fine-tune.
     larger = [layer for layer in spatial if _area(layer) > _area(layers[-1])
               and any(order.index(layer) < i <= last for i in learned)]
     start = layers[0] if len(layers) > 1 else larger[-1] if larger else None
@@ -101,7 +100,7 @@ def _named(network, named):
 
 
 def _last_maps(spatial, order):
-    """The last maps; where a classifier averages one map for each class, those before its last weights."""
+    """The last maps, or those before the last weights of a classifier that averages one map for each class."""
     if not spatial:
         raise InputError(
             "expected a network whose convolutions give maps (height, width, channels), got one without such a layer "
@@ -115,7 +114,7 @@ def _last_maps(spatial, order):
 
 
 def _has_weights(layer):
-    """Whether a layer has learned something; what it does to the pixels before the network is no part of that."""
+    """Whether a layer has weights, other than those that preprocess the pixels."""
     prepares = layer.name == PREPROCESS or type(layer).__name__ == "Normalization"
     return bool(getattr(layer, "weights", None)) and not prepares
 
@@ -125,13 +124,13 @@ def _is_softmax(layer):
 
 
 def _area(layer):
-    """Height times width of the maps that a layer gives; 1 of anything else."""
+    """Height times width of the maps that a layer gives; 1 for other outputs."""
     shape = getattr(layer.output, "shape", ())
     return int(np.prod(shape[1:3])) if len(shape) == 4 and None not in shape[1:3] else 1
 
 
 def pooled(layers: list):
-    """Features, symbolic: the maps of each layer averaged over the picture, one beside the other."""
+    """Symbolic features: the maps of each layer, averaged over the picture, beside each other."""
     import keras
     found = [keras.layers.GlobalAveragePooling2D()(layer.output) if len(layer.output.shape) == 4 else layer.output
              for layer in layers]

@@ -1,4 +1,4 @@
-"""The engine ``cntk``: CNTK 2.7 computes in a Python of its own, fed through pipes."""
+"""The engine ``cntk``: CNTK 2.7 computes in a process with Python 3.6, connected by pipes."""
 
 import contextlib
 import os
@@ -13,16 +13,13 @@ import numpy as np
 from helpers import InputError
 from helpers.model.cntk_process import read_array, write_array
 
-# Of what a process that died wrote to standard error: the end tells why.
-LAST_LINES = 4
-
 
 class EngineDied(RuntimeError):
-    """The process that scores has ended, twice with the same batch; its last words are the message."""
+    """CNTK's process has ended twice with the same batch; the message has its last words."""
 
 
 def checked(tiles: np.ndarray, input_px: tuple) -> np.ndarray:
-    """The tiles, if they are what the bundle takes."""
+    """The tiles, if they have the size and type that the bundle takes."""
     if tiles.dtype != np.uint8 or tiles.shape[1:] != tuple(input_px) + (3,):
         raise InputError(f"expected tiles of {input_px[0]} × {input_px[1]} px with 3 bands, uint8, got {tiles.shape} "
                          f"{tiles.dtype}. Keep R, G, B and resize them.")
@@ -40,19 +37,18 @@ def cntk_environment() -> Path:
 
 
 class Cntk:
-    """CNTK 2.7 on the CPU, in one Python 3.6 process for each engine.
+    """CNTK 2.7 on the CPU, in a process that starts with the first batch and ends with this one.
 
-    The process starts with the first batch and ends with this one. If it dies it is started once more, and the batch
-    scored again.
+    If the process dies, the engine starts it once more and scores the batch again.
     """
 
     name = "cntk"
 
     def __init__(self, path, threads=1):
         environment = cntk_environment()
-        # The program's text, not its path: on a cluster this package may lie in an archive.
+        # The text of the program, because on a cluster this package may lie in an archive.
         program = pkgutil.get_data("helpers.model", "cntk_process.py").decode()
-        # -E and -s: a worker's PYTHONPATH points to packages of its own Python.
+        # -E and -s ignore a worker's PYTHONPATH, which points to packages of the worker's Python.
         self._command = [str(environment / "bin" / "python"), "-E", "-s", "-c", program, str(path), str(threads)]
         self._libraries = str(environment / "lib" / "mpi")
         self._process = None
@@ -78,7 +74,7 @@ class Cntk:
             self._end = weakref.finalize(self, _end, self._process, self._errors)
             self.input_px = tuple(int(n) for n in self._read())
         checked(tiles, self.input_px)
-        # A broken pipe: the process wrote the reason before it died.
+        # If the pipe is broken, the process has died and has written the reason.
         with contextlib.suppress(OSError):
             write_array(self._process.stdin, tiles)
         return self._read()
@@ -88,17 +84,17 @@ class Cntk:
         if answer is None:
             status = _end(self._process)
             self._errors.seek(0)
-            # Without the addresses of CNTK's own stack, pages of them.
+            # CNTK also writes pages of addresses of its stack.
             lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines()
                      if line.strip() and not line.startswith(("[0x", "[CALL STACK]"))]
             self.close()
-            words = " ".join(" ".join(lines[-LAST_LINES:]).split()) or "it said nothing"
+            words = " ".join(" ".join(lines[-4:]).split()) or "it said nothing"
             raise EngineDied(f"CNTK's process ended with status {status}: {words}")
         return answer
 
 
 def _end(process, *files):
-    """Close a process's pipes, which ends it, and files; kill one that doesn't end. Its exit status."""
+    """End a process by closing its pipes and files, or kill it after five seconds; its exit status."""
     for pipe in (process.stdin, process.stdout) + files:
         with contextlib.suppress(OSError):
             pipe.close()

@@ -1,8 +1,8 @@
 """Engines: programs that score a batch of tiles with the network of a model bundle.
 
 Every engine has a ``name`` and ``score(tiles)``, from uint8 (N, height, width, 3) RGB tiles to float32 (N, n_classes)
-probabilities. It is told how many threads it may use: a Spark slot has one core, and a library that helps itself to
-all cores slows its neighbours.
+probabilities. Its ``threads`` are limited, because a Spark slot has one core: a library that takes all cores slows its
+neighbours.
 """
 
 import time
@@ -13,8 +13,8 @@ import numpy as np
 from helpers import InputError
 from helpers.model.engine_cntk import Cntk, checked
 
-# Tiles that pass through a network at once. Measured on one core with the embedded ResNet and with ResNet-50: from four
-# on no batch is faster than another by more than the clock's noise, and memory grows with each tile.
+# Tiles that pass through a network at once. On one core no batch of four or more is measurably faster than another, and
+# memory grows with each tile.
 BATCH_TILES = 8
 GPU_BATCH_TILES = 64
 
@@ -82,7 +82,7 @@ class OpenVino(_InBatches):
                              "the engine onnxruntime, which runs the same bundle.") from error
         core = openvino.Core()
         network = core.read_model(str(path))
-        # A network is compiled in a quarter of a second, so that a cache of compiled ones would gain nothing.
+        # Compiling takes a quarter of a second, so a cache of compiled networks would gain nothing.
         compiled = core.compile_model(network, "CPU", {
             "INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
             "ENABLE_CPU_PINNING": False})
@@ -100,7 +100,7 @@ class OpenVino(_InBatches):
 
 
 class OpenVinoBfloat16(OpenVino):
-    """OpenVINO in bfloat16: float32 with a third of its digits, for which the newest processors have instructions."""
+    """OpenVINO in bfloat16, float32 with a third of its digits, on the newest processors."""
 
     name = "openvino-bf16"
     _precision = "bf16"
@@ -138,9 +138,9 @@ ONNX, INT8 = "model.onnx", "model.int8.onnx"
 FILES = {"onnxruntime-int8": (INT8, OnnxRuntimeInt8), "onnxruntime": (ONNX, OnnxRuntime),
          "openvino-int8": (INT8, OpenVinoInt8), "openvino-bf16": (ONNX, OpenVinoBfloat16),
          "openvino": (ONNX, OpenVino), "tensorflow": ("model.keras", TensorFlow), "cntk": ("model.model", Cntk)}
-# What a bundle allows only if its predictions were good enough when it was written (``judging``).
+# Engines that a bundle allows only if their predictions were good enough when it was written (``judging``).
 JUDGED = ("onnxruntime-int8", "openvino-int8", "openvino-bf16", "openvino")
-# What ``fastest`` chooses from. A framework's own file is slower, and CNTK needs a Python of its own.
+# Engines that ``fastest`` chooses from: the frameworks' own are slower, and CNTK needs a Python of its own.
 CANDIDATES = ("onnxruntime", *JUDGED)
 
 
@@ -151,14 +151,14 @@ def of(bundle) -> list:
 
 
 def candidates(bundle) -> list:
-    """Engines of a bundle of which any may be the fastest, depending on the processor; on a GPU it is float32."""
+    """The engines of a bundle that may be the fastest on some processor; on a GPU only ONNX Runtime is."""
     return ["onnxruntime"] if has_cuda() else [name for name in of(bundle) if name in CANDIDATES]
 
 
 def seconds(network) -> float:
     """Seconds of a core that a loaded engine takes for a tile: the better of two batches, after one that warms up.
 
-    Of a core, not of the clock: other programs may keep the machine busy.
+    The time of the core doesn't grow when other programs keep the machine busy, as that of the clock does.
     """
     tiles, took = np.random.default_rng(0).integers(0, 256, (BATCH_TILES, *network.input_px, 3), np.uint8), []
     for _ in range(3):
@@ -182,15 +182,12 @@ def fastest(bundle, threads: int = 1) -> str:
 
 
 def said(error: Exception) -> str:
-    """What a library says of an error, on one line and not too long."""
+    """The message of a library's error, on one line and not too long."""
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
 def load(bundle, engine: str = "fastest", threads: int = 1):
-    """Load a bundle's network into an engine that may use so many threads.
-
-    The engines are those of ``FILES``, and ``"fastest"``.
-    """
+    """Load a bundle's network into an engine of ``FILES``, or into the ``"fastest"``."""
     engine = fastest(bundle, threads) if engine == "fastest" else engine
     if engine not in FILES:
         raise InputError(f"expected an engine of fastest, {', '.join(sorted(FILES))}, got {engine!r}. Choose one of "
@@ -212,7 +209,7 @@ def load(bundle, engine: str = "fastest", threads: int = 1):
         came = network.score(np.zeros((1, *bundle.input_px, 3), np.uint8)).shape
     except InputError:
         raise
-    except Exception as error:  # Each library has kinds of its own.
+    except Exception as error:  # Each library has its own kinds of errors.
         raise InputError(f"expected {name} of the bundle {bundle.folder} to be a network that {engine} can run, got: "
                          f"{said(error)}. Bring the bundle again, or choose another engine.") from error
     if came != (1, len(bundle.classes)):

@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, confusion, calibration, agreement, and the baselines to beat."""
+"""Measures of predictions: accuracy, confusion, agreement and calibration; and the baselines to beat."""
 
 from collections import namedtuple
 
@@ -13,7 +13,7 @@ TILE_KEYS = ["tile_id", "county", "year"]
 
 
 def _class_ids(values, name: str) -> np.ndarray:
-    """Class ids as int64; missing ones are refused."""
+    """Class ids as int64, if none is missing."""
     values = values if isinstance(values, pd.Series) else pd.Series(np.asarray(values))
     missing = int((values.isna() | (values == NO_CLASS)).sum())
     if missing:
@@ -37,7 +37,7 @@ def accuracy(labels, predicted) -> float:
 
 
 def accuracy_grouped(labels, predicted) -> float:
-    """Share of tiles whose predicted class is in the same map group as their label: forgives Forest for Shrub."""
+    """Share of tiles whose predicted class and label have the same map group, as Forest and Shrub do."""
     labels, predicted = _paired(labels, predicted)
     return float((group_of_class(labels) == group_of_class(predicted)).mean())
 
@@ -51,7 +51,7 @@ def scores(labels, predicted, class_names=CLASS_NAMES) -> dict:
 
 
 def confusion_matrix(labels, predicted, n_classes: int = len(CLASS_NAMES)) -> np.ndarray:
-    """Count the tiles of each true class (rows) that were given each class (columns)."""
+    """The number of tiles of each true class (rows) that the network gave each class (columns)."""
     labels, predicted = _paired(labels, predicted)
     least, most = min(labels.min(), predicted.min()), max(labels.max(), predicted.max())
     if least < 0 or most >= n_classes:
@@ -61,7 +61,7 @@ def confusion_matrix(labels, predicted, n_classes: int = len(CLASS_NAMES)) -> np
 
 
 def agreement(a: pd.DataFrame, b: pd.DataFrame) -> Agreement:
-    """Share of the ``tiles`` with a class in both tables that get the same one; ``left_out`` counts all others."""
+    """Share of ``tiles`` with the same class, among those with a class in both tables; ``left_out`` are all others."""
     for name, table in (("first", a), ("second", b)):
         repeated = int(table.duplicated(TILE_KEYS).sum())
         if repeated:
@@ -77,7 +77,7 @@ def agreement(a: pd.DataFrame, b: pd.DataFrame) -> Agreement:
     return Agreement(float(same.mean()), len(known), len(both) - len(known))
 
 
-# ---- probabilities that mean what they say
+# ---- calibration
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits along the last axis."""
@@ -86,7 +86,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def stacked(predictions: pd.DataFrame) -> np.ndarray:
-    """``probabilities`` of a prediction table as one array (N, n_classes) float64; NaN where there was an error."""
+    """The ``probabilities`` of a prediction table, (N, n_classes) float64; NaN for a tile with an error."""
     rows = [None if p is None or np.ndim(p) == 0 else np.asarray(p, dtype=np.float64)
             for p in predictions["probabilities"]]
     n_classes = max([len(row) for row in rows if row is not None] or [len(CLASS_NAMES)])
@@ -94,13 +94,13 @@ def stacked(predictions: pd.DataFrame) -> np.ndarray:
 
 
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Divide the logits of probabilities by a temperature: above 1 they become less sure, the class stays."""
-    # A network in float32 or int8 rounds what is improbable to 0, whose logarithm would be infinite.
+    """Divide the logits by a temperature: above 1 the probabilities become less sure, and the class stays."""
+    # A network may round a small probability to 0, and the logarithm of 0 is infinite.
     return softmax(np.log(np.maximum(probabilities, 1e-7)) / temperature)
 
 
 def fit_temperature(labels, probabilities: np.ndarray) -> float:
-    """The temperature, 0.05 to 20, that makes labels of unseen tiles likeliest (Guo et al. 2017, arXiv:1706.04599)."""
+    """The temperature, 0.05 to 20, that makes the labels of tiles likeliest (Guo et al. 2017, arXiv:1706.04599)."""
     from scipy.optimize import minimize_scalar
     labels, _ = _paired(labels, probabilities.argmax(axis=1))
 
@@ -111,15 +111,15 @@ def fit_temperature(labels, probabilities: np.ndarray) -> float:
 
 
 def tempered(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
-    """A prediction table with its probabilities tempered; where there was an error there are still none."""
+    """A prediction table with tempered probabilities; a tile with an error still has none."""
     rows = temper(stacked(predictions), temperature)
     return predictions.assign(probabilities=[None if np.isnan(row).any() else row for row in rows])
 
 
 def cross_tempered(labels, probabilities: np.ndarray, rows, folds: int = 5) -> np.ndarray:
-    """Probabilities tempered by what other tiles say: an honest "after" for a calibration figure.
+    """Probabilities, each tempered by labels of other tiles: an honest "after" for a calibration figure.
 
-    Each fold is a strip of ``rows`` of the tile grid, because neighbours are alike; a single strip stays as it is.
+    Each fold is a strip of ``rows`` of the tile grid, because neighbours are alike. A single strip stays as it is.
     """
     labels, rows = pd.Series(np.asarray(labels)), np.asarray(rows)
     strip = np.searchsorted(np.quantile(rows, np.arange(1, folds) / folds), rows, side="right")
@@ -132,16 +132,16 @@ def cross_tempered(labels, probabilities: np.ndarray, rows, folds: int = 5) -> n
 
 
 def class_calibration(predictions: pd.DataFrame, labels: pd.Series) -> tuple:
-    """Probability of each tile's likeliest class and whether it is right, where a tile has label and prediction."""
+    """For tiles with a label and a prediction, the probability of the likeliest class, and whether it is the label."""
     p, labels = stacked(predictions), pd.Series(np.asarray(labels, dtype=object)).astype("Float64")
     known = labels.notna().to_numpy() & ~np.isnan(p).any(axis=1)
     return p[known].max(axis=1), p[known].argmax(axis=1) == labels[known].to_numpy(dtype=float)
 
 
 def reliability(scores, outcomes, bins: int = 10) -> pd.DataFrame:
-    """What became of scores (N,) of 0 to 1, range by range: what a calibration figure shows.
+    """The table of a calibration figure: for each range of scores (N,) of 0 to 1 that holds something, a row.
 
-    Each range that holds something is a row: ``tiles``, ``score`` (their mean), ``share`` (of those that came true).
+    Its columns are ``tiles``, ``score`` (their mean) and ``share`` (of those that came true).
     """
     scores, outcomes = np.asarray(scores, dtype=np.float64), np.asarray(outcomes, dtype=bool)
     if scores.shape != outcomes.shape or not scores.size or not np.all((scores >= 0) & (scores <= 1)):
@@ -153,13 +153,13 @@ def reliability(scores, outcomes, bins: int = 10) -> pd.DataFrame:
 
 
 def calibration_error(scores, outcomes, bins: int = 10) -> float:
-    """Expected calibration error, 0 to 1: how far scores are from the share that came true, averaged over tiles."""
+    """Expected calibration error, 0 to 1: the mean distance of a score from the share that came true."""
     table = reliability(scores, outcomes, bins)
     return float((table["tiles"] * (table["score"] - table["share"]).abs()).sum() / table["tiles"].sum())
 
 
 def uncertainty(probabilities: np.ndarray) -> np.ndarray:
-    """Entropy of each row, 0 (one class is certain) to 1 (all are equally likely); NaN where there was an error."""
+    """Entropy of each row, 0 (one class is certain) to 1 (all are equally likely); NaN for a tile with an error."""
     p = np.asarray(probabilities, dtype=np.float64)
     return np.clip(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=-1) / np.log(p.shape[-1]), 0, 1)
 
@@ -167,16 +167,16 @@ def uncertainty(probabilities: np.ndarray) -> np.ndarray:
 # ---- baselines
 
 def colour_features(tiles: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of R, G and B, (N, 6) float32: all that the colour baseline sees of a tile."""
+    """Mean and standard deviation of R, G and B, (N, 6) float32, from which the colour baseline learns."""
     if tiles.ndim != 4 or tiles.shape[-1] != 3 or tiles.dtype != np.uint8:
         raise InputError(f"expected tiles of shape (N, height, width, 3) and dtype uint8, got {tiles.shape} of "
                          f"{tiles.dtype}. Keep R, G and B, unscaled.")
-    # A tile at a time: float64 copies of thousands of tiles would not fit in memory.
+    # One tile at a time, because float64 copies of thousands of tiles would not fit in memory.
     return np.float32([np.r_[tile.mean(axis=(0, 1)), tile.std(axis=(0, 1))] for tile in tiles]).reshape(-1, 6)
 
 
 def linear_head(train_features: np.ndarray, train_labels, features: np.ndarray) -> np.ndarray:
-    """Class ids of features by standardised logistic regression (C = 1), the plainest head there is."""
+    """Class ids of features by standardised logistic regression (C = 1)."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

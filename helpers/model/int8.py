@@ -1,6 +1,5 @@
-"""The int8 network of a bundle: calibrated on training tiles."""
+"""The int8 network of a bundle, calibrated on training tiles."""
 
-import os
 import tempfile
 from pathlib import Path
 
@@ -8,21 +7,21 @@ import numpy as np
 
 from helpers.model import engines
 
-# Of the ONNX that is written; the first whose quantisation knows channels.
+# The version of ONNX that bundles have: the first that can quantise by channel.
 OPSET = 13
 
 
 def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
-    """Write an ONNX network in int8: weights by channel, activations by the ranges they have on training tiles.
+    """Write an ONNX network in int8: weights by channel, activations by the ranges that they have on training tiles.
 
-    The layers before the first convolution stay as they are, and so does the head: it is small, and decides. A network
-    of depthwise convolutions, as MobileNet, keeps the convolutions up to the first of them: its errors grow most there.
+    The layers before the first convolution and the head stay float32. So do, in networks like MobileNet, the
+    convolutions up to the first depthwise one, where errors would grow most.
     """
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization import shape_inference
 
-    # Four tiles at a time, because all values inside the network are kept; in an order that mixes the classes.
+    # Four tiles at a time, because ONNX Runtime keeps all values; in an order that mixes the classes.
     order = np.random.RandomState(0).permutation(len(tiles))
     batches = iter([{"tiles": tiles[np.sort(rows)]} for rows in np.array_split(order, max(1, len(tiles) // 4))])
 
@@ -31,7 +30,7 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
             return next(batches, None)
 
     with tempfile.TemporaryDirectory() as folder:
-        plain = os.path.join(folder, "plain.onnx")
+        plain = str(Path(folder) / "plain.onnx")
         # Batch normalisations become part of the convolutions, and every value gets its shape.
         shape_inference.quant_pre_process(str(path), plain, skip_symbolic_shape=True)
         network = onnx.load(plain)
@@ -50,9 +49,10 @@ def quantise(path: Path, int8_path: Path, tiles: np.ndarray):
 
 
 def _to_first_depthwise(graph) -> list:
-    """Names of the convolutions up to the first depthwise one; none in a network without."""
+    """Names of the convolutions up to the first depthwise one, if there is one."""
     convolutions = [node for node in graph.node if node.op_type == "Conv"]
-    groups = {tensor.name: tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1}
+    groups = {kernel.name: kernel.dims[0] for kernel in graph.initializer
+              if len(kernel.dims) == 4 and kernel.dims[1] == 1}
     depthwise = [i for i, node in enumerate(convolutions)
                  if any(a.name == "group" and a.i == groups.get(node.input[1]) > 1 for a in node.attribute)]
     return [node.name for node in convolutions[:depthwise[0] + 1]] if depthwise else []
@@ -61,8 +61,8 @@ def _to_first_depthwise(graph) -> list:
 def _correct_mean(path, int8_path, tiles):
     """Give the int8 network's logits the mean that float32 has on the calibration tiles.
 
-    Rounding errors of one sign add up from layer to layer, and an average over a picture keeps them. The logarithm of a
-    probability is its logit plus a number that all classes share, and softmax doesn't see that number.
+    Rounding errors of one sign add up from layer to layer, and the average over a picture keeps them. The logarithm of
+    a probability differs from its logit by a number that all classes share, and softmax ignores that number.
     """
     import onnx
     from onnx import helper, numpy_helper
@@ -82,8 +82,8 @@ def _correct_mean(path, int8_path, tiles):
 def lrn_in_plain_operations(graph) -> list:
     """Write local response normalisation, as in AlexNet, with operations that ONNX Runtime computes quickly.
 
-    The sum of squares over neighbouring channels is a 1 × 1 convolution with a band of ones; to the power of 3/4 is the
-    root times the root's root. The nodes whose names are returned have too wide a range for int8.
+    The sum of squares over neighbouring channels is a 1 × 1 convolution with a band of ones. The power of 3/4 is the
+    root times the root's root. Returns the names of the new nodes, whose range is too wide for int8.
     """
     from onnx import helper, numpy_helper
     shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in graph.value_info}
@@ -95,7 +95,7 @@ def lrn_in_plain_operations(graph) -> list:
             nodes.append(node)
             continue
         x, y, size = node.input[0], node.output[0], given["size"]
-        # ONNX's window: from (size - 1) // 2 channels before to size // 2 after, rounded up.
+        # ONNX's window reaches from (size - 1) // 2 channels before to size // 2 after.
         apart = np.subtract.outer(np.arange(channels), np.arange(channels))
         band = (apart <= (size - 1) // 2) & (-apart <= size // 2)
         kernel = (band * given.get("alpha", 1e-4) / size).astype(np.float32)[:, :, None, None]
@@ -114,9 +114,9 @@ def lrn_in_plain_operations(graph) -> list:
 
 
 def pad_inside_pooling(graph):
-    """Have a MaxPool pad by itself what a Pad with 0 pads before it, where nothing is below 0: after a Relu.
+    """Let a MaxPool do the padding of a Pad with 0 before it, where nothing is below 0: after a Relu.
 
-    Keras's ResNet-50 has such a Pad; quantised networks compute it in float32, back and forth.
+    Keras's ResNet-50 has such a Pad, for which a quantised network would convert to float32 and back.
     """
     from onnx import helper, numpy_helper
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -130,7 +130,7 @@ def pad_inside_pooling(graph):
         pads, *value = [constants[name] for name in pad.input[1:]]
         given = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
         pads_itself = any(given.get("pads", [])) or given.get("auto_pad", b"VALID") not in (b"VALID", b"NOTSET")
-        # The pads are begins, then ends, of batch, channels, rows and columns.
+        # The pads stand at the beginning, then at the end, of batch, channels, rows and columns.
         if (np.any(value) or pads.reshape(2, 4)[:, :2].any() or pads_itself
                 or sum(pad.output[0] in node.input for node in graph.node) > 1):
             continue
@@ -140,7 +140,7 @@ def pad_inside_pooling(graph):
         pool.attribute.extend(helper.make_attribute(name, one) for name, one in given.items())
         pool.input[0] = pad.input[0]
         graph.node.remove(pad)
-    # ONNX Runtime warns of weights that nothing reads.
+    # ONNX Runtime warns of weights that no node reads.
     read = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
         graph.initializer.remove(tensor)

@@ -1,7 +1,7 @@
 """Which engines a bundle allows: those that predict as well as ONNX Runtime does in float32.
 
 An engine that rounds to int8 or bfloat16 is faster and less exact, and another library may round anywhere. So each is
-judged on validation tiles when the bundle is written; its facts go into ``model.json`` under ``judged``.
+judged on validation tiles when the bundle is written, and ``model.json`` keeps the facts under ``judged``.
 """
 
 from pathlib import Path
@@ -12,16 +12,16 @@ from helpers import InputError
 from helpers.model import engines, int8
 from helpers.model.engines import INT8, ONNX
 
-# An engine is allowed where it names at least this share of the tiles as float32 does, and is right on no more than this
-# share fewer. On fewer tiles than these neither is known well enough.
+# An engine is allowed if it gives at least this share of the tiles the class that float32 gives, and loses at most this
+# share of accuracy. Fewer tiles than these would not measure it well enough.
 SAME_CLASS, ACCURACY_LOST, JUDGED_TILES = 0.97, 0.005, 300
 
 
 def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
     """Write ``model.int8.onnx`` beside ``model.onnx`` if an engine may use it; ``facts["judged"]`` of the bundle.
 
-    ``calibration`` are training tiles, ``validation`` other tiles and their class ids. For each engine the facts say why
-    it was ``refused``, else None, and how it did.
+    ``calibration`` are training tiles, ``validation`` other tiles and their class ids. The facts of an engine are how
+    well it did, and why it is ``refused`` or None.
     """
     tiles, labels = validation
     if len(tiles) < JUDGED_TILES:
@@ -36,44 +36,44 @@ def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
         if facts[name]["refused"] is None:
             try:
                 facts[name].update(_compare(name, kind(folder / file).score(tiles).argmax(axis=1), exact, labels))
-            except InputError as error:  # The library isn't here, or not for this processor.
+            except InputError as error:  # The library isn't installed, or not for this processor.
                 facts[name]["refused"] = str(error)
-            except Exception as error:  # Each library has kinds of its own for what it can't compute.
-                facts[name]["refused"] = (f"expected a network that {name} can run, got: {engines.said(error)}. float32 "
-                                          "is used; cut the network at another layer to have it.")
+            except Exception as error:  # Each library has its own kinds of errors.
+                facts[name]["refused"] = (f"expected a network that {name} can run, got: {engines.said(error)}. "
+                                          "float32 is used; cut the network at another layer to have it.")
     if all(facts[name]["refused"] for name in engines.JUDGED if engines.FILES[name][0] == INT8):
         (folder / INT8).unlink(missing_ok=True)
     return facts
 
 
 def _quantise(folder, calibration):
-    """Write the int8 network, or say why there is none."""
+    """Write the int8 network, or return the reason why there is none."""
     try:
         int8.quantise(folder / ONNX, folder / INT8, calibration)
-    except Exception as error:  # A network of someone's own may have any operator; the bundle is good without int8.
+    except Exception as error:  # A user's network may have any operator; the bundle is good without int8.
         return (f"expected a network that ONNX Runtime can quantise, got: {engines.said(error)}. float32 is used; cut "
                 "the network at another layer to have int8.")
 
 
 def _compare(name, predicted, exact, labels):
-    """How an engine's classes compare with those of float32, and whether that is too little."""
+    """The facts of an engine, from its classes of the validation tiles, those of float32, and the labels."""
     same, accuracy, before = ((a == b).mean().item() for a, b in (
         (predicted, exact), (predicted, labels), (exact, labels)))
     is_good = same >= SAME_CLASS and before - accuracy <= ACCURACY_LOST
     return {"same_class": same, "accuracy": accuracy, "accuracy_float32": before, "refused": None if is_good else (
         f"expected {name} to name {SAME_CLASS:.0%} of {len(labels)} validation tiles as float32 does and to lose at "
-        f"most {100 * ACCURACY_LOST:.1f} points of accuracy, got {same:.1%} and {100 * (before - accuracy):.1f} points. "
-        "float32 is used; calibrate on more tiles to have it.")}
+        f"most {100 * ACCURACY_LOST:.1f} points of accuracy, got {same:.1%} and {100 * (before - accuracy):.1f} "
+        "points. float32 is used; calibrate on more tiles to have it.")}
 
 
 def as_text(bundle) -> str:
-    """A line about each engine that was judged: how well it was measured to predict, or why it is refused."""
+    """A line about each engine that was judged: how well it predicts, or why it is refused."""
     facts = bundle.facts.get("judged")
     if facts is None:
         return "No faster engine was judged when this bundle was written: float32 is used."
     lines = {name: f"refused: {one['refused']}" if one["refused"] else (
-        "allowed: on {tiles} validation tiles it names {same_class:.1%} as float32 does, and is right on {accuracy:.1%} "
-        "against {accuracy_float32:.1%}.".format(**one)) for name, one in facts.items()}
+        "allowed: on {tiles} validation tiles it names {same_class:.1%} as float32 does, and is right on "
+        "{accuracy:.1%} against {accuracy_float32:.1%}.".format(**one)) for name, one in facts.items()}
     if len(set(lines.values())) == 1 and "refused" in min(lines.values()):
         return f"All faster engines are {min(lines.values())}"
     return "\n".join(f"{name} is {line}" for name, line in lines.items())

@@ -1,6 +1,6 @@
-"""Transfer learning in Microsoft Cognitive Toolkit 2.7: a network from ONNX, cut, frozen, and given a new head.
+"""Transfer learning in Microsoft Cognitive Toolkit 2.7: a frozen network from ONNX gets a new head.
 
-Runs in Python 3.6, in the environment that ``setup_scripts/install_cntk.sh`` makes.
+This module runs in Python 3.6, in the environment that ``setup_scripts/install_cntk.sh`` makes.
 """
 
 import json
@@ -14,39 +14,39 @@ import numpy as np
 from helpers import InputError
 from helpers.model import bundle as bundles
 from helpers.model.cntk_export import export
-from helpers.model.cntk_process import BATCH, compute, load_network, start_cntk
+from helpers.model.cntk_process import BATCH, channels_first, compute, load_network, start_cntk
 from helpers.model.engines import ONNX
 from helpers.model.evaluation import softmax
 from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
 
-# Of 0 to 1 the best on the sample's training counties, trained on one of them and judged on the other.
+# The best value from 0 to 1 for heads that learn one of the sample's training counties and are judged on the other.
 WEIGHT_DECAY = 0.1
-# Rows of features that a learner sees at once.
+# Rows of features in each step of training.
 MINIBATCH = 32
-# Fewer tiles can't show that an export predicts the same.
+# Fewer tiles could not show that an export predicts the same.
 PARITY_TILES = 200
 
 
 def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
-    """Outputs of a CNTK function on all tiles, and then on so many less one changed copies of each, (copies × N, …)."""
-    outputs = [[] for _ in range(copies)]
+    """Outputs (copies × N, …) of a CNTK function on all tiles, then on changed copies of them, set after set."""
+    by_batch = []
     for start in range(0, len(tiles), BATCH):
         batch = tiles[start:start + BATCH]
-        for copy, of_copy in enumerate(outputs):
-            of_copy.append(compute(function, augment(batch, seed + copy, range(start, start + len(batch))) if copy else batch))
-    return np.concatenate([batch for of_copy in outputs for batch in of_copy])
+        rows = range(start, start + len(batch))
+        by_batch.append([compute(function, augment(batch, seed + copy, rows) if copy else batch)
+                         for copy in range(copies)])
+    return np.concatenate([np.concatenate(of_copy) for of_copy in zip(*by_batch)])
 
 
 def compute_maps(function, tiles: np.ndarray) -> list:
-    """Each output, float32 (N, …), of a CNTK function that has several, on uint8 tiles; of few tiles at a time."""
-    batch = np.ascontiguousarray(tiles.transpose(0, 3, 1, 2), dtype=np.float32)
-    answers = function.eval({function.arguments[0]: batch})
+    """Each output, float32 (N, …), of a CNTK function with one or more outputs, on a few uint8 tiles."""
+    answers = function.eval({function.arguments[0]: channels_first(tiles)})
     return [answers[output] for output in function.outputs] if len(function.outputs) > 1 else [answers]
 
 
 def new_head(features: np.ndarray, n_classes: int, seed: int) -> "Head":
-    """A head for features (N, n_features) like these: brought to mean 0 and deviation 1, then one dense layer."""
+    """A head that scales features (N, n_features) like these to mean 0 and deviation 1, and has one dense layer."""
     cntk = start_cntk()
     mean = features.mean(axis=0).astype(np.float32)
     deviation = np.sqrt(features.var(axis=0) + 1e-6).astype(np.float32)
@@ -57,7 +57,7 @@ def new_head(features: np.ndarray, n_classes: int, seed: int) -> "Head":
 
 
 class Head:
-    """The new last layer: ``logits`` is a ``cntk.Function``, ``mean`` and ``deviation`` are of the training tiles."""
+    """The new last layer: a ``cntk.Function`` of ``logits``, and the ``mean`` and ``deviation`` of the features."""
 
     def __init__(self, logits, mean, deviation):
         self.logits, self.mean, self.deviation = logits, mean, deviation
@@ -72,7 +72,7 @@ class Head:
         return next(p.value for p in self.logits.parameters if len(p.shape) == 1)
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """Logits, float32 (N, n_classes), of features (N, n_features)."""
+        """The logits, float32 (N, n_classes), of features (N, n_features)."""
         return self.logits.eval({self.logits.arguments[0]: np.ascontiguousarray(features, dtype=np.float32)})
 
 
@@ -80,8 +80,8 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
           learning_rate: float) -> dict:
     """Train a head by Adam in minibatches, with a learning rate that falls to zero along a cosine.
 
-    Features and labels of the validation county are measured after each epoch and choose nothing. The history is
-    ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each a list with one value an epoch.
+    Features and labels of ``validation`` are measured after each epoch and choose nothing. The history has a list with
+    a value for each epoch of ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``.
     """
     cntk = start_cntk()
     n_classes = head.logits.shape[0]
@@ -89,7 +89,7 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
     loss = cntk.cross_entropy_with_softmax(head.logits, target)
     error = cntk.classification_error(head.logits, target)
     rates = [learning_rate * 0.5 * (1 + np.cos(np.pi * (epoch + 0.5) / epochs)) for epoch in range(epochs)]
-    # A rate is meant for a whole minibatch (IGNORE), and one holds for each epoch of len(labels) tiles.
+    # A rate is for a whole minibatch (IGNORE), and holds for an epoch of len(labels) tiles.
     schedule = cntk.learning_parameter_schedule(rates, minibatch_size=cntk.learners.IGNORE, epoch_size=len(labels))
     learner = cntk.adam(head.logits.parameters, schedule, momentum=cntk.momentum_schedule(0.9), unit_gain=True,
                         use_mean_gradient=True, l2_regularization_weight=WEIGHT_DECAY)
@@ -118,9 +118,9 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
 def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibration=None, validation=None):
     """Write the bundle: CNTK's own file, the same network as ONNX, and the proof that both predict the same.
 
-    The ONNX file is the source's, cut at the layers, with the preprocessing before it and the trained head behind it.
-    The main Python brings it to a version of today, compares it with CNTK on at least ``PARITY_TILES`` tiles, and
-    writes the bundle or refuses to. The other arguments are those of ``helpers.model.bundle.save_tensorflow``.
+    The ONNX file is the pretrained one, cut, with the preprocessing before it and the head behind it. The main Python
+    modernises it, compares it with CNTK on the tiles, at least ``PARITY_TILES``, and writes the bundle or refuses to.
+    The other arguments are those of ``helpers.model.bundle.save_tensorflow``.
     """
     import onnx
     if len(tiles) < PARITY_TILES:
@@ -133,13 +133,12 @@ def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibra
     with tempfile.TemporaryDirectory() as draft:
         draft = Path(draft)
         network.save(str(draft / bundles.CNTK))
-        # What is compared is the network as CNTK reads it back, not the one in memory.
+        # The comparison is with the network as CNTK reads it back from the file.
         saved = load_network(cntk, str(draft / bundles.CNTK))
         arrays = {"tiles": tiles, "logits": compute(cntk.combine([saved.find_by_name("logits").outputs[0]]), tiles)}
         if calibration is not None:
             arrays.update(calibration=calibration, validation=validation[0], labels=validation[1])
-        for name, array in arrays.items():
-            np.save(str(draft / (name + ".npy")), array)
+        np.savez(str(draft / "arrays.npz"), **arrays)
         onnx.save(export(pretrained, head), str(draft / ONNX))
         facts = dict(facts, framework="cntk", input_px=list(pretrained.input_px))
         (draft / bundles.FACTS).write_text(json.dumps(facts))
@@ -148,7 +147,7 @@ def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibra
 
 
 def _finish(draft, folder):
-    """Have the main Python check a draft and write the bundle."""
+    """Let the main Python check a draft and write the bundle."""
     python = os.environ.get("TUTORIAL_PYTHON") or str(home() / ".venv" / "bin" / "python")
     if not Path(python).exists():
         raise InputError(f"expected the tutorial's own Python to finish the bundle, got no {python}. Run "

@@ -1,7 +1,4 @@
-"""Transfer learning in TensorFlow: a frozen backbone, a new head, and fine-tuning of the last stage.
-
-Pictures are read in batches, and only their features stay in memory.
-"""
+"""Transfer learning in TensorFlow: a frozen backbone, a new head, and fine-tuning of the last stage."""
 
 import contextlib
 import itertools
@@ -11,14 +8,14 @@ import numpy as np
 
 from helpers.model.cntk_process import silent
 
-# Pictures that pass through a network at once: bounds memory at about 1 GB with ResNet-50.
+# Pictures that pass through a network at once: ResNet-50 then takes about 1 GB of memory.
 BATCH = 32
 
 
 def start_tensorflow(threads: int = None) -> list:
-    """Import TensorFlow without its start-up messages; the devices it found, ``"CPU"`` and ``"GPU"`` for each.
+    """Import TensorFlow without its start-up messages; the devices that it found, ``"CPU"`` or ``"GPU"`` for each.
 
-    It may use all cores, or so many ``threads``; once it has computed something it keeps the number that it has.
+    The number of ``threads``, by default all cores, is fixed once TensorFlow has computed something.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent(2):  # TensorFlow's C++ part writes there before it reads its own log level.
@@ -36,8 +33,8 @@ def augment(tiles: np.ndarray, seed, rows=None) -> np.ndarray:
     """One changed copy of each square uint8 tile: turned, mirrored, and seen through another sensor.
 
     Land looks the same from the air whichever way is up, so the eight turns and mirrorings keep the label. Light, haze
-    and sensor differ between counties and years far more than inside one, so brightness, contrast and the balance of
-    the colours change too. A copy depends on the seed and on the tile's number, by default its place in ``tiles``.
+    and sensor differ between counties and years, so brightness, contrast and the balance of the colours change too. A
+    copy depends on the seed and on the tile's number, one of ``rows`` or else its place in ``tiles``.
     """
     changed = np.empty_like(tiles)
     for i, (tile, row) in enumerate(zip(tiles, range(len(tiles)) if rows is None else rows)):
@@ -62,8 +59,8 @@ def batches(tiles, labels: np.ndarray = None, seed: int = None, shuffle: bool = 
     Parameters
     ----------
     tiles : (N, height, width, 3) uint8 RGB, in memory or as ``helpers.tiles.pixels`` reads them.
-    seed : Changes each tile as ``augment`` does; by default tiles stay as they are.
-    shuffle : For training: another order and other changes each time the dataset is gone through.
+    seed : Change each tile as ``augment`` does; None leaves the tiles as they are.
+    shuffle : Give each epoch another order and other changes, for training.
     """
     import tensorflow as tf
     times = itertools.count()
@@ -83,14 +80,14 @@ def batches(tiles, labels: np.ndarray = None, seed: int = None, shuffle: bool = 
 
 
 def compute(network, tiles, seeds=(None,)) -> np.ndarray:
-    """Outputs of a network on tiles, float32; for several ``seeds`` of ``batches`` one after another."""
+    """Outputs of a network on tiles, float32, for one seed of ``batches`` after another."""
     import tensorflow as tf
     run = tf.function(lambda x: network(tf.cast(x, tf.float32), training=False), reduce_retracing=True)
     return np.concatenate([run(some).numpy() for seed in seeds for some in batches(tiles, seed=seed)])
 
 
 def new_head(features: np.ndarray, n_classes: int, seed: int):
-    """A head for features (N, n_features) like these: brought to mean 0 and deviation 1, then one dense layer."""
+    """A head that scales features (N, n_features) like these to mean 0 and deviation 1, and has one dense layer."""
     import keras
     return keras.Sequential([
         keras.Input((features.shape[1],)),
@@ -104,9 +101,9 @@ def new_head(features: np.ndarray, n_classes: int, seed: int):
 def train(network, data, validation, seed: int, epochs: int, learning_rate: float) -> dict:
     """Train a network by Adam with a learning rate that falls to zero along a cosine.
 
-    The data are inputs and labels in memory, or a dataset of ``batches``. Those of the validation county are measured
-    after each epoch and choose nothing. The history is ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``, each
-    a list with one value an epoch.
+    The data are inputs and labels in memory, or a dataset of ``batches``. Those of ``validation`` are measured after
+    each epoch and choose nothing. The history has a list with a value for each epoch of ``loss``, ``accuracy``,
+    ``val_loss`` and ``val_accuracy``.
     """
     import keras
     keras.utils.set_random_seed(seed)
@@ -120,9 +117,9 @@ def train(network, data, validation, seed: int, epochs: int, learning_rate: floa
 
 
 def with_head(network, last_stage: list, head):
-    """A backbone's network and a copy of a trained head: the last stage and the head may learn, all else is frozen.
+    """A backbone's network and a copy of a trained head, in which only the last stage and the head may learn.
 
-    Batch normalisation keeps the statistics it was pretrained with: those of a few hundred tiles would be worse.
+    Batch normalisation keeps its statistics: those of a few hundred tiles would be worse.
     """
     import keras
     copy = keras.models.clone_model(head)
@@ -136,5 +133,5 @@ def assemble(network, input_px: int):
     """The network to save, from uint8 tiles to probabilities."""
     import keras
     tiles = keras.Input((input_px, input_px, 3), dtype="uint8", name="tiles")
-    # Rescaling by 1 is Keras's plain way to turn uint8 into float32 inside the saved network.
+    # Rescaling by 1 turns uint8 into float32 inside the saved network.
     return keras.Model(tiles, network(keras.layers.Rescaling(1.0, dtype="float32", name="to_float")(tiles)))
