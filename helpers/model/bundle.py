@@ -193,7 +193,7 @@ def _facts(content: bytes, source) -> dict:
                 and [type(px) for px in facts["input_px"]] == [int, int] and min(facts["input_px"]) > 0
                 and isinstance(facts["backbone"], dict)
                 and all(isinstance(one["refused"], (str, type(None))) for one in facts.get("judged", {}).values())):
-            raise ValueError("values of other kinds")
+            raise ValueError("a value of the wrong kind")
         for name in facts["files"]:
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(f"a file {name!r}, which lies elsewhere")

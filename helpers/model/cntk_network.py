@@ -186,17 +186,18 @@ class Pretrained:
             raise
         except Exception as error:  # CNTK's errors about shapes have several kinds, and are pages long.
             reason = str(error).split("\n")[0][:200]
-            raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got in the layer "
-                             f"{self._names[node.output[0]]}: {reason} Export it again, or {_DEFAULT}")
+            raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got an error of CNTK in the "
+                             f"layer {self._names[node.output[0]]}: {reason} Export it again, or {_DEFAULT}")
 
     @property
     def layers(self) -> list:
         """Each ``Layer`` up to the cut. A unit with a ``receptive_field_px`` of None sees the whole picture."""
         found = []
         for node in self.needed(self.cut_at):
-            function, seen = self.value(node.output[0])
+            layer = self._names[node.output[0]]
+            function, seen = self.value(layer)
             weights = sum(self.weights[name].size for name in node.input if name in self.weights)
-            found.append(Layer(self._names[node.output[0]], node.op_type, function.shape, weights, seen and seen.size))
+            found.append(Layer(layer, node.op_type, function.shape, weights, seen and seen.size))
         return found
 
     def receptive_field(self, layer: str):
