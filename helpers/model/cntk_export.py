@@ -16,14 +16,19 @@ def export(pretrained, head):
                  "deviation": np.float32(deviation).reshape(1, 3, 1, 1), "head/mean": head.mean,
                  "head/deviation": head.deviation, "head/weights": head.weights, "head/bias": head.bias}
     constants.update((_inside(name), value) for name, value in pretrained.weights.items())
-    nodes = [_node("Cast", ["tiles"], "float_tiles", to=TensorProto.FLOAT),
-             _node("Transpose", ["float_tiles"], "channels_first", perm=[0, 3, 1, 2])]
+    nodes = []
+
+    def add(operator, inputs, output, **attributes):
+        nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
+        return output
+
+    value = add("Cast", ["tiles"], "float_tiles", to=TensorProto.FLOAT)
+    value = add("Transpose", [value], "channels_first", perm=[0, 3, 1, 2])
     if order == "BGR":
-        nodes.append(_node("Gather", ["channels_first", "bgr"], "reordered", axis=1))
+        value = add("Gather", [value, "bgr"], "reordered", axis=1)
     if pretrained.preprocessing != "none":
-        nodes += [_node("Sub", [nodes[-1].output[0], "mean"], "centred"),
-                  _node("Div", ["centred", "deviation"], "preprocessed")]
-    nodes.append(_node("Identity", [nodes[-1].output[0]], _inside(pretrained.input)))
+        value = add("Div", [add("Sub", [value, "mean"], "centred"), "deviation"], "preprocessed")
+    add("Identity", [value], _inside(pretrained.input))
     for source in pretrained.needed(pretrained.cut_at):
         nodes.append(_copy(source))
         if source.op_type == "Reshape":
@@ -33,16 +38,12 @@ def export(pretrained, head):
     for layer in pretrained.cut_at:
         value = _inside(pretrained.output_of(layer))
         if len(pretrained.value(layer).function.shape) == 3:
-            nodes.append(_node("GlobalAveragePool", [value], value + "/average"))
-            value += "/average"
-        nodes.append(_node("Flatten", [value], value + "/flat", axis=1))
-        parts.append(value + "/flat")
-    if len(parts) > 1:
-        nodes.append(_node("Concat", parts, "features", axis=1))
-    nodes += [_node("Sub", [nodes[-1].output[0], "head/mean"], "head/centred"),
-              _node("Div", ["head/centred", "head/deviation"], "head/standardised"),
-              _node("Gemm", ["head/standardised", "head/weights", "head/bias"], "logits"),
-              _node("Softmax", ["logits"], "probabilities", axis=1)]
+            value = add("GlobalAveragePool", [value], value + "/average")
+        parts.append(add("Flatten", [value], value + "/flat", axis=1))
+    value = parts[0] if len(parts) == 1 else add("Concat", parts, "features", axis=1)
+    value = add("Div", [add("Sub", [value, "head/mean"], "head/centred"), "head/deviation"], "head/standardised")
+    value = add("Gemm", [value, "head/weights", "head/bias"], "logits")
+    add("Softmax", [value], "probabilities", axis=1)
     read = {name for node in nodes for name in node.input}
     graph = helper.make_graph(
         nodes, "land_cover",
@@ -56,11 +57,6 @@ def export(pretrained, head):
                              ir_version=max(4, pretrained.model.ir_version))
 
 
-def _node(operator, inputs, output, **attributes):
-    from onnx import helper
-    return helper.make_node(operator, inputs, [output], name=output, **attributes)
-
-
 def _inside(name):
     """The new name of a pretrained value, unlike all names that a bundle's network must have."""
     return name and "pretrained/" + name
@@ -70,7 +66,8 @@ def _copy(source):
     """A pretrained node with the new names of its values; Dropout does nothing while a network predicts."""
     import onnx
     if source.op_type == "Dropout":
-        return _node("Identity", [_inside(source.input[0])], _inside(source.output[0]))
+        return onnx.helper.make_node("Identity", [_inside(source.input[0])], [_inside(source.output[0])],
+                                     name=_inside(source.output[0]))
     copy = onnx.NodeProto()
     copy.CopyFrom(source)
     copy.input[:] = [_inside(name) for name in source.input]
