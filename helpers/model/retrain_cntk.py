@@ -52,8 +52,7 @@ def new_head(features: np.ndarray, n_classes: int, seed: int) -> "Head":
     deviation = np.sqrt(features.var(axis=0) + 1e-6).astype(np.float32)
     inputs = cntk.input_variable(features.shape[1], name="features")
     dense = cntk.layers.Dense(n_classes, init=cntk.glorot_uniform(seed=seed + 1), name="dense")
-    return Head(cntk.alias(dense((inputs - cntk.constant(mean)) / cntk.constant(deviation)), name="head"),
-                mean, deviation)
+    return Head(cntk.alias(dense((inputs - mean) / deviation), name="head"), mean, deviation)
 
 
 class Head:
