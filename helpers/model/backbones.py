@@ -154,7 +154,7 @@ def path_and_options(name, suffixes: tuple, wanted: str, default: str = "mobilen
     path = Path(path).expanduser()
     if path.suffix not in suffixes or not fits or bool(options) != bool(fragment):
         raise InputError(f"expected {wanted}, with #layer=<name>, preprocessing=<{'|'.join(sorted(PREPROCESSING))}> or "
-                         f"sha256=<64 digits> behind a path joined by &, got {str(name)!r}. Correct it, or take the "
+                         f"sha256=<64 digits> after the path, joined by &, got {str(name)!r}. Correct it, or take the "
                          f"embedded default {default}.")
     return path, options
 
