@@ -1,5 +1,5 @@
-"""Figures for all notebooks: the caller's ``ax``, data and a ``title`` that states the finding in; the same ``ax`` out.
+"""Figures for all notebooks: each function draws data on the caller's ``ax`` with a ``title``, and returns the ``ax``.
 
-Colours of classes, groups and codes come from ``land.classes``. Every figure has a legend or names beside its colours,
-so that colour never speaks alone.
+The colours of classes, groups and codes come from ``land.classes``. Every figure has a legend, or names beside its
+colours, because not all readers see colours.
 """

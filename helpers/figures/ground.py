@@ -19,17 +19,10 @@ from helpers.tiles.store import PURE
 
 
 def county_overview(ax: Axes, pictures: list, tiles: pd.DataFrame, boundary, title: str, crs: str) -> Axes:
-    """The county on its scenes, with its boundary and the tile grid.
+    """The county on its scenes, with its boundary and the grid of tiles.
 
-    Parameters
-    ----------
-    pictures : overviews of scenes, each an (h, w, 3) uint8 RGB array, black where there is no data, and
-        ``(left, bottom, right, top)`` in metres of ``crs``; later ones are drawn over earlier ones.
-    tiles : ``row`` and ``col``.
-    boundary : a shapely geometry in ``crs``.
-    crs : ``"EPSG:269zz"``, for the axis labels.
+    ``pictures`` are uint8 RGB overviews of scenes, black where there is no data, each with its bounds in metres.
     """
-    corners = [squares(tiles).reshape(-1, 2)]
     scene_edge = dict(linewidth=0.9, linestyle=(0, (6, 4)))
     for image, bounds in pictures:
         left, bottom, right, top = np.array(bounds) / 1000
@@ -38,25 +31,18 @@ def county_overview(ax: Axes, pictures: list, tiles: pd.DataFrame, boundary, tit
                   extent=(left, right, bottom, top), zorder=1)
         ax.add_patch(Rectangle((left, bottom), right - left, top - bottom, fill=False, edgecolor=ORANGE, zorder=4,
                                **scene_edge))
-        corners.append(np.array([[left, bottom], [right, top]]))
     ax.add_collection(PolyCollection(squares(tiles), facecolor="none", edgecolor="white", alpha=0.75, zorder=3,
                                      linewidth=np.clip(12 / np.sqrt(len(tiles)), 0.15, 0.9)))
     handles = [swatch("#b9c2bd", "tile, 224 m", edgecolor="white", linewidth=1.5),
                Line2D([], [], color=ORANGE, label="edge of a scene", **scene_edge)]
-    corners = np.concatenate(corners)
-    (left, bottom), (right, top) = corners.min(axis=0), corners.max(axis=0)
-    return frame_map(ax, (left, right, bottom, top), title, handles, boundary, crs)
+    return frame_map(ax, title, handles, boundary, crs)
 
 
 def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.ndarray, codes: np.ndarray, title: str,
                      points: tuple, point_codes: np.ndarray) -> Axes:
     """One tile, the NLCD pixels that lie over it, and the nine points of the 2017 rule.
 
-    Parameters
-    ----------
-    pixels : (M, 4, 2) corners of NLCD pixels in metres of the tile's CRS, askew because NLCD has another projection.
-    codes : (M,) their NLCD codes.
-    points, point_codes : ``x, y`` of the nine points, as from ``grid.nine_points``, and the codes there.
+    ``pixels`` are the corners of NLCD pixels in the tile's CRS, (M, 4, 2); ``points`` come from ``grid.nine_points``.
     """
     origin = np.array([col, row]) * TILE_M
     ax.imshow(tile, extent=(0, TILE_M, 0, TILE_M), interpolation="antialiased")
@@ -67,7 +53,7 @@ def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.
         outlines = corners[over & (codes == code)]
         if len(outlines):
             ax.add_collection(PolyCollection(outlines, facecolor=colour, alpha=0.2, linewidth=0))
-            # Each pixel's outline is drawn a little inside it, so that neighbours of two codes show both colours.
+            # A pixel's outline lies a little inside it, so that neighbours of two codes show both colours.
             centre = outlines.mean(axis=1, keepdims=True)
             ax.add_collection(PolyCollection(centre + 0.93 * (outlines - centre), facecolor="none", edgecolor=colour,
                                              linewidth=1.5))
@@ -88,7 +74,7 @@ def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.
 
 
 def nlcd_panel(ax: Axes, codes: np.ndarray, title: str) -> Axes:
-    """An NLCD raster of 30 m pixels, north-up, in its own colours; values that are no NLCD code are left blank."""
+    """An NLCD raster of 30 m pixels, north-up, in its own colours. Values that are no NLCD code stay blank."""
     colours = np.zeros((256, 4))
     colours[list(NLCD_LEGEND)] = to_rgba_array([colour for _, colour in NLCD_LEGEND.values()])
     height, width = np.array(codes.shape) * 30 / 1000
@@ -99,15 +85,15 @@ def nlcd_panel(ax: Axes, codes: np.ndarray, title: str) -> Axes:
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="NLCD code (share)",
               labelspacing=0.35, alignment="left")
     ax.set_aspect("equal")
-    # No arrow: up in NLCD's Albers projection is north only along the 96th meridian.
-    draw_scale(ax, (0, width, 0, height), north=False)
+    # No arrow: in NLCD's Albers projection, north is up only along the 96th meridian.
+    draw_scale(ax, north=False)
     ax.axis("off")
     return set_title(ax, title)
 
 
 def contact_sheet(ax: Axes, tiles: Sequence[np.ndarray], labels: np.ndarray, title: str, per_class: int = 8,
                   class_names: Sequence[str] = CLASS_NAMES, tile_px: int = 72) -> Axes:
-    """A row for each class: its first ``per_class`` tiles, (h, w, 3) uint8 RGB, by their ``class_id``."""
+    """A row for each class with its first ``per_class`` tiles, uint8 RGB."""
     labels = np.asarray(labels)
     gap = max(2, tile_px // 18)
     step = tile_px + gap
@@ -124,28 +110,23 @@ def contact_sheet(ax: Axes, tiles: Sequence[np.ndarray], labels: np.ndarray, tit
 
 
 def class_balance(ax: Axes, tiles: pd.DataFrame, title: str, class_names: Sequence[str] = CLASS_NAMES) -> Axes:
-    """How many tiles each class has in each split, from ``split``, ``label`` and ``purity``; pure apart from mixed."""
+    """The number of pure and of mixed tiles of each class in each split, from ``split``, ``label`` and ``purity``."""
     splits = [s for s in ("train", "validation", "map") if (tiles["split"] == s).any()]
-    colours = class_colours(class_names)
-    n = len(class_names)
-    pure = tiles["purity"] >= PURE
-    most = 1
-    for s, split in enumerate(splits):
-        for i, colour in enumerate(colours):
-            chosen = (tiles["split"] == split) & (tiles["label"] == i)
-            sure, mixed = int((chosen & pure).sum()), int((chosen & ~pure).sum())
-            x = s * (n + 1.2) + i
-            ax.bar(x, sure, width=0.86, color=colour, edgecolor=EDGE, linewidth=0.6)
-            ax.bar(x, mixed, width=0.86, bottom=sure, color="white", edgecolor=colour, hatch="////", linewidth=0)
-            ax.bar(x, mixed, width=0.86, bottom=sure, color="none", edgecolor=EDGE, linewidth=0.6)
-            above = dict(xy=(x, sure + mixed), textcoords="offset points", ha="center", va="bottom")
-            ax.annotate(_count_as_text(sure), xytext=(0, 10), fontsize=8, fontweight="bold", **above)
-            ax.annotate(f"of {_count_as_text(sure + mixed)}", xytext=(0, 2), fontsize=6.5, color=MUTED, **above)
-            most = max(most, sure + mixed)
-    ax.set_xticks([s * (n + 1.2) + (n - 1) / 2 for s in range(len(splits))],
-                  labels=[f"{s}\n{(tiles['split'] == s).sum():,} tiles" for s in splits])
+    colours, n = class_colours(class_names), len(class_names)
+    starts = (n + 1.2) * np.arange(len(splits))
+    for start, split in zip(starts, splits):
+        chosen = tiles[tiles["split"] == split]
+        every, pure = (of["label"].value_counts().reindex(range(n), fill_value=0).to_numpy()
+                       for of in (chosen, chosen[chosen["purity"] >= PURE]))
+        x, mixed = start + np.arange(n), dict(height=every - pure, bottom=pure, width=0.86)
+        ax.bar(x, pure, width=0.86, color=colours, edgecolor=EDGE, linewidth=0.6)
+        ax.bar(x, **mixed, color="white", edgecolor=colours, hatch="////", linewidth=0)
+        tops = ax.bar(x, **mixed, color="none", edgecolor=EDGE, linewidth=0.6)
+        ax.bar_label(tops, [_count_as_text(count) for count in pure], padding=10, fontsize=8, fontweight="bold")
+        ax.bar_label(tops, [f"of {_count_as_text(count)}" for count in every], padding=2, fontsize=6.5, color=MUTED)
+    ax.set_xticks(starts + (n - 1) / 2, labels=[f"{s}\n{(tiles['split'] == s).sum():,} tiles" for s in splits])
     ax.tick_params(axis="x", length=0, labelsize=9)
-    ax.set(ylim=(0, 1.17 * most), ylabel="tiles")
+    ax.set(ylim=(0, 1.17 * max(1, ax.dataLim.ymax)), ylabel="tiles")
     ax.grid(axis="y")
     ax.spines["left"].set_visible(False)
     handles = [swatch(colour, name) for colour, name in zip(colours, class_names)]
@@ -155,5 +136,5 @@ def class_balance(ax: Axes, tiles: pd.DataFrame, title: str, class_names: Sequen
 
 
 def _count_as_text(count: int) -> str:
-    """A count in at most five letters."""
+    """A count in at most five characters."""
     return f"{count:,}" if count < 10000 else f"{count / 1000:.0f}k"

@@ -1,9 +1,9 @@
 """Notebook 04: what the layers of a network see.
 
-A *neuron* is one channel of a convolutional layer. It answers at many positions of a tile. Its *receptive field* at
-one of them is the pixels that it sees from there, and these pixels, cut out, are a *crop*. The crops follow Zeiler
-and Fergus 2013, *Visualizing and Understanding Convolutional Networks*; the evidence follows Zhou et al. 2015,
-*Learning Deep Features for Discriminative Localization*.
+A *neuron* is one channel of a convolutional layer. It answers at many positions of a tile. From each position it sees
+its *receptive field*, which has a ``size``, ``start`` and ``step``; a *crop* is the picture of these pixels. The crops
+follow Zeiler and Fergus 2013, *Visualizing and Understanding Convolutional Networks*; the evidence follows Zhou et al.
+2015, *Learning Deep Features for Discriminative Localization*.
 """
 
 from collections import namedtuple
@@ -20,23 +20,18 @@ from helpers.figures.style import GROUND, INK, class_colours, resize, show_sheet
 from helpers.land.classes import CLASS_NAMES
 from helpers.model.evaluation import softmax
 
-# Crops on a sheet for each neuron, by which it is also judged.
+# Crops of each neuron that a sheet shows. They also decide which class the neuron stands for.
 SHOWN = 9
-# Of a layer: the strongest answer of each neuron to each tile, (N, channels) float32; its position in the layer's map,
-# (N, channels, 2) row and column; and the layer's average answer, (channels, rows, columns) float32.
+# Of one layer: the strongest answer of each neuron to each tile, (N, channels) float32; its row and column in the
+# layer's map, (N, channels, 2); and the layer's average map, (channels, rows, columns) float32.
 Peaks = namedtuple("Peaks", "values positions usual")
 
 
 def peaks(compute: Callable, tiles: np.ndarray, receptive_fields: Sequence, batch: int = 8) -> List[Peaks]:
-    """For some layers the strongest answer of each neuron to each tile, a batch at a time so that no map is kept.
+    """The ``Peaks`` of layers, from the maps that ``compute`` gives of a batch of tiles, (n, channels, rows, columns).
 
-    Beyond a tile there is nothing, and its edge can excite a neuron more than any land does. So only those positions
-    count from which the neuron sees nothing but the tile; in a layer that has none, all count.
-
-    Parameters
-    ----------
-    compute : from (n, h, w, 3) uint8 tiles to each layer's maps, (n, channels, rows, columns).
-    receptive_fields : each layer's ``size``, ``start`` and ``step``, as from ``Pretrained.receptive_field``.
+    The edge of a tile can excite a neuron more than any land does. So only positions count from which the neuron sees
+    nothing but the tile. In a layer without such positions, all count.
     """
     found = [[] for _ in receptive_fields]
     for start in range(0, len(tiles), batch):
@@ -52,27 +47,26 @@ def peaks(compute: Callable, tiles: np.ndarray, receptive_fields: Sequence, batc
 
 
 def strongest(peaks: Peaks, channel=slice(None)) -> np.ndarray:
-    """Rows of the tiles that excite a neuron most, (SHOWN,), the strongest first; of all neurons (SHOWN, channels)."""
+    """Rows of the tiles that excite a neuron most, the strongest first: (SHOWN,), or (SHOWN, channels) of all."""
     return np.argsort(-peaks.values[:, channel], axis=0, kind="stable")[:SHOWN]
 
 
 def class_shares(peaks: Peaks, labels: np.ndarray, n_classes: int) -> np.ndarray:
-    """Each class's share of the tiles that excite a neuron most, (channels, n_classes); silence counts for none."""
+    """Each class's share of the tiles that excite a neuron most, (channels, n_classes). Silent neurons have 0."""
     rows = strongest(peaks)
     heard = np.take_along_axis(peaks.values, rows, axis=0) > peaks.values.min(axis=0)
     return (np.eye(n_classes)[labels[rows]] * heard[..., None]).sum(axis=0) / SHOWN
 
 
 def neurons_for_classes(peaks: Peaks, labels: np.ndarray, n_classes: int) -> List[int]:
-    """For each class the neuron whose strongest tiles are most often of that class, each neuron once."""
+    """For each class another neuron: the one whose strongest tiles are most often of that class."""
     deviation = peaks.values.std(axis=0) + 1e-6
     distance = np.stack([(peaks.values[labels == c].mean(axis=0) - peaks.values[labels != c].mean(axis=0)) / deviation
                          for c in range(n_classes)])
-    # How far the mean answer to a class stands out decides among neurons of the same share only: it is made smaller
-    # than the step between two shares.
+    # Among neurons of the same share, the mean answers decide. They count less than the step between two shares.
     fitness = class_shares(peaks, labels, n_classes).T + distance / (np.abs(distance).max() + 1) / (2 * SHOWN)
     chosen = [None] * n_classes
-    # The clearest case first; more classes than neurons have to share.
+    # The clearest case comes first. If there are more classes than neurons, classes share them.
     for _ in range(n_classes):
         c, k = np.unravel_index(np.argmax(fitness), fitness.shape)
         chosen[c] = int(k)
@@ -83,23 +77,21 @@ def neurons_for_classes(peaks: Peaks, labels: np.ndarray, n_classes: int) -> Lis
 
 
 def pixels_seen(receptive_field, position: tuple, tile_px: tuple) -> tuple:
-    """The pixels, ``(top, bottom, left, right)``, of a tile (height, width) that a neuron sees from (row, column)."""
+    """The pixels ``(top, bottom, left, right)`` of a tile (height, width) that a neuron sees from (row, column)."""
     first = receptive_field.start + np.asarray(position) * receptive_field.step
     (top, left), (bottom, right) = np.maximum(first, 0), np.minimum(first + receptive_field.size, tile_px)
     return top, bottom, left, right
 
 
 def positions_inside(receptive_field, shape: tuple, tile_px: tuple) -> np.ndarray:
-    """Whether a neuron sees nothing but the tile, bool of the map's ``shape``, (rows, columns)."""
-    inside = []
-    for n, length in zip(shape, tile_px):
-        first = receptive_field.start + np.arange(n) * receptive_field.step
-        inside.append((first >= 0) & (first + receptive_field.size <= length))
-    return inside[0][:, None] & inside[1]
+    """Whether a neuron sees nothing but the tile from each position of a map of ``shape`` (rows, columns)."""
+    first = [receptive_field.start + np.arange(n) * receptive_field.step for n in shape]
+    down, across = ((start >= 0) & (start + receptive_field.size <= px) for start, px in zip(first, tile_px))
+    return down[:, None] & across
 
 
 def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> np.ndarray:
-    """What a neuron sees from one position, as a uint8 square of ``px``; grey beyond the tile, where nothing is."""
+    """The pixels that a neuron sees from one position, as a uint8 square of ``px``, grey beyond the tile."""
     seen = Image.new("RGB", (receptive_field.size,) * 2, GROUND)
     top, left = (receptive_field.start + int(n) * receptive_field.step for n in position)
     seen.paste(Image.fromarray(tile), (-left, -top))
@@ -108,42 +100,37 @@ def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> np.ndar
 
 def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: np.ndarray, mean: np.ndarray,
              deviation: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """What each position of a tile adds to each class: their average over the tile is the logits.
+    """The logits of each position, (N, rows, columns, n_classes) float32. Their average over a tile is its logits.
 
-    A head on averaged maps is a sum over positions in disguise: exchange the two sums, and each position has logits.
-    Near the edge a neuron answers differently than in the middle, whatever the land is. So a position counts by the
-    distance of its answer from the usual one there.
+    A head on averaged maps is a sum over positions: exchange the two sums, and each position has logits. Near the edge
+    a neuron answers differently, whatever the land is. So the distance of an answer from the usual one there counts.
 
     Parameters
     ----------
     maps : (N, channels, rows, columns) of each layer that the features are read from, all of one size.
-    usual : the same layers' average maps, (channels, rows, columns), of ``Peaks``.
-    weights, mean, deviation, bias : the head; ``weights``, (n_features, n_classes), are for standardised features.
-
-    Returns
-    -------
-    (N, rows, columns, n_classes) float32.
+    usual : the layers' average maps, of ``Peaks``.
+    weights, mean, deviation, bias : of the head. ``weights``, (n_features, n_classes), take standardised features.
     """
     features = np.concatenate(maps, axis=1).transpose(0, 2, 3, 1)
     usual = np.concatenate(usual).transpose(1, 2, 0)
-    # The head was trained on changed copies of the tiles too. So on average its own mean is subtracted.
+    # The head also learned from changed copies of the tiles. So the average of what is subtracted is the head's mean.
     usual = usual - usual.mean(axis=(0, 1)) + mean
     return (((features - usual) / deviation).dot(weights) + bias).astype(np.float32)
 
 
 def contributions(weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, features: np.ndarray,
                   labels: np.ndarray) -> np.ndarray:
-    """What each feature adds, on average, to a class's logit on that class's own tiles, (n_features, n_classes)."""
+    """The average that each feature adds to a class's logit on the class's own tiles, (n_features, n_classes)."""
     standardised = (features - mean) / deviation
     own = np.stack([standardised[labels == c].mean(axis=0) for c in range(weights.shape[1])], axis=1)
-    # 0 where the class is known by a neuron's silence.
+    # A neuron whose silence speaks for the class adds 0.
     return np.maximum(weights, 0) * np.maximum(own, 0)
 
 
 def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:
-    """Rows of the ``n`` tiles that two classes divide most evenly, from evidence (N, rows, columns, n_classes)."""
+    """Rows of the ``n`` tiles that two classes divide most evenly, by their ``evidence``."""
     second = np.sort(softmax(evidence).mean(axis=(1, 2)), axis=1)[:, -2]
-    # Land in two parts: the tile's average is mixed, its positions are not.
+    # In such a tile the average is mixed, and each position is sure.
     winner = evidence.argmax(axis=3).reshape(len(evidence), -1)
     held = np.sort([np.bincount(row, minlength=evidence.shape[3]) for row in winner], axis=1)[:, -2] / winner.shape[1]
     return np.argsort(-(second * held), kind="stable")[:n]
@@ -153,13 +140,13 @@ def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:
 
 def filters(ax: Axes, kernels: np.ndarray, title: str, columns: int = 8, filter_px: int = 88,
             order: str = "RGB") -> Axes:
-    """The first layer's filters, (n, 3, height, width), as pictures. Grey is zero; ``order`` may also be "BGR"."""
+    """The first layer's filters, (n, 3, height, width), as pictures; grey is zero. ``order`` is "RGB" or "BGR"."""
     pictures = kernels.transpose(0, 2, 3, 1)
     pictures = pictures[..., ::-1] if order == "BGR" else pictures
-    # The strongest weight of each filter is as bright or dark as the picture goes.
+    # The strongest weight of each filter becomes black or white.
     spread = np.abs(pictures).max(axis=(1, 2, 3), keepdims=True) + 1e-12
     pictures = np.uint8(255 * (0.5 + 0.5 * pictures / spread))
-    # From grey to colourful, so that edges stand with edges and colours with colours.
+    # Grey filters come first, so that edges stand with edges and colours with colours.
     colourful = (pictures.max(axis=3).astype(int) - pictures.min(axis=3)).mean(axis=(1, 2))
     pictures = pictures[np.argsort(colourful, kind="stable")]
     repeat = max(1, filter_px // pictures.shape[1])
@@ -178,22 +165,16 @@ def _mosaic(pictures: Sequence[np.ndarray], columns: int, gap: int) -> np.ndarra
 
 
 def _outline(ax: Axes, left: float, top: float, width: float, height: float, light: float, dark: float) -> None:
-    """A dark line on a wider light one, which shows on any picture."""
+    """A dark line on a wider light line: it shows on any picture."""
     for colour, line in (("white", light), (INK, dark)):
         ax.add_patch(Rectangle((left, top), width, height, fill=False, edgecolor=colour, linewidth=line))
 
 
 def layer(ax: Axes, tiles: np.ndarray, labels: np.ndarray, peaks: Peaks, receptive_field, channels: Sequence[int],
           title: str, class_names: Sequence[str] = CLASS_NAMES, crop_px: int = 42, tile_px: int = 66) -> Axes:
-    """What the neurons of a layer look for: for each the crops that excite it most, framed in their tile's class.
+    """For each class one neuron of ``channels``, with the crops that excite it most, framed in their tiles' classes.
 
-    Above the crops stands the tile of the first crop, with the receptive field drawn on it. Beside it stand the class
-    that the neuron was chosen for, its number, and how many of the crops are of that class.
-
-    Parameters
-    ----------
-    tiles, labels : (N, h, w, 3) uint8, and their ``class_id``.
-    channels : the neurons, one for each class, of ``neurons_for_classes``.
+    Above the crops stands the tile of the first crop with the receptive field on it, and the neuron's class and number.
     """
     colours = class_colours(class_names)
     shares = class_shares(peaks, labels, len(class_names))
@@ -232,14 +213,11 @@ def class_legend(fig: Figure, class_names: Sequence[str] = CLASS_NAMES) -> Figur
 
 def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.ndarray, features: Sequence[tuple],
            title: str, class_names: Sequence[str] = CLASS_NAMES) -> Axes:
-    """The six neurons that speak loudest for each class, each shown by the crop of its tiles that excites it most.
+    """The six neurons that add most to each class, each with the crop of the class's tiles that excites it most.
 
-    Parameters
-    ----------
-    contributions : (n_features, n_classes), of ``contributions``.
-    features : for each feature ``(peaks, channel, receptive_field)`` of its neuron.
+    ``features`` are ``(peaks, channel, receptive_field)`` of the neuron of each feature.
     """
-    crop_px, across, down, neurons = 74, 84, 100, 6  # in pixels of the sheet: a crop, and the step to the next
+    crop_px, across, down, neurons = 74, 84, 100, 6  # pixels of a crop, and from one to the next
     sheet = white_sheet(len(class_names) * down, neurons * across)
     largest = contributions.max()
     for class_id, (name, colour) in enumerate(zip(class_names, class_colours(class_names))):
@@ -251,35 +229,33 @@ def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.nd
             left = column * across
             sheet[top:top + crop_px, left:left + crop_px] = crop(
                 tiles[best], receptive_field, of_layer.positions[best, channel], crop_px)
-            loudness = max(contributions[k, class_id] / largest, 0)
-            ax.add_patch(Rectangle((left, top + crop_px + 4), crop_px, 6, facecolor=GROUND))
-            ax.add_patch(Rectangle((left, top + crop_px + 4), crop_px * loudness, 6, facecolor=colour, edgecolor=INK,
-                                   linewidth=0.4))
+            foot, length = (left, top + crop_px + 4), crop_px * contributions[k, class_id] / largest
+            ax.add_patch(Rectangle(foot, crop_px, 6, facecolor=GROUND))
+            ax.add_patch(Rectangle(foot, length, 6, facecolor=colour, edgecolor=INK, linewidth=0.4))
         ax.text(-10, top + crop_px / 2, name, ha="right", va="center", fontsize=9)
     return show_sheet(ax, sheet, title)
 
 
 def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_field, title: str,
                   class_names: Sequence[str] = CLASS_NAMES, tile_px: int = 132) -> Axes:
-    """Tiles, and below each where the head sees which class.
+    """Tiles, and below each tile a map of the classes that the head sees in it.
 
-    ``receptive_field`` is that of the last layer that features are read from: a line is drawn around the positions
-    from which it lies within the tile.
+    A line surrounds the positions from which the ``receptive_field`` of the last layer lies within the tile.
     """
     colours = np.array([to_rgb(c) for c in class_colours(class_names)])
-    step = tile_px + 8  # from a tile to the next one, and to the map below it
-    sheet = white_sheet(step + tile_px, len(tiles) * step - 8)
-    rows, columns = np.nonzero(positions_inside(receptive_field, evidence.shape[1:3], tiles.shape[1:3]))
-    for left, tile, logits in zip(range(0, len(tiles) * step, step), tiles, evidence):
-        small = sheet[:tile_px, left:left + tile_px] = resize(tile, tile_px)
-        # Classes change between positions, so each class's share is brought to full size before colours are mixed.
+    small, gap = [resize(tile, tile_px) for tile in tiles], 8
+
+    def coloured(logits, picture):
+        # Classes change between positions, so each class's share is enlarged before the colours are mixed.
         large = np.stack([Image.fromarray(share).resize((tile_px, tile_px), Image.BICUBIC)
                           for share in np.moveaxis(softmax(logits), 2, 0)], axis=2).clip(0)
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
-        grey = small.mean(axis=2, keepdims=True) / 255
-        sheet[step:, left:left + tile_px] = np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))
-        if len(rows):
-            down, across = tile_px / evidence.shape[1], tile_px / evidence.shape[2]
-            _outline(ax, left + columns.min() * across - 0.5, step + rows.min() * down - 0.5,
-                     (np.ptp(columns) + 1) * across, (np.ptp(rows) + 1) * down, 2.2, 0.9)
-    return show_sheet(ax, sheet, title)
+        grey = picture.mean(axis=2, keepdims=True) / 255
+        return np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))
+
+    rows, columns = np.nonzero(positions_inside(receptive_field, evidence.shape[1:3], tiles.shape[1:3]))
+    down, across = tile_px / evidence.shape[1], tile_px / evidence.shape[2]
+    for k in range(len(tiles) if len(rows) else 0):
+        _outline(ax, k * (tile_px + gap) + columns.min() * across - 0.5, tile_px + gap + rows.min() * down - 0.5,
+                 (np.ptp(columns) + 1) * across, (np.ptp(rows) + 1) * down, 2.2, 0.9)
+    return show_sheet(ax, _mosaic(small + list(map(coloured, evidence, small)), len(tiles), gap), title)

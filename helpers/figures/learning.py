@@ -17,10 +17,7 @@ from helpers.land.classes import CLASS_NAMES
 def training_curves(ax: Axes, history: list, title: str) -> Axes:
     """Accuracy on the training and the validation tiles, epoch by epoch, one phase after the other.
 
-    Parameters
-    ----------
-    history : phases in order: a name ("frozen", "fine-tuned") and a dict as Keras's ``History.history``, with lists
-        ``accuracy`` and ``val_accuracy``, one value an epoch.
+    Each phase of ``history`` is a name and a dict like Keras's ``History.history``, of accuracy and ``val_accuracy``.
     """
     start = 1
     for phase, (name, values) in enumerate(history):
@@ -54,7 +51,7 @@ def training_curves(ax: Axes, history: list, title: str) -> Axes:
 
 
 def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[str] = CLASS_NAMES) -> Axes:
-    """A confusion matrix of ``evaluation.confusion_matrix``, rows are the truth: counts and shares of the rows."""
+    """Counts of ``evaluation.confusion_matrix``, whose rows are the labels, and their shares of the rows."""
     matrix = np.asarray(matrix)
     n = len(matrix)
     totals = matrix.sum(axis=1)
@@ -87,12 +84,10 @@ def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[st
 
 
 def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Axes:
-    """Accuracy of models and of the baselines they must beat, on six classes and on three groups.
+    """Accuracy of models and of the baselines that they must beat, on six classes and, where known, three groups.
 
-    Parameters
-    ----------
-    accuracies : name to a dict of ``accuracy`` and, where there is one, ``accuracy_grouped``, 0 to 1.
-    floors : the ``accuracy`` and ``accuracy_grouped`` that a model has to reach.
+    ``accuracies`` has a dict for each name; it and ``floors``, which a model must reach, have ``accuracy`` and may have
+    ``accuracy_grouped``.
     """
     kinds = [("accuracy", "six classes", BLUE, INK, "--"), ("accuracy_grouped", "three groups", PALE_BLUE, MUTED, ":")]
     if not any("accuracy_grouped" in values for values in accuracies.values()):
@@ -103,7 +98,7 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
             if key in values:
                 y = row + (k - (len(kinds) - 1) / 2) * height
                 ax.barh(y, values[key], height=0.92 * height, color=colour)
-                # At the foot of the bar, where no floor's line crosses it.
+                # The text stands at the foot of the bar, where no floor's line crosses it.
                 ax.annotate(f"{100 * values[key]:.1f} %", (0, y), xytext=(6, 0), textcoords="offset points",
                             va="center", fontsize=8.5, color="white" if colour == BLUE else INK)
     handles = [swatch(colour, label) for _, label, colour, _, _ in kinds]
@@ -126,7 +121,7 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
 def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score") -> Axes:
     """A quantity, 0 to 1, against the share of tiles that are correct: calibrated values lie on the diagonal.
 
-    ``tables`` are those of ``evaluation.reliability``, by name; larger marks stand for more tiles.
+    ``tables`` are those of ``evaluation.reliability``, by name. Larger marks stand for more tiles.
     """
     ax.plot([0, 1], [0, 1], color=EDGE, linewidth=1.2, linestyle="--", zorder=1, label="perfectly calibrated")
     for (name, table), colour, marker in zip(tables.items(), (BLUE, ORANGE, INK, EDGE), "osD^"):

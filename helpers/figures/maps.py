@@ -1,4 +1,7 @@
-"""Notebook 06: maps of a county's tiles, and the sheet of candidates for new development."""
+"""Notebook 06: maps of a county's tiles, and the sheet of candidates for new development.
+
+In all maps ``tiles`` have ``row`` and ``col``, and ``boundary`` is a shapely geometry in ``crs``, an ``"EPSG:269zz"``.
+"""
 
 import textwrap
 from typing import Sequence
@@ -8,7 +11,7 @@ import pandas as pd
 import shapely
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.colors import LinearSegmentedColormap, to_rgba
+from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -28,9 +31,9 @@ def squares(tiles: pd.DataFrame) -> np.ndarray:
     return (corner[:, None] + np.array([[0, 0], [1, 0], [1, 1], [0, 1]])) * _TILE_KM
 
 
-def draw_scale(ax: Axes, extent: tuple, north: bool = True) -> None:
-    """A scale bar and a north arrow in a strip below the map's ``(left, right, bottom, top)``, in kilometres."""
-    left, right, bottom, top = extent
+def draw_scale(ax: Axes, north: bool = True, extent: tuple = None) -> None:
+    """A scale bar and a north arrow in a strip below all that is drawn, or below ``(left, bottom, right, top)``."""
+    left, bottom, right, top = ax.dataLim.extents if extent is None else extent
     width, height = right - left, top - bottom
     strip = 0.09 * max(width, height)
     ax.set_xlim(left - 0.03 * width, right + 0.03 * width)
@@ -49,9 +52,9 @@ def draw_scale(ax: Axes, extent: tuple, north: bool = True) -> None:
                     arrowprops=dict(arrowstyle="-|>", color=INK, linewidth=0.9, shrinkA=1, shrinkB=0))
 
 
-def frame_map(ax: Axes, extent: tuple, title: str, handles: list, boundary, crs: str, ground: str = GROUND,
-              legend: bool = True) -> Axes:
-    """Draw what surrounds a map: the county's boundary, axes, scale, legend and title."""
+def frame_map(ax: Axes, title: str, handles: list, boundary, crs: str, ground: str = GROUND, legend: bool = True,
+              extent: tuple = None) -> Axes:
+    """Add the county's boundary, axes, scale, legend and title to a map."""
     for ring in shapely.get_rings(shapely.get_parts(boundary)):
         x, y = shapely.get_coordinates(ring).T / 1000
         ax.plot(x, y, color="white", linewidth=2.6, alpha=0.8, solid_joinstyle="round", zorder=4)
@@ -64,25 +67,22 @@ def frame_map(ax: Axes, extent: tuple, title: str, handles: list, boundary, crs:
         axis.set_label_text(f"{name} (km, UTM {int(crs.split(':')[1]) - 26900}N)")
     ax.spines[:].set(visible=True, color=RULE)
     ax.tick_params(length=3, color=RULE)
-    draw_scale(ax, extent)
+    draw_scale(ax, extent=extent)
     if legend:
         handles = handles + [Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return set_title(ax, title)
 
 
-def _lay_out(tiles: pd.DataFrame, values: np.ndarray, fill: int, boundary) -> tuple:
-    """Values of tiles as an array that lies as the county does, its extent, and one that holds the boundary too."""
-    grid = to_grid(tiles["row"], tiles["col"], values, fill=fill)
+def _lay_out(tiles: pd.DataFrame, values: np.ndarray) -> tuple:
+    """Values of tiles as a north-up array, ``NO_CLASS`` where there is no tile; and its extent for ``imshow``."""
     corners = squares(tiles)
     (left, bottom), (right, top) = corners.min(axis=(0, 1)), corners.max(axis=(0, 1))
-    west, south, east, north = np.array(boundary.bounds) / 1000
-    around = min(left, west), max(right, east), min(bottom, south), max(top, north)
-    return grid.values, (left, right, bottom, top), around
+    return to_grid(tiles["row"], tiles["col"], values).values, (left, right, bottom, top)
 
 
 def _map_handles(kinds: tuple, values: np.ndarray) -> list:
-    """Legend of all groups or classes, and of "no prediction" where a value is missing."""
+    """Legend of all groups or classes, and of "no prediction" if a value is missing."""
     handles = [swatch(kind.colour, kind.name) for kind in kinds]
     if (values == NO_CLASS).any():
         handles.append(swatch("white", "no prediction", edgecolor=MUTED, hatch="xxxx"))
@@ -90,49 +90,36 @@ def _map_handles(kinds: tuple, values: np.ndarray) -> list:
 
 
 def _whole(values) -> np.ndarray:
-    """Ids as int64, ``NO_CLASS`` where missing."""
-    values = pd.Series(values)
-    return values.where(values.notna(), NO_CLASS).astype(float).astype(np.int64).to_numpy()
+    """Ids as int64, ``NO_CLASS`` for missing ones."""
+    return pd.Series(values, dtype="Int64").fillna(NO_CLASS).to_numpy(np.int64)
 
 
 def county_map(ax: Axes, tiles: pd.DataFrame, values, title: str, by: str = "group", *, boundary, crs: str,
                legend: bool = True) -> Axes:
-    """A map with a square for each tile.
+    """A map with a square for each tile, in the colours of the three groups or, with ``by="class"``, the six classes.
 
-    Parameters
-    ----------
-    tiles : ``row`` and ``col``, one county and year.
-    values : (N,) group or class ids in the order of ``tiles``; missing ones are hatched.
-    by : ``"group"``: Developed red, Cultivated white, Undeveloped green; ``"class"``: the six classes.
-    boundary : the county as a shapely geometry, in ``crs``.
-    crs : ``"EPSG:269zz"``, for the axis labels.
-    legend : False where several maps share one.
+    ``values`` are group or class ids in the order of ``tiles``; missing ones are hatched.
     """
     if by not in ("group", "class"):
         raise InputError(f"expected a map by 'group' or 'class', got {by!r}. Choose one of the two.")
     kinds, values = GROUPS if by == "group" else CLASSES, _whole(values)
-    laid, extent, around = _lay_out(tiles, values, -2, boundary)
-    picture = np.zeros(laid.shape + (4,))
-    for value, kind in enumerate(kinds):
-        picture[laid == value] = to_rgba(kind.colour)
-    ax.imshow(picture, extent=extent, interpolation="nearest", zorder=2)
+    laid, extent = _lay_out(tiles, values)
+    # NO_CLASS is -1, and takes the last colour.
+    colours = to_rgba_array([*(kind.colour for kind in kinds), "none"])
+    ax.imshow(colours[laid], extent=extent, interpolation="nearest", zorder=2)
     missing = tiles[values == NO_CLASS]
     if len(missing):
         ax.add_collection(PolyCollection(squares(missing), facecolor="white", edgecolor=MUTED, hatch="xxxx",
                                          linewidth=0, zorder=3))
-    # The ground is darker than paper, so that white tiles stand out from what lies outside the county.
-    return frame_map(ax, around, title, _map_handles(kinds, values), boundary, crs, legend=legend)
+    # The ground is darker than paper, so that white tiles stand out from the land outside the county.
+    return frame_map(ax, title, _map_handles(kinds, values), boundary, crs, legend=legend)
 
 
 def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title: str, *, boundary, crs: str,
                  source: str) -> Sequence[Axes]:
-    """Maps of groups side by side under one title, with one legend: labels, and the predictions of two years.
+    """Maps of groups side by side, with one title and one legend, and the ``source`` in small type below.
 
-    Parameters
-    ----------
-    axes : one for each panel, of one figure.
-    panels : for each a heading, and group ids in the order of ``tiles``.
-    source : where pictures and labels come from, set below in small type.
+    Each of the ``panels`` is a heading, and group ids in the order of ``tiles``.
     """
     axes = np.ravel(axes)
     for i, (ax, (heading, values)) in enumerate(zip(axes, panels)):
@@ -142,7 +129,7 @@ def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title:
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
     fig = axes[0].figure
-    # Room in inches, so that panels of any height leave the same to title, legend and source.
+    # Title, legend and source get the same room in inches, however high the panels are.
     height = fig.get_figheight()
     fig.suptitle(title, x=0.02, y=1 - 0.08 / height, ha="left", va="top")
     handles = _map_handles(GROUPS, np.concatenate([_whole(values) for _, values in panels]))
@@ -155,15 +142,11 @@ def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title:
 
 def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[str], label: str, *, boundary,
               crs: str, mark: pd.DataFrame = None) -> Axes:
-    """A ``county_map`` of a number from 0 to 1 for each tile, with its colour scale; NaN is left blank.
+    """A map of a number from 0 to 1 for each tile, blank for NaN, with a scale of the ``ramp`` and its ``label``.
 
-    Parameters
-    ----------
-    ramp : colours from 0 to 1: ``SCORE_RAMP`` or ``UNCERTAINTY_RAMP``.
-    label : the quantity, written on the scale.
-    mark : tiles to outline, ``row`` and ``col``.
+    The tiles of ``mark`` are outlined.
     """
-    laid, extent, around = _lay_out(tiles, np.asarray(values, dtype=float), -1, boundary)
+    laid, extent = _lay_out(tiles, np.asarray(values, dtype=float))
     image = ax.imshow(np.ma.masked_less(laid.astype(float), 0), vmin=0, vmax=1, zorder=2, extent=extent,
                       cmap=LinearSegmentedColormap.from_list("ramp", ramp), interpolation="nearest")
     handles = []
@@ -173,17 +156,17 @@ def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.03, anchor=(0, 0.2))
     percent_axis(bar.ax)
     bar.set_label(label)
-    return frame_map(ax, around, title, handles, boundary, crs)
+    return frame_map(ax, title, handles, boundary, crs)
 
 
 def percent_legend(word: str = "{} %") -> dict:
-    """Names and colours of whole per cents, 0 to 100, as ``maps.files.write_map`` takes a legend."""
+    """Names and colours of the whole numbers from 0 to 100: a legend for ``maps.files.write_map``."""
     colours = LinearSegmentedColormap.from_list("ramp", SCORE_RAMP)
     return {n: (word.format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
 
 
 def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, *, boundary, crs: str) -> Axes:
-    """Tiles whose predicted map group is wrong: coloured by what they were taken for, hatched by what they are."""
+    """Tiles whose predicted map group differs from the label: the prediction gives the colour, the label the hatch."""
     labels, predicted, corners = _whole(labels), _whole(predicted), squares(tiles)
     # Grey, because white is a group.
     same = labels == predicted
@@ -197,21 +180,16 @@ def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, *, b
             look = dict(facecolor=taken.colour, edgecolor=INK, hatch=hatch, linewidth=0.5)
             ax.add_collection(PolyCollection(corners[which], zorder=3, **look))
             handles.append(swatch(taken.colour, f"{truth.name}, taken for {taken.name} ({which.sum()})", **look))
-    (left, bottom), (right, top) = corners.min(axis=(0, 1)) - 0.2 * _TILE_KM, corners.max(axis=(0, 1)) + 0.2 * _TILE_KM
-    return frame_map(ax, (left, right, bottom, top), title, handles, boundary, crs, ground="white")
+    extent = *(corners.min(axis=(0, 1)) - 0.2 * _TILE_KM), *(corners.max(axis=(0, 1)) + 0.2 * _TILE_KM)
+    return frame_map(ax, title, handles, boundary, crs, ground="white", extent=extent)
 
 
 def score_step_by_step(axes: Sequence[Axes], pictures: Sequence[np.ndarray], judged: Sequence[np.ndarray],
                        terms: dict, usual: float, score: float, years: tuple) -> Sequence[Axes]:
-    """How one tile gets its change score: its pictures, what heads say of its cells, and what each term adds.
+    """How one tile gets its change score: two pictures, three maps of its cells, and the terms of its margin.
 
-    Parameters
-    ----------
-    axes : six, in a row.
-    pictures : before and after, each (h, w, 3) uint8 RGB.
-    judged : three (side, side) arrays, 0 to 1: developed before, developed after, newly developed.
-    terms : what each term adds to the margin, by name.
-    usual : the margin of a usual tile, with which the sum begins.
+    The six ``axes`` stand in a row. The ``judged`` cells, (side, side), are developed before, developed after and new.
+    The sum of the ``terms`` begins with the margin of a ``usual`` tile.
     """
     for ax, picture, year in zip(axes, pictures, years):
         ax.imshow(resize(picture, 160))
@@ -241,17 +219,14 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
                     title: str, years: tuple = (2010, 2016), columns: int = 6, tile_px: int = 112) -> Axes:
     """Candidates for new development: each tile in both years, one above the other, with its probabilities.
 
-    Parameters
-    ----------
-    candidates : ``probability_before`` and ``probability_after`` of Developed; where it has them, ``rank`` and
-        ``score`` (0 to 1) are set above the pictures, and ``tile_id`` and ``reason`` below.
-    before, after : pictures in the two years, each (h, w, 3) uint8 RGB, in the order of ``candidates``.
+    ``candidates`` have ``probability_before`` and ``probability_after``. The columns ``rank``, ``score``, ``tile_id``
+    and ``reason`` are shown if they exist.
     """
     n = len(candidates)
     if not n:
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
-    gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: room for one of text above each picture
+    gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: the height of a line of text
     below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 4.8)) if name in candidates)
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(below)
     sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)

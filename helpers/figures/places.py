@@ -12,13 +12,7 @@ KINDS = {"newly_developed": ("newly developed", BLUE), "changed_otherwise": ("ch
 
 def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.ndarray, title: str,
                   columns: int = 4, picture_px: int = 120) -> Axes:
-    """Pairs of pictures, the earlier on the left, in order of their rank.
-
-    Parameters
-    ----------
-    places : ``rank``, ``kind``, and ``rule``, whether the rule of 2017 finds the place.
-    before, after : (N, h, w, 3) uint8 RGB, in the order of ``places``.
-    """
+    """Pairs of uint8 RGB pictures, the earlier on the left, by ``rank``, with ``kind`` and the ``rule``'s finds."""
     gap, line = picture_px // 8, picture_px // 5
     step_x, step_y = 2 * picture_px + 2 + gap, picture_px + line + gap // 2
     sheet = white_sheet(-(-len(places) // columns) * step_y - gap // 2, columns * step_x - gap)

@@ -3,16 +3,13 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from helpers.figures.style import BLUE, EDGE, INK, ORANGE, set_title
 
 
 def tasks_on_slots(ax: Axes, tasks: pd.DataFrame, title: str) -> Axes:
-    """A bar for each task from its beginning to its end, in the row of the worker process that ran it.
-
-    ``tasks`` has ``process``, ``began`` and ``ended`` (seconds) and ``pictures``, the number written on the bar.
-    """
+    """A bar for each task, from ``began`` to ``ended`` in seconds, in the row of the ``process`` that ran it."""
     rows = {process: row for row, process in enumerate(sorted(tasks["process"].unique()))}
     start = tasks["began"].min()
     for number, task in enumerate(tasks.sort_values("began").itertuples()):
@@ -30,13 +27,10 @@ def tasks_on_slots(ax: Axes, tasks: pd.DataFrame, title: str) -> Axes:
 
 
 def time_against_workers(ax: Axes, runs: dict, lines: dict, title: str, unit: str = "cores") -> Axes:
-    """The time of each run against its number of workers, both logarithmic, with the line of a model through it.
+    """The seconds of each run against its number of workers, both logarithmic, with the line of a model through them.
 
-    Parameters
-    ----------
-    runs : name to ``(workers, seconds)``, two sequences of equal length.
-    lines : name to ``(start_s, shared_s)``, as ``cost.fitted`` finds them: the line is start_s + shared_s / workers.
-    unit : what is counted along the axis: "cores" or "nodes".
+    ``runs`` are ``(workers, seconds)`` by name. ``lines`` are ``(start_s, shared_s)`` of ``cost.fitted`` by name; the
+    model is start_s + shared_s / workers. The ``unit`` of the workers is "cores" or "nodes".
     """
     every = np.unique(np.concatenate([workers for workers, _ in runs.values()]))
     along = np.geomspace(every[0], max(every[-1], 1.01 * every[0]), 60)
@@ -48,17 +42,14 @@ def time_against_workers(ax: Axes, runs: dict, lines: dict, title: str, unit: st
                 label=name, zorder=3)
     ax.plot([], [], color=BLUE, linewidth=1.4, label=f"model: start + work / {unit}")
     ax.plot([], [], color=EDGE, linestyle="--", linewidth=1, label="perfect sharing, no start")
-    low = min(min(line.get_ydata().min() for line in ax.lines if len(line.get_ydata())),
-              min(min(seconds) for _, seconds in runs.values()))
+    low = ax.dataLim.ymin
     high = max(max(seconds) for _, seconds in runs.values())
     ax.set(xscale="log", yscale="log", xlabel=f"{unit} (logarithmic)", ylabel="seconds (logarithmic)",
            ylim=(low / 1.2, high * 1.25), xlim=(every[0] / 1.12, along[-1] * 1.12))
-    ticks = [m * 10.0 ** p for p in range(-2, 6) for m in (1, 1.5, 2, 3, 5, 7)]
-    ticks = [tick for tick in ticks if low / 1.2 <= tick <= high * 1.25]
-    for axis, shown in ((ax.xaxis, every), (ax.yaxis, ticks)):
-        axis.set_major_locator(FixedLocator(shown))
+    for axis, ticks in ((ax.xaxis, FixedLocator(every)), (ax.yaxis, LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))):
+        axis.set_major_locator(ticks)
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter("{x:g}")
     ax.grid(True)
     ax.legend(loc="lower left")
     return set_title(ax, title)

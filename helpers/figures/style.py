@@ -1,4 +1,4 @@
-"""What all figures share: colours, settings, titles, sheets of pictures, and small files for a notebook."""
+"""For all figures: colours, settings, titles, sheets of pictures, and small files for a notebook."""
 
 import io
 import textwrap
@@ -14,12 +14,12 @@ from PIL import Image
 from helpers.land.classes import CLASSES
 
 INK, MUTED, RULE, GROUND = "#1f2a33", "#5b6770", "#d3d9de", "#e4e9ec"
-# Two hues that no class has, for lines and bars that don't stand for a class.
+# Two hues of no class, for lines and bars that do not stand for a class.
 BLUE, ORANGE, PALE_BLUE = "#2b6a99", "#d9822b", "#b9d2e4"
 EDGE = "#7d8890"
-# Outlines of tiles: neither a class's colour, nor a ramp's, nor the boundary's.
+# Outlines of tiles: no class, ramp or boundary has this colour.
 MARK = "#0050d0"
-# For folders of pictures whose classes are not the six: Okabe and Ito's colours, which all readers can tell apart.
+# For classes other than the six: Okabe and Ito's colours, which all readers can tell apart.
 _OTHER_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#999999")
 
 
@@ -31,11 +31,10 @@ def style() -> dict:
         "figure.titlesize": 12, "figure.titleweight": "bold",
         "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.titlepad": 9,
         "axes.titlecolor": INK, "axes.labelsize": 9, "axes.labelcolor": MUTED, "axes.labelpad": 5,
-        "axes.edgecolor": EDGE, "axes.linewidth": 0.8, "axes.facecolor": "white", "axes.axisbelow": True,
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": False,
+        "axes.edgecolor": EDGE, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+        "xtick.color": MUTED, "xtick.labelsize": 8.5, "xtick.major.size": 3,
+        "ytick.color": MUTED, "ytick.labelsize": 8.5, "ytick.major.size": 3,
         "grid.color": RULE, "grid.linewidth": 0.7,
-        "xtick.color": MUTED, "ytick.color": MUTED, "xtick.labelsize": 8.5, "ytick.labelsize": 8.5,
-        "xtick.major.size": 3, "ytick.major.size": 3, "xtick.major.width": 0.8, "ytick.major.width": 0.8,
         "legend.frameon": False, "legend.fontsize": 8.5, "legend.title_fontsize": 8.5,
         "legend.handlelength": 1.2, "legend.handleheight": 1.2, "legend.borderaxespad": 0.3,
         "lines.linewidth": 1.8, "patch.linewidth": 0.7, "hatch.linewidth": 0.7, "image.interpolation": "nearest",
@@ -43,7 +42,7 @@ def style() -> dict:
 
 
 def as_jpeg(fig: Figure, quality: int = 70, fine_colour: bool = True):
-    """Close a figure of photographs and return it as JPEG, a fifth of the size of a PNG, for a cell's last line.
+    """Close a figure of photographs and return it as JPEG, a fifth of the size of a PNG, to end a cell with.
 
     ``quality`` is 1 to 95; ``fine_colour`` keeps coloured text and edges sharp, for a quarter more bytes.
     """
@@ -57,31 +56,28 @@ def as_png(fig: Figure):
 
 def _shown(fig: Figure, kind: str, colours: int = None, **settings):
     from IPython import display  # here, because commands draw without a notebook
-    from matplotlib import pyplot as plt  # here, because it chooses a backend
+    from matplotlib import pyplot as plt  # here, because the import chooses a backend
     drawn, encoded = io.BytesIO(), io.BytesIO()
     fig.savefig(drawn, format="png", bbox_inches="tight")
     plt.close(fig)
     picture = Image.open(drawn).convert("RGB")
     if colours:
-        # Not by the median cut, which spends the colours on letters' edges and gives two classes one.
+        # The default, the median cut, would spend the colours on letters' edges and give two classes the same one.
         picture = picture.quantize(colours, method=1)
     picture.save(encoded, kind.upper(), optimize=True, **settings)
     return display.Image(data=encoded.getvalue(), format=kind)
 
 
 def set_title(ax: Axes, title: str) -> Axes:
-    """Set a title, folded into lines of even length that fit the axes, or the figure where it has no other axes."""
+    """Set a title in lines of even length that fit the axes, or the figure if it has no other axes."""
     fig = ax.figure
     room = ax.bbox.width if len(fig.axes) > 1 else fig.bbox.width - ax.bbox.x0
     # Bold DejaVu letters are about 0.64 em wide.
     letters = max(20, int(room / (ax.title.get_fontsize() * fig.dpi / 72 * 0.64)))
-    folded = []
-    for line in title.split("\n"):
-        lines = textwrap.wrap(line, letters) or [""]
-        while len(textwrap.wrap(line, letters - 1)) == len(lines) > 1:
-            letters -= 1
-        folded += textwrap.wrap(line, letters)
-    ax.set_title("\n".join(folded), loc="left")
+    lines = len(textwrap.wrap(title, letters))
+    while len(textwrap.wrap(title, letters - 1)) == lines > 1:
+        letters -= 1
+    ax.set_title("\n".join(textwrap.wrap(title, letters)), loc="left")
     return ax
 
 
@@ -91,7 +87,7 @@ def swatch(colour: str, label: str, **settings) -> Patch:
 
 
 def class_colours(class_names: Sequence[str]) -> List[str]:
-    """Colours of classes: land cover keeps its own, other classes take distinct ones in turn."""
+    """Colours of classes: those of ``land.classes``, or distinct colours for other classes."""
     known = {c.name: c.colour for c in CLASSES}
     if set(class_names) <= set(known):
         return [known[name] for name in class_names]
@@ -99,27 +95,27 @@ def class_colours(class_names: Sequence[str]) -> List[str]:
 
 
 def percent_axis(ax: Axes, axis: str = "y") -> None:
-    """Write the shares on the axis ``"x"`` or ``"y"`` as per cents."""
+    """Label the shares on the axis ``"x"`` or ``"y"`` in per cent."""
     getattr(ax, axis + "axis").set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
 
 
 def share_as_text(share: float) -> str:
-    """A share, 0 to 1, in whole per cents."""
+    """A share, 0 to 1, in whole per cent."""
     return f"{100 * share:.0f} %" if share >= 0.005 else "< 1 %"
 
 
 def resize(picture: np.ndarray, px: int) -> np.ndarray:
-    """A uint8 picture, (h, w, 3), as a square of ``px``, averaged rather than sampled."""
+    """A uint8 picture, (h, w, 3), as a square of ``px``; its pixels are averaged, not sampled."""
     return np.asarray(Image.fromarray(picture).resize((px, px), Image.LANCZOS))
 
 
 def white_sheet(height: int, width: int) -> np.ndarray:
-    """A sheet to lay pictures on, uint8 (height, width, 3)."""
+    """A white uint8 picture, (height, width, 3), to paste others into."""
     return np.full((height, width, 3), 255, dtype=np.uint8)
 
 
 def show_sheet(ax: Axes, sheet: np.ndarray, title: str) -> Axes:
-    """Show a sheet of pictures without axes; its pixels are the coordinates of what is written on it."""
+    """Show a sheet of pictures without axes. Text on it is placed by the sheet's pixels."""
     ax.imshow(sheet, interpolation="antialiased")
     ax.axis("off")
     return set_title(ax, title)
