@@ -60,8 +60,7 @@ def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.
             handles.append(swatch(colour, f"{code} {name}"))
     x, y = np.ravel(points[0]) - origin[0], np.ravel(points[1]) - origin[1]
     classes = class_of_code(point_codes)
-    looks = {c.class_id: (c.name, c.colour) for c in CLASSES}
-    looks[NO_CLASS] = "no class", "white"
+    looks = {NO_CLASS: ("no class", "white"), **{c.class_id: (c.name, c.colour) for c in CLASSES}}
     ax.scatter(x, y, s=70, c=[looks[c][1] for c in classes], edgecolors="white", linewidths=2.2, zorder=5)
     ax.scatter(x, y, s=105, facecolors="none", edgecolors=INK, linewidths=1.0, zorder=5)
     handles += [Line2D([], [], marker="o", linestyle="none", markersize=8, markeredgecolor=INK, color=looks[c][1],

@@ -105,11 +105,8 @@ def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: n
     A head on averaged maps is a sum over positions: exchange the two sums, and each position has logits. Near the edge
     a neuron answers differently, whatever the land is. So the distance of an answer from the usual one there counts.
 
-    Parameters
-    ----------
-    maps : (N, channels, rows, columns) of each layer that the features are read from, all of one size.
-    usual : the layers' average maps, of ``Peaks``.
-    weights, mean, deviation, bias : of the head. ``weights``, (n_features, n_classes), take standardised features.
+    ``maps``, (N, channels, rows, columns), and ``usual``, of ``Peaks``, are those of each layer that the head reads.
+    The ``weights``, (n_features, n_classes), are for standardised features.
     """
     features = np.concatenate(maps, axis=1).transpose(0, 2, 3, 1)
     usual = np.concatenate(usual).transpose(1, 2, 0)

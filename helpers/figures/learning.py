@@ -19,25 +19,24 @@ def training_curves(ax: Axes, history: list, title: str) -> Axes:
 
     Each phase of ``history`` is a name and a dict like Keras's ``History.history``, of accuracy and ``val_accuracy``.
     """
+    curves = (("accuracy", ORANGE, "--", "training tiles"), ("val_accuracy", BLUE, "-", "validation tiles"))
     start = 1
     for phase, (name, values) in enumerate(history):
-        train, validation = values["accuracy"], values["val_accuracy"]
-        epochs = np.arange(start, start + len(train))
-        for line, colour, dashes, label in ((train, ORANGE, "--", "training tiles"),
-                                            (validation, BLUE, "-", "validation tiles")):
-            ax.plot(epochs, line, color=colour, linestyle=dashes, marker="o" if len(train) <= 40 else None,
+        epochs = start + np.arange(len(values["accuracy"]))
+        for key, colour, dashes, label in curves:
+            ax.plot(epochs, values[key], color=colour, linestyle=dashes, marker="o" if len(epochs) <= 40 else None,
                     markersize=3, label=None if phase else label)
         if phase:
             ax.axvline(start - 0.5, color=EDGE, linewidth=0.9, linestyle=":")
         if len(history) > 1:
             ax.annotate(name, (start - 0.5, 1.0), xycoords=ax.get_xaxis_transform(), xytext=(3, 3),
                         textcoords="offset points", va="bottom", fontsize=8, color=MUTED)
-        start += len(train)
-    for line, colour, above in ((train, ORANGE, train[-1] >= validation[-1]),
-                                (validation, BLUE, train[-1] < validation[-1])):
-        ax.annotate(f"{100 * line[-1]:.1f} %", (start - 1, line[-1]), xytext=(7, 3 if above else -3),
-                    textcoords="offset points", va="bottom" if above else "top", fontsize=8.5, color=colour,
-                    fontweight="bold")
+        start += len(epochs)
+    higher = max(curves, key=lambda curve: values[curve[0]][-1])
+    for key, colour, _, _ in curves:
+        rise, side = (3, "bottom") if key == higher[0] else (-3, "top")
+        ax.annotate(f"{100 * values[key][-1]:.1f} %", (start - 1, values[key][-1]), xytext=(7, rise),
+                    textcoords="offset points", va=side, fontsize=8.5, color=colour, fontweight="bold")
     ax.set(xlim=(0.5, start + max(1.0, 0.09 * start)), xlabel="epoch", ylabel="accuracy")
     ax.margins(y=0.12)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
@@ -74,12 +73,11 @@ def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[st
             ax.plot(x, y, marker="s", markersize=6.5, color=colour, markeredgecolor=EDGE, markeredgewidth=0.6,
                     clip_on=False, linestyle="none", transform=transform)
     ax.set(xticks=range(n), yticks=range(n), xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5),
+           yticklabels=[f"{name} ({total:,.0f})" for name, total in zip(class_names, totals)],
            xlabel="predicted class (per cent of the row)", ylabel="class of the label (tiles)")
     ax.set_xticklabels(class_names, rotation=30 if n > 4 else 0, ha="right" if n > 4 else "center")
-    ax.set_yticklabels([f"{name} ({total:,.0f})" for name, total in zip(class_names, totals)])
     ax.tick_params(length=0, pad=12)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.set_frame_on(False)
     return set_title(ax, title)
 
 

@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LinearSegmentedColormap, to_rgba_array
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from helpers import InputError
 from helpers.figures.style import (
@@ -61,9 +60,9 @@ def frame_map(ax: Axes, title: str, handles: list, boundary, crs: str, ground: s
         ax.plot(x, y, color=INK, linewidth=1.1, solid_joinstyle="round", zorder=5)
     ax.set_facecolor(ground)
     ax.set_aspect("equal")
+    ax.locator_params(nbins=5, steps=[1, 2, 5, 10])
     for axis, name in ((ax.xaxis, "Easting"), (ax.yaxis, "Northing")):
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axis.set_major_formatter(FuncFormatter(lambda km, _: f"{round(km, 3):,g}"))
+        axis.set_major_formatter("{x:,g}")
         axis.set_label_text(f"{name} (km, UTM {int(crs.split(':')[1]) - 26900}N)")
     ax.spines[:].set(visible=True, color=RULE)
     ax.tick_params(length=3, color=RULE)
@@ -191,50 +190,43 @@ def score_step_by_step(axes: Sequence[Axes], pictures: Sequence[np.ndarray], jud
     The six ``axes`` stand in a row. The ``judged`` cells, (side, side), are developed before, developed after and new.
     The sum of the ``terms`` begins with the margin of a ``usual`` tile.
     """
-    for ax, picture, year in zip(axes, pictures, years):
-        ax.imshow(resize(picture, 160))
-        ax.set_title(f"picture {year}", fontsize=8.5)
+    shown = [resize(picture, 160) for picture in pictures] + list(judged)
+    headings = [f"picture {year}" for year in years] + [f"developed in {year}?" for year in years]
     ramp = LinearSegmentedColormap.from_list("ramp", SCORE_RAMP)
-    words = [f"developed in {year}?" for year in years] + ["new between them?"]
-    for ax, cells, heading in zip(axes[2:], judged, words):
-        ax.imshow(cells, cmap=ramp, vmin=0, vmax=1)
-        ax.set_title(heading, fontsize=8.5)
-    for ax in axes[:5]:
+    for ax, image, heading in zip(axes, shown, headings + ["new between them?"]):
+        ax.imshow(image, cmap=ramp, vmin=0, vmax=1)  # a picture has its own colours
         ax.set(xticks=[], yticks=[])
+        ax.set_title(heading, fontsize=8.5)
         ax.spines[:].set(visible=True, color=RULE)
-    bars = axes[5]
-    ends = usual + np.concatenate([[0], np.cumsum(list(terms.values()))])
-    bars.barh(0, usual, height=0.7, color=MUTED)
-    for row, (start, added) in enumerate(zip(ends, terms.values()), start=1):
-        bars.barh(row, added, left=start, height=0.7, color=BLUE if added > 0 else ORANGE)
+    bars, added = axes[5], [usual, *terms.values()]
+    ends = np.cumsum(added)
+    colours = [MUTED, *(BLUE if term > 0 else ORANGE for term in terms.values())]
+    bars.barh(["usual tile", *terms], added, left=ends - added, height=0.7, color=colours)
     bars.axvline(0, color=INK, linewidth=0.8)
-    bars.set(yticks=range(len(terms) + 1), ylim=(len(terms) + 0.6, -0.6), xlabel="log-odds, added up from above")
-    bars.set_yticklabels(["usual tile", *terms])
+    bars.set(ylim=(len(terms) + 0.6, -0.6), xlabel="log-odds, added up from above")
     bars.tick_params(axis="y", length=0)
     bars.set_title(f"sum {ends[-1]:+.1f}: score {score:.1%}", fontsize=8.5)
     return axes
 
 
 def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndarray], after: Sequence[np.ndarray],
-                    title: str, years: tuple = (2010, 2016), columns: int = 6, tile_px: int = 112) -> Axes:
-    """Candidates for new development: each tile in both years, one above the other, with its probabilities.
+                    title: str, years: tuple, columns: int = 6, tile_px: int = 112) -> Axes:
+    """Candidates for new development, from ``new_development.to_show``: pictures of both years, and words.
 
-    ``candidates`` have ``probability_before`` and ``probability_after``. The columns ``rank``, ``score``, ``tile_id``
-    and ``reason`` are shown if they exist.
+    A table without the column ``score`` gives only ranks.
     """
     n = len(candidates)
     if not n:
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
     gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: the height of a line of text
-    below = sum(room * line for name, room in (("tile_id", 0.7), ("reason", 4.8)) if name in candidates)
-    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(below)
+    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(5.5 * line)
     sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         # No score is certain.
         score = f" · {min(99, 100 * candidate['score']):.0f} %" if "score" in candidates else ""
-        ax.text(x, y + 0.7 * line, f"#{candidate.get('rank', k + 1)}{score}", fontsize=9, color=BLUE, fontweight="bold")
+        ax.text(x, y + 0.7 * line, f"#{candidate['rank']}{score}", fontsize=9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)
             sheet[top:top + tile_px, x:x + tile_px] = resize(picture, tile_px)
@@ -242,8 +234,7 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, ha="right",
                     fontweight="bold" if when else "normal")
-        words = [candidate["tile_id"]] if "tile_id" in candidates else []
-        words += textwrap.wrap(candidate["reason"], 21) if "reason" in candidates else []
+        words = [candidate["tile_id"], *textwrap.wrap(candidate["reason"], 21)]
         ax.text(x, top + tile_px + 4, "\n".join(words[:9]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
     ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
             f"blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)

@@ -10,17 +10,15 @@ from helpers.figures.style import BLUE, EDGE, INK, ORANGE, set_title
 
 def tasks_on_slots(ax: Axes, tasks: pd.DataFrame, title: str) -> Axes:
     """A bar for each task, from ``began`` to ``ended`` in seconds, in the row of the ``process`` that ran it."""
-    rows = {process: row for row, process in enumerate(sorted(tasks["process"].unique()))}
-    start = tasks["began"].min()
-    for number, task in enumerate(tasks.sort_values("began").itertuples()):
-        left, width = task.began - start, task.ended - task.began
-        row = rows[task.process]
-        ax.barh(row, width, left=left, height=0.6, color=BLUE, edgecolor="white", linewidth=1.5)
-        ax.text(left + width / 2, row, f"task {number + 1}\n{task.pictures}", ha="center", va="center", color="white",
-                fontsize=7.5)
-    ax.set(yticks=range(len(rows)), ylim=(len(rows) - 0.4, -0.6), xlim=(0, (tasks["ended"].max() - start) * 1.02),
+    tasks = tasks.sort_values("began")
+    start, slot = tasks["began"].min(), tasks["process"].rank(method="dense").astype(int)
+    bars = ax.barh(slot, tasks["ended"] - tasks["began"], left=tasks["began"] - start, height=0.6, color=BLUE,
+                   edgecolor="white", linewidth=1.5)
+    words = [f"task {number}\n{pictures}" for number, pictures in enumerate(tasks["pictures"], start=1)]
+    ax.bar_label(bars, words, label_type="center", color="white", fontsize=7.5)
+    ax.set_yticks(range(1, slot.max() + 1), labels=[f"slot {number}" for number in range(1, slot.max() + 1)])
+    ax.set(ylim=(slot.max() + 0.6, 0.4), xlim=(0, (tasks["ended"].max() - start) * 1.02),
            xlabel="seconds since the first task began")
-    ax.set_yticklabels([f"slot {row + 1}" for row in rows.values()])
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="x")
     return set_title(ax, title)

@@ -1,8 +1,4 @@
-"""From classes on a grid to what changed: smoothing, newly developed candidates, and counts.
-
-Tiles are numbered as on the ground: ``row`` grows to the north, ``col`` to the east. Arrays are north-up, as
-pictures are: their first row is the northernmost, so array row ``i`` holds grid row ``top_row - i``.
-"""
+"""Changes between two maps of a county: smoothing, candidates of the rule of 2017, and counts."""
 
 import numpy as np
 import pandas as pd
@@ -15,16 +11,10 @@ from helpers.model.evaluation import stacked
 
 
 def smooth(values: np.ndarray, n_values: int, centre_weight: int = 3, fill: int = NO_CLASS) -> np.ndarray:
-    """Give each tile the plurality of its 3 × 3 neighbourhood, to remove isolated tiles.
+    """Give each tile the commonest value of its 3 × 3 neighbourhood, to remove isolated tiles; ties change nothing.
 
-    A neighbour that does not exist (beyond the border, or ``fill``) has no vote. A tile changes only if one other
-    value has more votes than every other one: at a tie it keeps its own.
-
-    Parameters
-    ----------
-    values : (height, width) integers, 0 to ``n_values`` - 1 or ``fill``.
-    centre_weight : votes of the centre. The 2017 tutorial (``land_use_prediction.md``) says that it weighs more, not
-        how much; with 3 the corner of a block keeps its value (3 + 3 votes against 5), and a pair of tiles goes.
+    ``values``, (height, width), are 0 to ``n_values`` - 1, or ``fill`` for tiles without a vote. In 2017 the centre had
+    more votes (``land_use_prediction.md``). With 3, blocks keep their corners (3 + 3 votes against 5), and pairs go.
     """
     holds = (values == np.arange(n_values)[:, None, None]).astype(np.int32)
     votes = convolve(holds, [[[1, 1, 1], [1, centre_weight, 1], [1, 1, 1]]], mode="constant")
@@ -34,28 +24,21 @@ def smooth(values: np.ndarray, n_values: int, centre_weight: int = 3, fill: int 
 
 def smooth_tiles(row: pd.Series, col: pd.Series, values: pd.Series, n_values: int) -> np.ndarray:
     """``smooth`` for a table of tiles: (N,) int16, ``NO_CLASS`` where a value is missing."""
-    grid = to_grid(row, col, values, fill=NO_CLASS)
+    grid = to_grid(row, col, values)
     return from_grid(grid._replace(values=smooth(grid.values, n_values)), row, col)
 
 
 def probability_of(predictions: pd.DataFrame, group_id: int) -> np.ndarray:
-    """Probability that each tile is in a map group, the sum over its classes; NaN where there was an error."""
+    """The probability that each tile is in a map group, summed over the group's classes; NaN after an error."""
     members = np.flatnonzero(group_of_class(np.arange(len(CLASS_NAMES))) == group_id)
     return stacked(predictions)[:, members].sum(axis=1)
 
 
 def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Newly developed tiles by the rule of 2017: not labelled Developed in the first year, predicted so later.
+    """Newly developed tiles by the rule of 2017: another label in the first year, Developed predicted in the second.
 
-    Parameters
-    ----------
-    labels : ``tile_id``, ``row``, ``col`` and ``group``, the map group by the first year's labels.
-    before, after : prediction tables of the two years' pictures, one county.
-
-    Returns
-    -------
-    A row for each candidate, by falling ``gain``: how much the probability of Developed rose. A tile without a
-    prediction in the first year comes last.
+    ``labels`` are the first year's ``tile_id``, ``row``, ``col`` and ``group``, ``before`` and ``after`` predictions.
+    Candidates are sorted by falling ``gain``, the rise of the probability of Developed; a missing one comes last.
     """
     for name, table in (("labels", labels), ("before", before), ("after", after)):
         if repeated := int(table["tile_id"].duplicated().sum()):
@@ -72,15 +55,12 @@ def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFr
     developed = group_of_prediction(tiles["class_after"]) == DEVELOPED
     found = tiles[developed & (tiles["group"] != DEVELOPED)]
     found = found.assign(gain=found["probability_after"] - found["probability_before"])
-    columns = ["tile_id", "row", "col", "group", "class_before", "class_after", "probability_before",
-               "probability_after", "gain"]
-    return found.sort_values(["gain", "tile_id"], ascending=[False, True], ignore_index=True)[columns]
+    return found.sort_values(["gain", "tile_id"], ascending=[False, True], ignore_index=True)
 
 
 def group_counts(groups: pd.Series) -> pd.DataFrame:
-    """``tiles``, ``area_km2`` and ``share`` of each map group, by name, and of missing ids where there are any."""
-    groups = pd.Series(groups)
-    groups = groups.where(groups.notna(), NO_CLASS).astype(int)
+    """``tiles``, ``area_km2`` and ``share`` of each map group, by name, and of missing ids if there are any."""
+    groups = pd.Series(groups, dtype="Int64").fillna(NO_CLASS).astype(int)
     names = {g.group_id: g.name for g in GROUPS} | ({NO_CLASS: "No prediction"} if (groups == NO_CLASS).any() else {})
     tiles = groups.value_counts().reindex(list(names), fill_value=0).to_numpy()
     return pd.DataFrame({"tiles": tiles, "area_km2": tiles * (TILE_M / 1000) ** 2,

@@ -1,4 +1,4 @@
-"""Sentences of notebook 06 about a run's own numbers: each is computed, so that it holds for every county."""
+"""Sentences of notebook 06 about a run's numbers, each built from them, so that it is true for every county."""
 
 import re
 
@@ -12,43 +12,39 @@ UNSURE = 0.2, 0.8
 
 
 def county_as_text(facts: dict) -> str:
-    """What a title calls the county of a tile store's manifest: by its name where the manifest has one."""
+    """The name of a county for titles, or its code if the tile store's manifest has no name."""
     name, fips = facts.get("name"), facts["county"]
     if not name:
         return f"County {fips}"
-    # Louisiana has parishes and Alaska boroughs, and from 510 on the codes are those of independent cities.
+    # Louisiana has parishes, Alaska has boroughs, and codes from 510 on belong to independent cities.
     is_county = re.fullmatch(r"\d{5}", fips) and fips[:2] not in ("02", "22") and fips[2:] < "510"
     return f"{name} County" if is_county else name
 
 
 def smoothing_as_text(agree: dict, smoothed: dict) -> str:
-    """Whether smoothing has brought the maps of each year nearer to the labels."""
+    """Whether smoothing brings the map of each year nearer to the labels."""
     def one(year):
         before, after = f"{agree[year]:.1%}", f"{smoothed[year]:.1%}"
         if before == after:
             return f"In {year} smoothing leaves the agreement with the labels at {before}."
-        did = "raises" if smoothed[year] > agree[year] else "lowers"
-        return f"In {year} smoothing {did} the agreement with the labels from {before} to {after}."
+        verb = "raises" if smoothed[year] > agree[year] else "lowers"
+        return f"In {year} smoothing {verb} the agreement with the labels from {before} to {after}."
     return " ".join(map(one, agree))
 
 
 def temperature_as_text(temperature: float, before: float, after: float) -> str:
-    """What a temperature does, and whether it has lowered the calibration error of tiles that did not choose it."""
+    """The effect of a temperature on probabilities, and on the calibration error of other tiles."""
     effect = ("leaves the probabilities nearly as they are" if 0.98 <= temperature <= 1.02 else
               f"makes the probabilities {'less' if temperature > 1 else 'more'} sure")
-    shown = f"{before:.1%}", f"{after:.1%}"
-    if shown[0] == shown[1]:
-        result = f"stays at {shown[0]}: the network needed no correction here"
-    elif after < before:
-        result = f"falls from {shown[0]} to {shown[1]}: the probabilities became more reliable"
-    else:
-        result = f"rises from {shown[0]} to {shown[1]}: the network needed no correction here"
+    old, new = f"{before:.1%}", f"{after:.1%}"
+    change = f"stays at {old}" if old == new else f"{'falls' if after < before else 'rises'} from {old} to {new}"
+    verdict = "the probabilities became more reliable" if "falls" in change else "the network needed no correction here"
     return (f"The temperature of {temperature:.2f} {effect}. The calibration error, of tiles that had no part in "
-            f"choosing it, {result}.")
+            f"choosing it, {change}: {verdict}.")
 
 
 def reliability_as_text(name: str, scores, outcomes) -> str:
-    """How scores that are neither sure nor hopeless compare with the share of them that is true."""
+    """The mean of the scores that are neither sure nor hopeless, beside the share of them that is true."""
     scores, outcomes = np.asarray(scores, dtype=float), np.asarray(outcomes, dtype=bool)
     unsure = (scores >= UNSURE[0]) & (scores <= UNSURE[1])
     low, high = (f"{100 * edge:.0f}" for edge in UNSURE)
@@ -56,7 +52,7 @@ def reliability_as_text(name: str, scores, outcomes) -> str:
         return (f"{name}: of {len(scores):,} tiles only {unsure.sum()} have a value from {low} to {high} %, too few to "
                 "judge the middle of the chart.")
     said, came, n = scores[unsure].mean(), outcomes[unsure].mean(), int(unsure.sum())
-    # Two standard deviations of such a share, if the scores were right.
+    # Two standard deviations of the share, if the scores are right.
     chance = 2 * np.sqrt(said * (1 - said) / n)
     verdict = ("that is no more than chance explains" if abs(came - said) <= chance else
                "the values are too low there" if came > said else "the values are too high there")
@@ -65,7 +61,7 @@ def reliability_as_text(name: str, scores, outcomes) -> str:
 
 
 def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
-    """How many map groups are not as labelled, and which kind of error is the commonest."""
+    """The number of tiles whose map group differs from the label, and the commonest kind of error."""
     pairs = pd.DataFrame({"label": labels.to_numpy(), "predicted": predicted.to_numpy()}).dropna()
     wrong = pairs[pairs["label"] != pairs["predicted"]]
     if not len(wrong):
@@ -78,7 +74,7 @@ def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
 
 
 def signs_as_text(neighbours: float, pictures: float) -> str:
-    """Which way two terms count, by their coefficients, and why that may be against a tile."""
+    """Whether two terms count for or against a tile, by their coefficients, and a likely cause."""
     return ("In this run, changed neighbours count " + (
         "**for** a tile: new land comes in groups." if neighbours >= 0 else
         "**against** a tile. The model compares tiles whose own cells look alike. Of two such training tiles, the one "
@@ -89,7 +85,7 @@ def signs_as_text(neighbours: float, pictures: float) -> str:
 
 
 def performance_as_text(figures: dict, by_size: pd.DataFrame) -> str:
-    """How the score compares with the rule of 2017, by ``new_development.performance`` and ``recall_by_size``."""
+    """The score beside the rule of 2017, by ``new_development.performance`` and ``recall_by_size``."""
     def share(value):
         return "none" if np.isnan(value) else f"{value:.0%}"
     text = (f"The rule finds {share(figures['baseline_recall'])} of the newly developed tiles, and "

@@ -1,17 +1,17 @@
 """New development: newly built land, found in two years' pictures; each tile gets a score and its reason.
 
-What is new in a tile may be a single house, so heads judge each of its cells (``cells``). A tile's score comes from
-these judgements, the network's probabilities, the first year's label, the neighbours, and how far the pictures differ.
+A single house may be new, so heads judge each cell of a tile (``cells``). The tile's score comes from their judgements,
+the network's probabilities, the first year's label, the neighbours, and the difference between the pictures.
 
-Everything is fitted on training counties, each judged by heads that were fitted on the others. Their mean logarithmic
-loss in the sample chose the strength of the model (0.0489 at C = 1, 0.0508 at 0.3, 0.0511 at 3), and that Platt's line
-is taken only where it helps (0.0489 without, 0.063 with it). No label of a mapped or a validation county had a part.
+The model is fitted on the training counties alone; the heads that judge one of them were fitted on the others. The
+mean logarithmic loss in the sample chose the model's strength (0.0489 at C = 1, 0.0508 at 0.3, 0.0511 at 3), and
+Platt's line only where it helps (0.0489 without, 0.063 with it).
 """
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import convolve, uniform_filter
-from scipy.special import expit
+from scipy.special import expit, logit
 
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
@@ -24,13 +24,13 @@ from helpers.model.evaluation import calibration_error
 NEW_SHARE = 0.1
 # A tile whose score is at least this is a candidate.
 CANDIDATE = 0.5
-# The fewest newly developed tiles to fit a model on: fewer say too little about its thirteen coefficients.
+# The fewest newly developed tiles to fit a model on: it has thirteen coefficients.
 LEAST_CHANGED = 20
-# What a score says, in every legend, caption and file.
+# The meaning of a score, for every legend, caption and file.
 CHANCE = "the chance that a tenth of a tile or more is newly developed"
 RANKED = "ranked by the rule of 2017, no probability"
-# What a score is made of, and the term of a reason that each column belongs to: columns of one term stand in for each
-# other, so that singly their coefficients say little.
+# The columns that a score is computed from, and the term of a reason that each belongs to. Columns of one term replace
+# each other, so that a single coefficient means little.
 EVIDENCE = {
     "strongest_rise": "cells", "rise_extent": "cells", "mean_rise": "cells", "strongest_new": "cells",
     "new_extent": "cells", "cells_before": "cells", "cells_after": "cells", "labelled": "label",
@@ -43,48 +43,45 @@ SCORES = ["tile_id", "row", "col", "score", "reason", "new_m2", "probability_bef
 # ---- evidence: tiles
 
 def _logit(p):
-    p = np.clip(p, 1e-3, 1 - 1e-3)
-    return np.log(p / (1 - p))
+    return logit(np.clip(p, 1e-3, 1 - 1e-3))
 
 
 def _strongest(maps):
-    """Mean of the strongest tenth of a tile's cells, each first averaged with its neighbours: (N,)."""
+    """Mean of the strongest tenth of a tile's cells, after each is averaged with its neighbours: (N,)."""
     smooth = uniform_filter(maps, (0, 3, 3)).reshape(len(maps), -1)
     return np.sort(smooth, axis=1)[:, -max(1, smooth.shape[1] // 10):].mean(axis=1)
 
 
 def _around(tiles, values):
-    """Yield the sum of the eight neighbours' values, and then how many neighbours there are, each (N,)."""
-    for of_tile in (values, np.ones(len(tiles))):
-        laid = to_grid(tiles["row"], tiles["col"], of_tile, fill=0)
-        total = convolve(laid.values.astype(np.float64), [[1, 1, 1], [1, 0, 1], [1, 1, 1]], mode="constant")
-        yield from_grid(laid._replace(values=total), tiles["row"], tiles["col"])
+    """The sum of the values of each tile's eight neighbours, (N,)."""
+    laid = to_grid(tiles["row"], tiles["col"], values, fill=0)
+    total = convolve(laid.values.astype(np.float64), [[1, 1, 1], [1, 0, 1], [1, 1, 1]], mode="constant")
+    return from_grid(laid._replace(values=total), tiles["row"], tiles["col"])
 
 
 def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> pd.DataFrame:
-    """What speaks for and against new development in each of ``views.tiles``, and what ``SCORES`` needs beside it."""
+    """The columns of ``EVIDENCE`` for each of ``views.tiles``, and those that ``SCORES`` needs besides."""
     tiles = views.tiles
     rise = np.maximum(judgement.after - judgement.before, 0)
     table = pd.DataFrame({"tile_id": tiles["tile_id"]})
     for when, year in zip(("before", "after"), views.years):
         mine = predictions[(predictions["county"] == views.county) & (predictions["year"] == year)]
         scored = pd.Series(probability_of(mine, DEVELOPED), index=mine["tile_id"].to_numpy())
-        # A tile without a prediction says nothing either way.
+        # A tile without a prediction counts neither for nor against.
         table[f"probability_{when}"] = scored.reindex(tiles["tile_id"]).to_numpy()
         table[f"logit_{when}"] = _logit(table[f"probability_{when}"].fillna(0.5))
     new, risen = (judgement.new > 0.5).mean(axis=(1, 2)), (rise > 0.5).mean(axis=(1, 2))
     table["extent"] = np.maximum(new, risen)
     table["strongest_rise"], table["strongest_new"] = _logit(_strongest(rise)), _logit(_strongest(judgement.new))
-    # Roots: of the first hundred square metres each says more than of the last.
+    # Roots, because the first hundred square metres say more than the last.
     table["rise_extent"], table["new_extent"] = np.sqrt(risen), np.sqrt(new)
     table["mean_rise"] = _logit(rise.mean(axis=(1, 2)))
     table["cells_before"], table["cells_after"] = (m.mean(axis=(1, 2)) for m in (judgement.before, judgement.after))
     table["labelled"] = (tiles["group"] == DEVELOPED).astype(float)
     table["gain"] = table["logit_after"] - table["logit_before"]
-    # Of those that are there: a training county may be blocks of tiles with gaps between them.
-    total, there = _around(tiles, risen)
-    table["neighbours"] = total / np.maximum(there, 1)
-    table["new_neighbours"] = np.rint(next(_around(tiles, risen >= NEW_SHARE))).astype(int)
+    # The mean of the neighbours that exist: a training county may be blocks of tiles with gaps between them.
+    table["neighbours"] = _around(tiles, risen) / np.maximum(_around(tiles, np.ones(len(tiles))), 1)
+    table["new_neighbours"] = np.rint(_around(tiles, risen >= NEW_SHARE)).astype(int)
     table["distance"] = judgement.distance
     return table
 
@@ -92,14 +89,11 @@ def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> p
 # ---- scores
 
 class Scorer:
-    """From two years' pictures to a calibrated score for each tile, fitted on at least two training counties.
+    """Turns two years' pictures into a calibrated score for each tile, fitted on at least two training counties.
 
-    Attributes
-    ----------
-    cross_fitted : ``county``, ``tile_id``, ``new_share`` (by the labels of both years), ``score`` and ``new_m2`` of
-        every training tile, judged by what was fitted on the other counties.
-    uses_line : whether Platt's line turns the model's chance into the score: only where it betters the judgement of
-        counties that it was not fitted on.
+    ``cross_fitted`` has ``county``, ``tile_id``, ``new_share`` (by the labels), ``score`` and ``new_m2`` of the
+    training tiles, each from a fit on the other counties. ``uses_line``: whether Platt's line makes such scores better.
+    ``usual`` is the margin of the average training tile.
     """
 
     def __init__(self, views: list[Views], predictions: pd.DataFrame, seed: int = 0):
@@ -112,20 +106,16 @@ class Scorer:
         changed = [int((share >= NEW_SHARE).sum()) for share in shares]
         if sum(changed) - max(changed) < LEAST_CHANGED:
             counts = ", ".join(f"{n} in {view.county}" for n, view in zip(changed, views))
-            raise InputError(f"expected at least {LEAST_CHANGED} newly developed tiles in the training counties, "
-                             f"whichever one is left out, got {counts}. Prepare more training tiles or counties, or "
-                             "years further apart.")
+            raise InputError(f"expected at least {LEAST_CHANGED} newly developed tiles in the training counties, even "
+                             f"without one of them, got {counts}. Prepare more training tiles or counties, or years "
+                             "further apart.")
         self.heads = [fit_heads([v for v in views if v is not left],
                                 [b for v, b in zip(views, labels) if v is not left], seed) for left in views]
         self._fit(pd.concat([evidence(view, judge(view, [heads]), predictions).assign(county=view.county)
                              for view, heads in zip(views, self.heads)], ignore_index=True), np.concatenate(shares))
 
     def _fit(self, tiles, share):
-        """Fit the model, Platt's line from its margins to chances, and a curve from the extent of new cells to areas.
-
-        Cells show a part of what a label calls developed, roofs without their yard, and a few are wrong. The curve is
-        fitted on all tiles, so it is right on average: areas can be summed.
-        """
+        """Fit the model, Platt's line from its margins to chances, and a curve from the extent of new cells to area."""
         from sklearn.isotonic import IsotonicRegression
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import log_loss
@@ -137,6 +127,7 @@ class Scorer:
             return cross_val_predict(model, x, y, groups=tiles["county"], cv=LeaveOneGroupOut(), method=method)
         self.model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
         self.line = LogisticRegression(C=1e3)
+        # New cells show roofs, and labels include the yards. The curve is right on average, so areas can be summed.
         self.area = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
         real, x, extent = share >= NEW_SHARE, tiles[list(EVIDENCE)], tiles["extent"].to_numpy()
         margin = of_others(self.model, x, real, "decision_function")
@@ -148,12 +139,12 @@ class Scorer:
         self.model.fit(x, real)
         self.line.fit(margin[:, None], real)
         self.area.fit(extent, share)
+        self.usual = float(self.model[-1].intercept_[0])
 
     def score(self, views: Views, seen: pd.DataFrame) -> pd.DataFrame:
-        """The columns ``SCORES`` of a county's tiles, by falling ``score``; ``seen`` is their ``evidence``.
+        """The columns ``SCORES`` of a county's tiles, by falling ``score``, from their ``evidence``.
 
-        ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` the expected area of its
-        new land.
+        ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` the expected area.
         """
         table = pd.concat([views.tiles[["row", "col", "group", "label"]], seen], axis=1)
         table["score"] = self.chance(self.model.decision_function(table[list(EVIDENCE)]))
@@ -164,21 +155,16 @@ class Scorer:
         return _ranked(table)
 
     def chance(self, margin: np.ndarray) -> np.ndarray:
-        """Scores, 0 to 1, of the model's margins: log-odds, or Platt's line through them."""
+        """Scores, 0 to 1, of the model's margins: by Platt's line, or as log-odds."""
         margin = np.reshape(margin, (-1, 1))
         return self.line.predict_proba(margin)[:, 1] if self.uses_line else expit(margin[:, 0])
 
-    @property
-    def usual(self) -> float:
-        """The margin of a tile whose evidence is that of a usual training tile: ``terms`` add to it."""
-        return float(self.model[-1].intercept_[0])
-
     def coefficient(self, column: str) -> float:
-        """What one standard deviation more of a column of ``EVIDENCE`` adds to the margin."""
+        """The margin that one standard deviation of a column of ``EVIDENCE`` adds."""
         return float(self.model[-1].coef_[0][list(EVIDENCE).index(column)])
 
     def terms(self, table: pd.DataFrame) -> pd.DataFrame:
-        """What each term adds to a tile's margin, beside that of a usual tile: coefficients times evidence."""
+        """The margin that each term adds to the usual one: coefficients times evidence."""
         scaler, model = self.model
         added = pd.DataFrame(scaler.transform(table[list(EVIDENCE)]) * model.coef_[0], columns=list(EVIDENCE))
         return added.T.groupby(EVIDENCE).sum().T
@@ -189,22 +175,18 @@ def _ranked(table):
 
 
 def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str:
-    """Why a tile has its score: what speaks for it, then against it, of the two or three terms that weigh most.
-
-    A third term is told only where it weighs a quarter of the first.
-    """
+    """Why a tile has its score: its two strongest terms, and the third if it weighs a quarter of the first."""
     label = (GROUPS[int(tile.group)].name if pd.isna(tile.label) or int(tile.label) < 0
              else CLASS_NAMES[int(tile.label)])
-    n = tile.new_neighbours
     before, after = f"{tile.probability_before:.0%}", f"{tile.probability_after:.0%}"
     words = {"cells": (f"about {tile.new_m2 / 1e4:.1f} ha look newly built" if terms["cells"] > 0
                        else "little of it looks newly built"),
              "network": f"Developed goes from {before} to {after}",
              "label": f"labelled {label} in {label_year}",
-             "neighbours": _neighbours_as_text(int(n), terms["neighbours"]),
+             "neighbours": _neighbours_as_text(tile.new_neighbours, terms["neighbours"]),
              "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"
                          + ("" if terms["pictures"] > 0 else ", so it may only look new")}
-    # What rises from a thousandth to a hundredth can weigh; "from 0% to 1%" says it, "from 0% to 0%" would puzzle.
+    # A rise from a thousandth to a hundredth can weigh much, but "from 0% to 0%" would puzzle.
     if "nan%" in (before, after) or before == after:
         del words["network"]
     largest = sorted(words, key=lambda term: -abs(terms[term]))[:3]
@@ -216,17 +198,14 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
 
 
 def _neighbours_as_text(n, term):
-    """What the neighbours say. A tile at the rim of new land often only looks new, so they may speak against it."""
+    """The words for changed neighbours. They may count against a tile: at the rim of new land many only look new."""
     if n:
         return f"{n} neighbour{'s' * (n > 1)} changed too" + ("" if term > 0 else ", so this may be only the rim")
     return "no neighbour changed" + (", so this is no rim of other new land" if term > 0 else "")
 
 
 def example(views: Views, heads: Heads) -> tuple:
-    """A tile to work through: its position in ``views.tiles``, and its features before and after.
-
-    Among the tiles whose features are kept, it is the one whose new share, as the heads see it, is nearest to a fifth.
-    """
+    """A tile, about a fifth of it new, to work through: its position in ``views.tiles``, and its features."""
     nearest = (np.inf,)
     for where, before, after in views.strips(kept_only=True):
         features = pair_features(before, after)
@@ -239,9 +218,9 @@ def example(views: Views, heads: Heads) -> tuple:
 
 
 def by_rule(candidates: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
-    """A table as ``Scorer.score`` makes it, where none can be fitted: ``change.candidates_2017`` by their gain.
+    """A table like that of ``Scorer.score``, from ``change.candidates_2017``, for training counties that fit no scorer.
 
-    The score of a candidate is at least ``CANDIDATE``, that of another tile 0: it ranks, and is no probability.
+    Candidates score ``CANDIDATE`` or more by their gain, other tiles 0. Such a score ranks and is no probability.
     """
     table = tiles[["tile_id", "row", "col"]].merge(
         candidates[["tile_id", "gain", "probability_before", "probability_after"]], on="tile_id", how="left")
@@ -264,43 +243,35 @@ def to_show(candidates: pd.DataFrame) -> pd.DataFrame:
 def performance(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFrame) -> dict:
     """Precision, recall, areas and calibration of scores, beside the candidates of ``change.candidates_2017``.
 
-    Parameters
-    ----------
-    truth : ``row``, ``col`` and ``share`` newly developed; a tile that isn't in it has a share of 0.
-
-    Returns
-    -------
-    Figures by name; ours are those of the tiles that score ``CANDIDATE`` or more. ``false_candidates_ratio`` is our
-    false candidates over the baseline's, ours cut where they reach the baseline's recall. ``estimated_km2`` sums the
-    tiles' areas, ``baseline_km2`` counts candidates whole; their errors are shares of ``new_km2``.
-    ``calibration_error_above`` is that of the scores above 0.02. NaN where there is nothing to count.
+    ``truth`` has ``row``, ``col`` and the ``share`` that is newly developed; all other tiles have none. A figure is NaN
+    if there is nothing to count. ``false_candidates_ratio`` compares our false candidates, down to the baseline's
+    recall, with the baseline's. ``estimated_km2`` sums the tiles' areas, ``baseline_km2`` counts candidates whole. The
+    area errors are shares of ``new_km2``. ``calibration_error_above`` is that of the scores above 0.02.
     """
-    share = scores[["row", "col"]].merge(truth[["row", "col", "share"]], how="left")["share"].fillna(0).to_numpy()
-    real, score = share >= NEW_SHARE, scores["score"].to_numpy()
-    ours, theirs = score >= CANDIDATE, scores["tile_id"].isin(baseline["tile_id"]).to_numpy()
-    reached = int(np.searchsorted(np.cumsum(real), (theirs & real).sum())) + 1
-    new_km2, our_km2, their_km2 = (float(m2) / 1e6 for m2 in (
-        share.sum() * TILE_M ** 2, scores["new_m2"].sum(), theirs.sum() * TILE_M ** 2))
-    above = score > 0.02
-
-    def ratio(part, whole):
-        return float(part / whole) if whole else float("nan")
-    return {"precision": ratio((ours & real).sum(), ours.sum()), "recall": ratio((ours & real).sum(), real.sum()),
-            "baseline_precision": ratio((theirs & real).sum(), theirs.sum()),
-            "baseline_recall": ratio((theirs & real).sum(), real.sum()),
-            "false_candidates_ratio": ratio((~real[:reached]).sum(), (theirs & ~real).sum()),
-            "candidates": int(ours.sum()), "baseline_candidates": int(theirs.sum()), "truth": int(real.sum()),
-            "new_km2": new_km2, "estimated_km2": our_km2, "baseline_km2": their_km2,
-            "area_error": ratio(our_km2 - new_km2, new_km2), "baseline_area_error": ratio(their_km2 - new_km2, new_km2),
-            "calibration_error": calibration_error(score, real),
-            "calibration_error_above": calibration_error(score[above], real[above]) if above.any() else float("nan")}
+    table = scores.merge(truth[["row", "col", "share"]], how="left").fillna({"share": 0})
+    share, score = table["share"], table["score"]
+    real, ours, theirs = share >= NEW_SHARE, score >= CANDIDATE, table["tile_id"].isin(baseline["tile_id"])
+    reached = int(np.searchsorted(real.cumsum(), (theirs & real).sum())) + 1
+    km2 = (TILE_M / 1000) ** 2
+    new_km2, our_km2, their_km2 = share.sum() * km2, table["new_m2"].sum() / 1e6, theirs.sum() * km2
+    off, their_off = (area / (new_km2 or np.nan) - 1 for area in (our_km2, their_km2))
+    above = score[score > 0.02]
+    figures = {"precision": real[ours].mean(), "baseline_precision": real[theirs].mean(),
+               "recall": ours[real].mean(), "baseline_recall": theirs[real].mean(),
+               "false_candidates_ratio": (~real[:reached]).sum() / ((theirs & ~real).sum() or np.nan),
+               "new_km2": new_km2, "estimated_km2": our_km2, "baseline_km2": their_km2,
+               "area_error": off, "baseline_area_error": their_off, "calibration_error": calibration_error(score, real),
+               "calibration_error_above": calibration_error(above, real[above.index]) if len(above) else np.nan}
+    counts = {"candidates": ours, "baseline_candidates": theirs, "truth": real}
+    return {**{name: float(value) for name, value in figures.items()},
+            **{name: int(which.sum()) for name, which in counts.items()}}
 
 
 def recall_by_size(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
-    """``tiles``, ``recall``, ``baseline_recall`` and ``area_error`` by how much of a tile is new.
+    """``tiles``, ``recall``, ``baseline_recall`` and ``area_error`` by the new share of a tile, NaN if there is none.
 
-    Single properties, of a ``kind`` in ``truth``, stand apart. ``area_error`` is how far the area of a tile that was
-    found is off, the median, as a share of its true area. NaN where there are none.
+    Single properties, by the ``kind`` in ``truth``, stand apart. ``area_error`` is the median error of the areas of the
+    tiles that were found, as a share of the true area.
     """
     sizes = ["single properties", "10 to 25 % of the tile", "25 to 50 %", "50 % and more"]
     real = truth[truth["share"] >= NEW_SHARE].merge(scores[["row", "col", "score", "new_m2", "tile_id"]], how="left")

@@ -2,12 +2,13 @@
 
 import numpy as np
 from PIL import Image
+from scipy.special import logit
 
 from helpers.land.classes import CLASS_NAMES
 
-# A class; ``classes.DEVELOPED`` is the map group.
+# The class; ``classes.DEVELOPED`` is the map group.
 DEVELOPED_CLASS = CLASS_NAMES.index("Developed")
-# Windows of a picture of 256 px of 0.6 m: each shows 77 m, as much ground as a photograph of UC Merced.
+# A picture has 256 px of 0.6 m. So a window shows 77 m, as much ground as a photograph of UC Merced.
 WINDOW_PX, STEP_PX = 128, 64
 
 
@@ -21,7 +22,7 @@ def windows(pictures: np.ndarray) -> np.ndarray:
 def probabilities(engine, pictures: np.ndarray, input_px: tuple) -> np.ndarray:
     """An engine's probabilities for each window of pictures, averaged over its eight turns: (N, windows, classes).
 
-    Land looks the same from the air whichever way is up, so the eight differ by the network's errors alone.
+    From the air, land looks the same whichever way is up. So the eight differ by the network's errors alone.
     """
     found = []
     for picture in windows(pictures):
@@ -34,31 +35,25 @@ def probabilities(engine, pictures: np.ndarray, input_px: tuple) -> np.ndarray:
 def newly_developed(by_year: np.ndarray) -> np.ndarray:
     """How much more developed each place looks since the change: the rise of the log-odds of Developed, (N,).
 
-    A network that was trained elsewhere calls bare ground in a town developed already, only less surely than houses.
-    So probabilities near 1 hide what log-odds still tell. The year in the middle counts to the side of the change where
-    it fits better, and windows are averaged.
-
-    Parameters
-    ----------
-    by_year : (3, N, windows, classes), of ``probabilities``.
+    ``by_year`` are the ``probabilities`` of three years. The second year counts to the side of the change where it fits
+    better. A network from elsewhere may call bare ground in a town developed, only less surely than houses: the
+    difference is hidden in probabilities near 1, and visible in log-odds.
     """
-    developed = np.clip(by_year[..., DEVELOPED_CLASS], 1e-6, 1 - 1e-6)
-    first, middle, last = np.log(developed / (1 - developed))
+    first, middle, last = logit(np.clip(by_year[..., DEVELOPED_CLASS], 1e-6, 1 - 1e-6))
     early, late = (middle + last) / 2 - first, last - (first + middle) / 2
     return np.maximum(early, late).mean(axis=-1)
 
 
 def rule_2017(by_year: np.ndarray) -> np.ndarray:
-    """Whether the likeliest class of each place was another one in the first year, and Developed in the last."""
+    """Whether the likeliest class of each place is another one in the first year, and Developed in the last year."""
     before, after = by_year[[0, -1]].mean(axis=2).argmax(axis=-1)
     return (before != DEVELOPED_CLASS) & (after == DEVELOPED_CLASS)
 
 
 def measured(scores: np.ndarray, rule: np.ndarray, true: np.ndarray) -> dict:
-    """How well scores rank the true places, and what the rule of 2017 finds.
+    """How well scores rank the true places, and how many true and other places the rule of 2017 finds.
 
-    ``ranks`` of the true places, ``mean_rank``, ``best_rank`` (the mean of a perfect ranking), ``average_precision``;
-    ``rule_hits`` and ``rule_false``, the true and the other places that the rule finds.
+    ``best_rank`` is the mean rank of a perfect ranking.
     """
     ranks = np.flatnonzero(true[np.argsort(-np.asarray(scores), kind="stable")]) + 1
     best = np.arange(1, len(ranks) + 1)

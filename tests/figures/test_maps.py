@@ -116,10 +116,11 @@ def test_a_score_adds_up_step_by_step():
 
 
 def test_candidates_show_both_years_and_their_probabilities(ax):
-    candidates = pd.DataFrame({"probability_before": [0.02, np.nan, 0.2], "probability_after": [0.98, 0.9, 0.8]})
+    candidates = pd.DataFrame({"probability_before": [0.02, np.nan, 0.2], "probability_after": [0.98, 0.9, 0.8],
+                               "rank": [1, 2, 3], "tile_id": "utm11-19480-01602", "reason": "The rule of 2017."})
     before = [np.full((50, 50, 3), 40, dtype=np.uint8)] * 3
     after = [np.full((50, 50, 3), 200, dtype=np.uint8)] * 3
-    figures.candidate_sheet(ax, candidates, before, after, "New", columns=2, tile_px=40)
+    figures.candidate_sheet(ax, candidates, before, after, "New", (2010, 2016), columns=2, tile_px=40)
     assert texts_of(ax)[:5] == ["#1", "2010", "0.02", "2016", "0.98"]
     assert "—" in texts_of(ax) and "#3" in texts_of(ax)
     sheet = np.asarray(ax.images[0].get_array())
@@ -128,14 +129,14 @@ def test_candidates_show_both_years_and_their_probabilities(ax):
     first, second = np.flatnonzero((sheet[:, 5, 0] == 40)), np.flatnonzero((sheet[:, 5, 0] == 200))
     assert len(first) == len(second) == 80 and first[39] < second[0] < first[40] < second[40]
     with pytest.raises(InputError, match="got none"):
-        figures.candidate_sheet(ax, candidates[:0], [], [], "")
+        figures.candidate_sheet(ax, candidates[:0], [], [], "", (2010, 2016))
 
 
 def test_a_candidate_sheet_tells_score_and_reason(ax):
     candidates = pd.DataFrame({"probability_before": [0.1], "probability_after": [0.9], "score": [0.83], "rank": [27],
                                "tile_id": ["utm11-19480-01602"],
                                "reason": ["About 2 ha; Developed goes up; labelled Forest."]})
-    figures.candidate_sheet(ax, candidates, [picture(40)], [picture(40)], "New", columns=2, tile_px=40)
+    figures.candidate_sheet(ax, candidates, [picture(40)], [picture(40)], "New", (2010, 2016), columns=2, tile_px=40)
     words = " ".join(" ".join(texts_of(ax)).split())
     assert "#27 · 83 %" in words and "utm11-19480-01602" in words
     assert "About 2 ha; Developed goes up; labelled Forest." in words

@@ -13,7 +13,7 @@ def test_a_timeline_has_a_bar_for_each_task_in_the_row_of_its_slot(ax):
                           "pictures": [32, 31, 30]})
     tasks_on_slots(ax, tasks, "Three tasks")
     bars = {(bar.get_y() + bar.get_height() / 2, bar.get_x(), bar.get_width()) for bar in ax.patches}
-    assert bars == {(0, 0, 1), (1, 0.5, 2), (0, 2, 2)}
+    assert bars == {(1, 0, 1), (2, 0.5, 2), (1, 2, 2)}
     assert texts_of(ax) == ["task 1\n32", "task 2\n31", "task 3\n30"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["slot 1", "slot 2"]
 

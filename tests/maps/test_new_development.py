@@ -268,7 +268,7 @@ def test_areas_sum_to_what_was_labelled_and_are_no_larger_than_a_tile():
 
 def test_neighbours_that_are_missing_are_not_counted():
     tiles = pd.DataFrame({"row": [0, 0, 1, 50, 50], "col": [0, 1, 0, 50, 53]})
-    total, there = new_development._around(tiles, np.array([1.0, 2.0, 4.0, 8.0, 16.0]))
+    total, there = (new_development._around(tiles, values) for values in (2.0 ** np.arange(5), np.ones(5)))
     assert total.tolist() == [6, 5, 3, 0, 0] and there.tolist() == [2, 2, 2, 0, 0]
 
 

@@ -847,7 +847,7 @@ def _two_pictures(store, county, year, rows, grid, levels, px):
         side = 2 ** (levels - 1 - z)
         for x in range(-(-grid["width"] // side) if z < 4 else 0):
             for y in range(-(-grid["height"] // side)):
-                yield z, x, y, page_pictures._webp(np.full((px, px, 3), 90, dtype=np.uint8))
+                yield z, x, y, page_pictures._webp(Image.new("RGB", (px, px), (90, 90, 90)))
 
 
 def visit_quietly(visit, path):

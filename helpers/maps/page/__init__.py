@@ -1,9 +1,8 @@
 """The review page: one HTML file with a county's pictures, maps and candidates, for a browser without a network.
 
-``page.html``, ``page.css`` and ``page.js`` are ours; ``ol.js`` is OpenLayers 10.6.1 as its npm package ``ol`` ships it
-(``dist/ol.js`` without its last line, which names a file of debugging; licence beside it). All of them end inside the
-page. A county's pictures do too as long as the file stays small; those of a large one lie in a folder beside it, and
-the page loads what is looked at.
+The file holds ``page.html``, ``page.css``, ``page.js`` and OpenLayers 10.6.1, ``ol.js`` (``dist/ol.js`` of the npm
+package ``ol`` without its last line, which names a file for debugging; licence beside it). It also holds the pictures
+of a small county. Those of a large county lie in a folder beside it, and the page loads the ones in sight.
 """
 
 import base64
@@ -18,7 +17,7 @@ import pandas as pd
 import shapely
 
 from helpers import InputError
-from helpers.files import whole_file
+from helpers.files import write_whole
 from helpers.land.classes import CLASSES, GROUPS, NO_CLASS, SCORE_RAMP, UNCERTAINTY_RAMP
 from helpers.land.grid import TILE_M, project
 from helpers.maps.new_development import CANDIDATE, CHANCE, RANKED
@@ -26,10 +25,10 @@ from helpers.maps.page.pictures import picture_folder, write_pictures
 from helpers.model import evaluation
 
 FOLDER = Path(__file__).parent
-# What is scored at least so high is on the list to look at, the likeliest first, and so many at most: below the
-# candidates some that are less likely than not, for readers who want to miss nothing.
+# The lowest score on the list, and the most tiles on it. Below the candidates come less likely tiles, for readers who
+# want to miss nothing.
 LISTED, LONGEST_LIST = 0.1, 3000
-# Patterns that say the same as the colours: of map groups, and of classes by name.
+# Patterns of map groups and classes, for readers who do not see their colours.
 _GROUP_MARKS = {0: "lines", 1: "dot", 2: ""}
 _CLASS_MARKS = {"Developed": "lines", "Cultivated": "dot", "Forest": "", "Shrub": "bar", "Herbaceous": "post",
                 "Barren": "cross"}
@@ -40,19 +39,15 @@ def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd
           calibrated: bool = True) -> Path:
     """Write the review page of a county, and return its path.
 
-    Parameters
-    ----------
-    tiles : ``tile_id``, ``row``, ``col``, ``group`` (by the labels of ``label_year``), ``class_before``,
-        ``class_after``, ``probabilities_before``, ``probabilities_after`` (arrays over the classes, or None).
-    scores : from ``new_development.Scorer.score``, of the same tiles.
-    boundary : shapely geometry in ``crs``.
-    run_name : tells the marks of one run from those of another.
-    calibrated : False where scores come from ``new_development.by_rule``: the page then says that they only rank.
+    ``tiles`` have ``tile_id``, ``row``, ``col``, ``group`` (by the labels of ``label_year``), ``class_before``,
+    ``class_after``, ``probabilities_before`` and ``probabilities_after``. The ``scores`` of the same tiles come from
+    ``new_development.Scorer.score`` or, if not ``calibrated``, from ``by_rule``. The browser keeps the reader's marks
+    under ``run_name`` and county.
     """
     path = Path(path)
     if set(tiles["tile_id"]) != set(scores["tile_id"]) or not len(tiles):
         raise InputError(f"expected a score for each tile, got {len(tiles)} tiles and {len(scores)} scores. Score the "
-                         "tiles that are shown.")
+                         "tiles of the page.")
     tiles = tiles.sort_values(["row", "col"], ascending=[False, True]).reset_index(drop=True)
     candidates = int((scores["score"] >= CANDIDATE).sum())
     data = dict(
@@ -67,15 +62,14 @@ def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd
     texts = {"title": title, "source": source, "about": about, "before": str(years[0]), "after": str(years[1])}
     fields = {**{name: html.escape(text) for name, text in texts.items()}, "style": style, "library": library,
               "script": script, "style_hash": _hash(style), "script_hashes": f"{_hash(library)} {_hash(script)}",
-              # The data hold no "<": </script would end the script element, and <!--<script would hide its end.
+              # No "<" in the data: </script would end the script element, and <!--<script would hide its end.
               "data": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")}
-    with whole_file(path) as part:
-        part.write_text(re.sub(r"{{(\w+)}}", lambda field: fields[field[1]], page), encoding="utf-8")
+    write_whole(path, re.sub(r"{{(\w+)}}", lambda field: fields[field[1]], page).encode())
     return path
 
 
 def _hash(text):
-    """The name of an inline script or style in a content security policy: a browser runs no other text."""
+    """The hash of an inline script or style for the content security policy: a browser runs no other text."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
@@ -87,20 +81,20 @@ def _centres(tiles, crs):
     except (RuntimeError, ValueError):  # pyproj and geopandas
         centres = np.array([np.nan])
     if not np.isfinite(centres).all():
-        raise InputError("expected a coordinate system that leads to longitude and latitude, got "
+        raise InputError("expected a coordinate system that converts to longitude and latitude, got "
                          f"{str(crs)[:60]!r}. Give the page the crs of the tile store's manifest.")
     return centres[:, ::-1].T.round(5).tolist()
 
 
 def _data(tiles, scores, boundary):
-    """What the page knows of each tile, as short as JSON allows."""
+    """The page's data on each tile, as short as JSON allows."""
     scores = scores.reindex(tiles["tile_id"])
     score = scores["score"].to_numpy()
     before, after = (evaluation.stacked(tiles[[column]].set_axis(["probabilities"], axis=1))
                      for column in ("probabilities_before", "probabilities_after"))
 
     def whole(values, times=1):
-        return [NO_CLASS if np.isnan(v) else int(round(times * v)) for v in values.astype("float64")]
+        return np.nan_to_num(np.rint(times * np.asarray(values, "float64")), nan=NO_CLASS).astype(int).tolist()
 
     def packed(probabilities):
         return base64.b64encode(np.rint(255 * np.nan_to_num(probabilities)).astype(np.uint8).tobytes()).decode()
@@ -125,7 +119,7 @@ def _data(tiles, scores, boundary):
 
 
 def pictures_of(page: Path) -> tuple[Path | None, int]:
-    """The folder of pictures that must travel with a page, and its size in bytes; None and 0 where the page has all."""
+    """The folder of pictures that belongs to a page, and its size in bytes; None and 0 if the page holds them all."""
     folder = picture_folder(Path(page))
     if not folder.is_dir():
         return None, 0
@@ -133,7 +127,7 @@ def pictures_of(page: Path) -> tuple[Path | None, int]:
 
 
 def source_line(before: dict, after: dict, drawn: bool = False) -> str:
-    """Where a map's pictures and labels come from, by its two manifests; ``drawn`` are those of the sample."""
+    """The sources of a map's pictures and labels, from two manifests; the sample's are ``drawn``."""
     datum = str(before["crs"])
     zone = datum.split(":")[-1]
     if zone.startswith("269"):

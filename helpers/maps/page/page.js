@@ -1,5 +1,5 @@
 "use strict";
-// All the page knows lies in #data; OpenLayers (ol) stands above this script. Nothing is fetched from anywhere.
+// All data of the page are in #data, and OpenLayers (ol) is in the script above. Nothing comes from another machine.
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 const N = D.tiles.row.length, TILE = D.tile_m;
@@ -8,7 +8,7 @@ const probabilities = D.tiles.probabilities.map(bytes);   // of the two years: N
 const index = new Map(Array.from({length: N}, (_, i) => [D.tiles.row[i] + " " + D.tiles.col[i], i]));
 const tileAt = (row, col) => index.get(row + " " + col);
 const nameOf = i => D.tiles.id[i];
-// No probability is quite 0 or 1, and none reads as if it were.
+// No probability is 0 or 1, so none is shown as 0 % or 100 %.
 const percent = p => p >= 0.995 ? ">99 %" : p < 0.005 ? "<1 %" : (100 * p).toFixed(0) + " %";
 
 function element(tag, attributes, ...children) {
@@ -32,7 +32,7 @@ const tileGrid = new ol.tilegrid.TileGrid({
   resolutions: Array.from({length: D.pictures.levels}, (_, z) => TILE / D.pictures.px * 2 ** (finest - z)),
 });
 
-// Pictures there are: a county is no rectangle, and what lies beyond it has none.
+// The pictures that exist: a county is no rectangle, and there are none beyond it.
 const there = Array.from({length: D.pictures.levels}, () => new Set());
 for (let i = 0; i < N; i++) {
   let x = D.tiles.col[i] - D.grid.left_col, y = D.grid.top_row - D.tiles.row[i];
@@ -52,9 +52,9 @@ function imagery(year) {
   })});
 }
 
-// ---- areas: a colour, and a pattern that says the same without colour
+// ---- areas: a colour, and a pattern for readers who do not see the colour
 
-const SIZE = 12;   // pixels of the screen after which a pattern begins again, at any zoom
+const SIZE = 12;   // a pattern repeats after so many pixels of the screen, at any zoom
 
 function pattern(kind) {
   const canvas = element("canvas", {width: SIZE, height: SIZE}), context = canvas.getContext("2d"), s = SIZE;
@@ -73,7 +73,7 @@ function pattern(kind) {
 const patterns = {};
 const patternOf = kind => patterns[kind] = patterns[kind] || pattern(kind);
 
-// What is in sight is drawn at the scale at which it is seen: patterns are as fine in a large county as in a small one.
+// Only tiles in sight are drawn, at the scale of the screen. So patterns are as fine in a large county as in a small one.
 function area(look) {
   const looks = new Map();   // look -> its tiles
   for (let i = 0; i < N; i++) {
@@ -106,7 +106,7 @@ function area(look) {
 
 function areas(look) {
   const layer = new ol.layer.Image({visible: false, opacity: 0.7});
-  // Sorted when first looked at: a large county has many layers and tiles.
+  // The tiles are sorted when the layer is first shown, because a large county has many.
   layer.on("change:visible", () => { if (!layer.getSource()) layer.setSource(area(look)); });
   return layer;
 }
@@ -119,7 +119,7 @@ function ramp(stops, value) {
   const at = Math.min(0.9999, Math.max(0, value)) * (stops.length - 1), k = Math.floor(at);
   return "rgb(" + mix(stops[k], stops[k + 1], at - k).join(",") + ")";
 }
-// In fiftieths: no eye tells more apart, and each is filled at once.
+// In fifty steps: no eye tells more apart, and all tiles of a step are filled at once.
 const rampLook = (values, stops) => i => ({colour: values[i] < 0 ? null : ramp(stops, Math.round(values[i] / 20) / 50)});
 
 // ---- layers
@@ -135,7 +135,7 @@ function square(i) {
 }
 const boundary = vector(D.boundary.map(ring => new ol.Feature(new ol.geom.LineString(ring))),
                         [stroke("#ffffffcc", 4), stroke("#1f2a33", 2)]);
-// Outlines as wide as a tile bears: at the whole of a large county they would hide it.
+// Outlines get thinner with the tiles, because they would hide the tiles of a large county seen as a whole.
 const CANDIDATE_COLOUR = "#ffd23f";
 function outlined(feature, resolution) {
   const size = TILE / resolution, fill = new ol.style.Fill({color: CANDIDATE_COLOUR});
@@ -193,7 +193,7 @@ map.getView().on("change:resolution", measured);
 const whole = () => map.getView().fit(extent, {padding: [20, 20, 20, 20]});
 whole();
 
-// The second year is drawn to the right of the swipe only.
+// The second year is drawn only to the right of the swipe.
 years[1].on("prerender", event => {
   const context = event.context, [width, height] = map.getSize(), share = $("swipe").value / 100;
   const at = (x, y) => ol.render.getRenderPixel(event, [x, y]);
@@ -260,13 +260,13 @@ $("legend").append(
   element("p", {}, "Your marks"), ...MARKS.map(m => keyed(context => context.drawImage(signs[m[1]], 6, 0, 22, 22), m[1])),
   element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
   element("p", {}, "Predictions"), ...D.classes.map(c => key(c, c.name)), key(NOTHING, "No prediction"),
-  element("p", {}, "Patterns can be told apart where tiles of a kind lie together, and close up in each."),
+  element("p", {}, "To tell patterns apart, zoom in, or look where tiles of one kind lie together."),
   ...scale(D.ramps.score, ...(D.calibrated ? ["0 %", "100 %"] : ["none", "first"]), SCORE + ": " + D.meaning),
   ...scale(D.ramps.uncertainty, "sure", "all classes alike", "Uncertainty of the class in " + second));
 
 // ---- a tile
 
-let tile = null, place = null;   // the chosen tile, and the position in the list that was last chosen
+let tile = null, place = null;   // the chosen tile, and the last chosen position in the list
 const rank = new Map(D.listed.map((c, k) => [c.tile, k]));
 
 function figure(year, i) {
@@ -275,7 +275,7 @@ function figure(year, i) {
                  element("figcaption", {}, String(year)));
 }
 
-// Whole on one side of the swipe, the wider one: in the middle of the map the line would cut it in two.
+// A tile moves to the middle of the wider side of the swipe. In the middle of the map, the line would cut it in two.
 function centre(i) {
   const view = map.getView(), [x, y] = corner(i), share = $("swipe").value / 100;
   if (view.getResolution() > TILE / 180) view.setResolution(TILE / 180);
@@ -296,7 +296,7 @@ function choose(i, move) {
   $("tile-name").textContent = nameOf(i);
   $("tile-name").dataset.tile = nameOf(i);
   body.replaceChildren(element("div", {class: "pictures"}, figure(first, i), figure(second, i)));
-  // The button that was pressed is gone, and the keyboard's focus with it.
+  // The pressed button was removed, and the keyboard's focus with it.
   if (focused) $("tile-name").focus();
   const said = k === null ? "Not on the list."
     : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
@@ -356,7 +356,7 @@ const KEPT = "marks of " + D.run;
 const marks = new Map();   // tile -> mark
 let shownUpTo = 0;
 const lastRow = new IntersectionObserver(rows => { if (rows.some(row => row.isIntersecting)) more(); });
-function more() {   // A list of thousands is made in pieces, as it is needed.
+function more() {   // A list of thousands grows while the reader scrolls.
   const until = Math.min(D.listed.length, shownUpTo + 200);
   for (; shownUpTo < until; shownUpTo++) {
     const k = shownUpTo, c = D.listed[k];
@@ -393,19 +393,19 @@ function setMark(i, mark) {
   if (rank.get(i) < shownUpTo) $("list").children[rank.get(i)].querySelector(".mark").textContent = mark || "";
   marked();
 }
-function toggle(mark) {   // A second press undoes the first.
+function toggle(mark) {   // A second press removes the mark.
   const undone = marks.get(tile) === mark;
   setMark(tile, undone ? undefined : mark);
   kept(KEPT, csv());
   told();
   if (!undone && rank.has(tile) && place + 1 < D.listed.length) step(1);
 }
-// A spreadsheet takes a cell that begins with one of these for a formula; an apostrophe before it makes it a text.
+// A spreadsheet reads a cell that begins with one of these as a formula. An apostrophe before it makes it text.
 function cell(value) {
   const text = String(value).replace(/^(?=[\s'=+\-@＝＋－＠])/, "'");
   return /^'|[\s",;]/.test(text) ? '"' + text.replaceAll('"', '""') + '"' : text;
 }
-function csv() {   // the list, and then the other tiles that are marked
+function csv() {   // the tiles of the list, then all other marked tiles
   const tiles = [...D.listed.map(c => c.tile), ...[...marks.keys()].filter(i => !rank.has(i))];
   const rows = tiles.map(i => [nameOf(i), D.tiles.row[i], D.tiles.col[i],
     rank.has(i) ? D.listed[rank.get(i)].score : D.tiles.score[i] < 0 ? "" : D.tiles.score[i] / 1000, marks.get(i) || ""]);
@@ -419,7 +419,7 @@ function parsed(text, parting) {   // CSV: a quoted cell may hold anything, and 
   }
   return rows;
 }
-// Closing the page loses nothing. A browser may refuse to keep anything for a file: Save marks remains.
+// The browser keeps the marks when the page is closed. Where it keeps nothing for a file, Save marks still works.
 function kept(name, text) {
   try {
     if (text !== undefined) localStorage.setItem(name, text);
@@ -469,7 +469,7 @@ told();
 
 // ---- keys
 
-const LETTERS = "keys of a letter";   // People who dictate or tremble can switch them off.
+const LETTERS = "keys of a letter";   // People who dictate, or whose hands tremble, can switch them off.
 $("letters").checked = kept(LETTERS) !== "off";
 $("letters").addEventListener("change", () => kept(LETTERS, $("letters").checked ? "on" : "off"));
 document.addEventListener("keydown", event => {

@@ -9,23 +9,23 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from helpers.files import making
+from helpers.files import write_whole
 from helpers.tiles import store as tilestore
 from helpers.tiles.pictures import decode_all
 
-# Counties of up to so many tiles have their pictures inside the page, at 1.4 m; larger ones beside it, at 1 m.
+# The most tiles of a county whose pictures are inside the page, at 1.4 m. Other counties' lie beside it, at 1 m.
 TILES_INSIDE = 2500
 INSIDE_PX, BESIDE_PX = 160, 224
 QUALITY = 45
 
 
 def picture_folder(page: Path) -> Path:
-    """Where the pictures of a large county lie: beside its page."""
+    """The folder of a large county's pictures, beside its page."""
     return page.with_name(f"{page.stem}_pictures")
 
 
 def write_pictures(page: Path, store: str, county: str, years: tuple[int, int], tiles: pd.DataFrame) -> dict:
-    """Encode a county's pictures: what the page has to know of them, ``grid`` and ``pictures``."""
+    """Encode a county's pictures, and return the page's data on them, ``grid`` and ``pictures``."""
     top, left = int(tiles["row"].max()), int(tiles["col"].min())
     height, width = top - int(tiles["row"].min()) + 1, int(tiles["col"].max()) - left + 1
     grid = {"top_row": top, "left_col": left, "height": height, "width": width}
@@ -39,16 +39,13 @@ def write_pictures(page: Path, store: str, county: str, years: tuple[int, int], 
             if inside:
                 names[str(year)][f"{z}-{x}-{y}"] = base64.b64encode(image).decode()
             else:
-                file = folder / str(year) / str(z) / f"{x}-{y}.webp"
-                with making(file):
-                    file.parent.mkdir(parents=True, exist_ok=True)
-                    file.write_bytes(image)
+                write_whole(folder / str(year) / str(z) / f"{x}-{y}.webp", image)
     return {"grid": grid, "pictures": {"inside": inside, "levels": levels, "px": px, "folder": folder.name,
                                        "names": names}}
 
 
 def _clear(folder):
-    """Remove the pictures of an earlier page, and no other file."""
+    """Remove the pictures of an earlier page and no other file."""
     for file in list(folder.glob("*/*/*.webp")):
         if re.fullmatch(r"\d+/\d+/\d+-\d+\.webp", file.relative_to(folder).as_posix()):
             file.unlink()
@@ -58,10 +55,7 @@ def _clear(folder):
 
 
 def _pyramid(store, county, year, rows, grid, levels, px):
-    """Yield a year's pictures at every level as ``(z, x, y, bytes)``, a row of tiles at a time.
-
-    In each level but the finest a picture shows four of the one below.
-    """
+    """Yield a year's pictures of each level as ``(z, x, y, bytes)``. A picture shows four of the next finer level."""
     begun = [{} for _ in range(levels)]
 
     def finish(z, y, pictures):
@@ -69,33 +63,23 @@ def _pyramid(store, county, year, rows, grid, levels, px):
         for x, picture in pictures.items():
             yield z, x, y, _webp(picture)
             if z:
-                # The last of four channels is 0 where there is no tile, so that nothing is drawn there.
-                four = begun[z - 1].setdefault(x // 2, np.zeros((2 * px, 2 * px, 4), dtype=np.uint8))
-                four[y % 2 * px:(y % 2 + 1) * px, x % 2 * px:(x % 2 + 1) * px] = picture
+                # A new picture is transparent: nothing is drawn where there is no tile.
+                four = begun[z - 1].setdefault(x // 2, Image.new("RGBA", (2 * px, 2 * px)))
+                four.paste(picture, (x % 2 * px, y % 2 * px))
         if z and (y % 2 or y == -(-grid["height"] // 2 ** (levels - 1 - z)) - 1):
             above, begun[z - 1] = begun[z - 1], {}
-            yield from finish(z - 1, y // 2, {x: _halved(four) for x, four in above.items()})
+            yield from finish(z - 1, y // 2, {x: four.reduce(2) for x, four in above.items()})
     for y in range(grid["height"]):
         pictures, row = {}, grid["top_row"] - y
         if row in rows:
             found = tilestore.read(store, county, year, columns=["tile_id", "col", "image"], row=row)
             for x, picture in zip(found["col"] - grid["left_col"], decode_all(found, (px, px))):
                 if 0 <= x < grid["width"]:
-                    pictures[int(x)] = np.concatenate([picture, np.full((px, px, 1), 255, np.uint8)], axis=2)
+                    pictures[int(x)] = Image.fromarray(picture).convert("RGBA")
         yield from finish(levels - 1, y, pictures)
-
-
-def _halved(picture):
-    """Half as high and wide; what is not there has no part in a colour."""
-    h, w, _ = picture.shape
-    four = picture.reshape(h // 2, 2, w // 2, 2, 4).transpose(0, 2, 1, 3, 4).reshape(h // 2, w // 2, 4, 4).astype(float)
-    there = four[..., 3:].sum(axis=2)
-    colour = (four[..., :3] * four[..., 3:]).sum(axis=2) / np.maximum(there, 1)
-    return np.concatenate([colour, there / 4], axis=2).round().astype(np.uint8)
 
 
 def _webp(picture):
     buffer = io.BytesIO()
-    picture = picture[..., :3] if (picture[..., 3:] == 255).all() else picture
-    Image.fromarray(np.ascontiguousarray(picture)).save(buffer, "webp", quality=QUALITY, method=2)
+    picture.save(buffer, "webp", quality=QUALITY, method=2)
     return buffer.getvalue()
