@@ -12,8 +12,8 @@ from matplotlib.patches import Rectangle
 
 from helpers.figures.maps import draw_scale, frame_map, squares
 from helpers.figures.style import (
-    EDGE, INK, MUTED, ORANGE, class_colours, resize, set_title, share_as_text, show_sheet, swatch, white_sheet)
-from helpers.land.classes import CLASSES, CLASS_NAMES, NLCD_LEGEND, NO_CLASS, class_of_code
+    EDGE, INK, MUTED, ORANGE, resize, set_title, share_as_text, show_sheet, swatch, white_sheet)
+from helpers.land.classes import CLASSES, NLCD_LEGEND, NO_CLASS, class_of_code
 from helpers.land.grid import TILE_M
 from helpers.tiles.store import PURE
 
@@ -91,27 +91,26 @@ def nlcd_panel(ax: Axes, codes: np.ndarray, title: str) -> Axes:
 
 
 def contact_sheet(ax: Axes, tiles: Sequence[np.ndarray], labels: np.ndarray, title: str, per_class: int = 8,
-                  class_names: Sequence[str] = CLASS_NAMES, tile_px: int = 72) -> Axes:
+                  tile_px: int = 72) -> Axes:
     """A row for each class with its first ``per_class`` tiles, uint8 RGB."""
     labels = np.asarray(labels)
     gap = max(2, tile_px // 18)
     step = tile_px + gap
-    rows = [(i, np.flatnonzero(labels == i)[:per_class]) for i in range(len(class_names)) if (labels == i).any()]
-    sheet = white_sheet(len(rows) * step - gap, max(len(members) for _, members in rows) * step - gap)
-    colours = class_colours(class_names)
-    for top, (class_id, members) in zip(range(0, len(rows) * step, step), rows):
-        for c, i in enumerate(members):
-            sheet[top:top + tile_px, c * step:c * step + tile_px] = resize(tiles[i], tile_px)
-        ax.add_patch(Rectangle((-3.5 * gap, top), 1.8 * gap, tile_px, facecolor=colours[class_id],
-                               edgecolor=EDGE, linewidth=0.6, clip_on=False))
-        ax.text(-5.5 * gap, top + tile_px / 2, class_names[class_id], ha="right", va="center", fontsize=9)
+    rows = {kind: np.flatnonzero(labels == kind.class_id)[:per_class] for kind in CLASSES if kind.class_id in labels}
+    sheet = white_sheet(len(rows) * step - gap, max(map(len, rows.values())) * step - gap)
+    for top, (kind, members) in zip(range(0, len(rows) * step, step), rows.items()):
+        for left, i in zip(range(0, len(members) * step, step), members):
+            sheet[top:top + tile_px, left:left + tile_px] = resize(tiles[i], tile_px)
+        ax.add_patch(Rectangle((-3.5 * gap, top), 1.8 * gap, tile_px, facecolor=kind.colour, edgecolor=EDGE,
+                               linewidth=0.6, clip_on=False))
+        ax.text(-5.5 * gap, top + tile_px / 2, kind.name, ha="right", va="center", fontsize=9)
     return show_sheet(ax, sheet, title)
 
 
-def class_balance(ax: Axes, tiles: pd.DataFrame, title: str, class_names: Sequence[str] = CLASS_NAMES) -> Axes:
+def class_balance(ax: Axes, tiles: pd.DataFrame, title: str) -> Axes:
     """The number of pure and of mixed tiles of each class in each split, from ``split``, ``label`` and ``purity``."""
     splits = [s for s in ("train", "validation", "map") if (tiles["split"] == s).any()]
-    colours, n = class_colours(class_names), len(class_names)
+    colours, n = [kind.colour for kind in CLASSES], len(CLASSES)
     starts = (n + 1.2) * np.arange(len(splits))
     for start, split in zip(starts, splits):
         chosen = tiles[tiles["split"] == split]
@@ -128,7 +127,7 @@ def class_balance(ax: Axes, tiles: pd.DataFrame, title: str, class_names: Sequen
     ax.set(ylim=(0, 1.17 * max(1, ax.dataLim.ymax)), ylabel="tiles")
     ax.grid(axis="y")
     ax.spines["left"].set_visible(False)
-    handles = [swatch(colour, name) for colour, name in zip(colours, class_names)]
+    handles = [swatch(kind.colour, kind.name) for kind in CLASSES]
     handles += [swatch("#9aa4ab", "pure (bold number)"), swatch("white", "mixed", edgecolor="#9aa4ab", hatch="////")]
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
     return set_title(ax, title)

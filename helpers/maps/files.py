@@ -24,8 +24,7 @@ def write_map(path: Path, grid: TileGrid, crs: str, legend: dict, tags: dict, de
     """
     values = np.where(np.isin(grid.values, list(legend)), grid.values, NODATA).astype(np.uint8)
     height, width = values.shape
-    corner = grid.left_col * TILE_M, (grid.top_row + 1) * TILE_M
-    placed = rasterio.transform.from_origin(*corner, TILE_M, TILE_M)
+    placed = rasterio.transform.from_origin(grid.left_col * TILE_M, (grid.top_row + 1) * TILE_M, TILE_M, TILE_M)
     names = {f"VALUE_{value}": name for value, (name, _) in legend.items()}
     # Overviews take the commonest value, because an average of class ids means nothing.
     layout = dict(driver="COG", compress="DEFLATE", overview_resampling="MODE")

@@ -68,9 +68,8 @@ def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
         return f"All {len(pairs):,} tiles have the group of their label."
     counts = wrong.value_counts()
     (label, taken), n = counts.index[0], counts.iloc[0]
-    names = {group.group_id: group.name for group in GROUPS}
     return (f"{len(wrong):,} of {len(pairs):,} tiles differ from their label. The commonest kind, {n:,} tiles: "
-            f"labelled {names[int(label)]}, taken for {names[int(taken)]}.")
+            f"labelled {GROUPS[int(label)].name}, taken for {GROUPS[int(taken)].name}.")
 
 
 def signs_as_text(neighbours: float, pictures: float) -> str:

@@ -20,7 +20,7 @@ N_CLASSES = 3
 
 
 def answers(values, positions=None):
-    """Peaks of neurons that answered so; (N, channels)."""
+    """Peaks of neurons with these answers, (N, channels)."""
     values = np.asarray(values, dtype=np.float32)
     positions = np.zeros(values.shape + (2,), dtype=int) if positions is None else positions
     return seeing.Peaks(values, positions, None)
@@ -44,8 +44,8 @@ def network(tmp_path):
 
 
 def test_the_receptive_field_is_what_changes_the_answer(network, monkeypatch):
-    """Each pixel is changed in turn, and the positions noted whose answer changes with it."""
-    monkeypatch.setattr(cntk_network, "start_cntk", MagicMock())  # it is worked out beside CNTK's functions
+    """The test changes one pixel after another, and notes the positions whose answers change with it."""
+    monkeypatch.setattr(cntk_network, "start_cntk", MagicMock())  # the class computes it beside CNTK's functions
     field = cntk_network.Pretrained("net", network, layer="conv2").receptive_field("conv2")
     session = onnxruntime.InferenceSession(str(network), providers=["CPUExecutionProvider"])
     px = 33
@@ -86,14 +86,14 @@ def test_peaks_are_found_where_the_neuron_sees_nothing_but_the_tile():
     assert found.values[:, 0].tolist() == [1, 5, 2, 4, 3]
     assert found.positions[:, 0].tolist() == [[2, 1], [2, 2], [2, 3], [2, 4], [2, 3]]
     assert np.allclose(found.usual, maps.mean(axis=0))
-    # Where every position sees beyond the tile, the strongest of all.
+    # If every position sees beyond the tile, the strongest of all counts.
     assert (seeing.peaks(lambda some: [maps[some[:, 0, 0, 0]]], tiles, [Field(40, -8, 4)])[0].values[:, 0] == 9).all()
 
 
 def test_the_strongest_crops_come_from_different_tiles():
     rng = np.random.RandomState(0)
     maps = rng.rand(30, 4, 5, 5).astype(np.float32)
-    maps[7, 2] += 10  # every position of one tile excites it more than all others do
+    maps[7, 2] += 10  # every position of one tile excites it more than all other tiles
     tiles = np.arange(30, dtype=np.uint8)[:, None, None, None] * np.ones((1, 20, 20, 3), dtype=np.uint8)
     found = seeing.peaks(lambda some: [maps[some[:, 0, 0, 0]]], tiles, [Field(4, 0, 4)])[0]
     for channel in range(4):
@@ -104,7 +104,7 @@ def test_the_strongest_crops_come_from_different_tiles():
 
 
 def test_a_neuron_is_chosen_by_what_its_crops_show():
-    """Not by its mean answer, which may be highest for a class that its strongest crops do not show."""
+    """The mean answer does not choose it: the strongest crops may show another class than that of the highest mean."""
     labels = np.repeat(np.arange(N_CLASSES), 20)
     values = np.random.RandomState(0).rand(60, 8)
     own = np.flatnonzero(labels == 2)
@@ -117,7 +117,7 @@ def test_a_neuron_is_chosen_by_what_its_crops_show():
     assert shares[3].tolist() == [1, 0, 0] and shares[5].tolist() == [0, 0, 1] and shares[6].tolist() == [0, 0, 0]
     chosen = seeing.neurons_for_classes(found, labels, N_CLASSES)
     assert chosen[0] == 3 and chosen[2] == 5 and len(set(chosen)) == N_CLASSES
-    # Of two with the same crops, the one whose mean stands out more.
+    # Of two neurons with the same crops, the one whose mean stands out more is chosen.
     values[own, 7] = 2
     assert seeing.neurons_for_classes(answers(values), labels, N_CLASSES)[2] == 7
 
@@ -159,7 +159,7 @@ def test_the_votes_of_all_positions_average_to_the_logits():
 
 
 def test_a_position_that_answers_as_usual_votes_as_all_others_do():
-    """Neurons answer otherwise near the edge: that must not colour it."""
+    """Neurons answer differently near the edge. That must not show in the evidence."""
     rng = np.random.RandomState(0)
     usual = rng.rand(5, 4, 4)
     votes = seeing.evidence([usual[None]], [usual], rng.randn(5, N_CLASSES), usual.mean(axis=(1, 2)), np.ones(5),

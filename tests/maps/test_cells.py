@@ -30,7 +30,7 @@ def test_a_cell_is_described_by_what_lies_in_it(cells, some):
 
 
 def test_cells_are_north_up_as_the_network_sees_them(cells, some):
-    """What changes in a corner of a picture changes the features of that corner, and not of the one across."""
+    """A change in a corner of a picture changes the features of that corner, and not those of the opposite corner."""
     changed = some[:1].copy()
     changed[0, :32, -32:] = 255 - changed[0, :32, -32:]
     difference = np.abs(cells.describe(changed).astype(float) - cells.describe(some[:1])).mean(axis=-1)[0]
@@ -54,13 +54,13 @@ def test_labels_of_cells_lie_where_the_raster_has_them(tmp_path):
     for tile, r, c in zip(share, tiles["row"], tiles["col"]):
         x, y = np.meshgrid(c * TILE_M + along, (r + 1) * TILE_M - along)
         inside = (x < edge - 45) & (y > level + 45)
-        outside = (x > edge + 45) | (y < level - 45)  # within a pixel and a half of the lines anything goes
+        outside = (x > edge + 45) | (y < level - 45)  # within a pixel and a half of the lines, any value is right
         assert (tile[inside] == 1).all() and (tile[outside] == 0).all()
     assert share[3].min() == 1
 
 
 class CountingCells:
-    """Describes made-up pictures, numbers for pixels, and counts them."""
+    """Describes made-up pictures, whose pixels are numbers, and counts them."""
     side, n_features, input_px, seen = 2, 3, None, 0
 
     def describe(self, tiles):
@@ -83,7 +83,7 @@ def test_each_picture_goes_through_the_network_once(monkeypatch):
     monkeypatch.setattr(tilestore, "read", read)
     monkeypatch.setattr(tilestore, "manifest", lambda *args, **options: {"crs": "EPSG:26911"})
     monkeypatch.setattr(module, "decode_all", lambda frame, size: frame["image"].to_numpy())
-    monkeypatch.setattr(module, "KEPT_BYTES", 1)  # one row tells what is usual, the others are not kept
+    monkeypatch.setattr(module, "KEPT_BYTES", 1)  # one row gives the average, the others are not kept
     counting = CountingCells()
     views = Views(counting, "store", "99001", (2010, 2016))
     judgement = judge(views, [Heads(Half(), Half())] * 2)

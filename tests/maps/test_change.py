@@ -62,7 +62,7 @@ def test_smoothing_keeps_the_centre_at_a_tie_and_counts_only_neighbours_that_exi
     # In a corner three neighbours exist, and three votes against three change nothing either.
     assert change.smooth(np.array([[0, 1], [1, 1]]), 3, centre_weight=3)[0, 0] == 0
     assert change.smooth(np.array([[0, 1], [1, 1]]), 3, centre_weight=2)[0, 0] == 1
-    # Where there is no tile, there is no vote, and none is given.
+    # A place without a tile has no vote and gets no value.
     assert change.smooth(np.array([[-1, 0, -1], [-1, -1, -1]]), 3).tolist() == [[-1, 0, -1], [-1, -1, -1]]
 
 
@@ -95,7 +95,7 @@ AFTER = predictions([0.9, 0.8, 0.9, 0.95, 0.4, 0.99, None])
 @pytest.mark.parametrize("nulls", ["Int8", "float"])
 def test_the_2017_rule_takes_undeveloped_labels_predicted_developed_ranked_by_the_rise(nulls):
     found = change.candidates_2017(LABELS, BEFORE.astype({"class_id": nulls}), AFTER.astype({"class_id": nulls}))
-    # t2 was developed already, t4 isn't predicted so, t6 could not be scored in 2016; t5 has no 2010 to compare.
+    # t2 was developed already, t4 is not predicted Developed, t6 has no score of 2016, and t5 has none of 2010.
     assert found["tile_id"].tolist() == ["t3", "t0", "t1", "t5"]
     assert np.allclose(found["gain"], [0.95, 0.8, 0.2, np.nan], equal_nan=True)
     assert found["row"].tolist() == [3, 0, 1, 5] and found["group"].tolist() == [1, 2, 2, 2]

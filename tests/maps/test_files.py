@@ -59,7 +59,7 @@ def test_a_map_carries_colours_names_and_tags(class_map):
 
 
 def test_gdal_names_the_categories(class_map, tmp_path):
-    """What GDAL knows of a file it writes into a VRT."""
+    """GDAL writes all that it knows of a file into a VRT."""
     rasterio.shutil.copy(str(class_map), str(tmp_path / "seen.vrt"), driver="VRT")
     seen = (tmp_path / "seen.vrt").read_text()
     named = [seen.index(f"<Category>{c.name}</Category>") for c in landcover.CLASSES]
@@ -146,7 +146,7 @@ def test_files_read_back_and_lie_on_the_scenes(run):
     stored = tilestore.read(run.tiles, "99007", 2016, columns=["tile_id", "image"]).set_index("tile_id")
     picture = decode_all(stored.loc[[one["tile_id"]]].reset_index())[0]
     assert shift(seen, picture) == (0, 0)
-    # A picture cut two pixels beside its place is told from one that lies right.
+    # The test notices a picture that was cut two pixels beside its place.
     for moved in ((2, 0), (0, 2), (-2, -2)):
         assert shift(np.roll(seen, moved, axis=(0, 1)), picture) == moved
 

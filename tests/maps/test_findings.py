@@ -1,4 +1,4 @@
-"""Sentences about a run's numbers: each says what its numbers say, whichever way they point."""
+"""Sentences about a run's numbers: each is true, whichever way the numbers point."""
 
 import numpy as np
 import pandas as pd

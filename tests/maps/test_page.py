@@ -56,7 +56,7 @@ def county():
 
 @pytest.fixture
 def visit(chromium, tmp_path):
-    """Open a page; at the end nothing may have failed, been logged, or been asked of any other machine."""
+    """Open a page. At the end, nothing may have failed, been logged, or been requested from another machine."""
     pages, faults = [], []
 
     def open_page(path, **options):
@@ -116,7 +116,7 @@ def test_the_page_opens_quickly_and_is_small(visit, county):
 
 
 def _busy():
-    """Is the machine doing much else? Then a clock says little."""
+    """Whether the machine does much else, so that times say little."""
     import os
     return os.getloadavg()[0] > os.cpu_count()
 
@@ -162,7 +162,7 @@ def test_the_swipe_parts_the_two_years(visit, county):
 
 
 def test_a_click_shows_the_tile_that_lies_there(visit, county):
-    """Clicked at a position worked out from the scale, the page names the tile, and its picture is the store's."""
+    """After a click at a position computed from the scale, the page shows the tile's name and its picture."""
     page, data = visit(county), data_of(county)
     clicked = page.evaluate("""() => {
         const i = Math.floor(D.tiles.row.length / 3), [x, y] = corner(i);
@@ -458,7 +458,7 @@ def test_marks_show_on_the_map(visit, county):
     assert mean_change(shown(page)[around], before[around]) < 3
 
 
-# What a spreadsheet takes for a formula, what a CSV file parts cells and rows by, and what looks like our own escape.
+# Names that look like a formula, hold a separator of CSV files, or look like our own escape.
 ODD = ["=1+1", '=HYPERLINK("http://localhost/?"&A1,"x")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1", " =1", "a,b",
        'a"b', '"a"', "a\nb", "a\r\nb", "'=1+1", "''", "'", "b;c", " b", "b ", "ü\u2028", "__proto__", "constructor",
        "＝1", "<!--<script>", "</script><script>document.title='ran'</script>"]
@@ -569,7 +569,7 @@ DEFICIENT = {"deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.6725
 
 
 def seen(colour, matrix):
-    """A colour as CIE Lab, after what an eye makes of it."""
+    """A colour in CIE Lab, as an eye sees it."""
     rgb = np.array(list(bytes.fromhex(colour[1:]))) / 255
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = np.clip(np.array(matrix) @ linear, 0, 1)
@@ -649,7 +649,7 @@ def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
     assert "Change score" not in page.locator("body").inner_text()
 
 
-# ---- texts that a store, a table or a run brings
+# ---- texts from a store, a table or a run
 
 HARM = "<img src=x onerror=document.body.dataset.ran=1>"
 
@@ -763,7 +763,7 @@ def test_a_tile_s_place_is_given_in_degrees_and_copied(visit, tmp_path):
     page.get_by_role("button", name="Copy").click()
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == expected
-    # Where a browser lends no clipboard, the place is selected.
+    # If a browser gives no clipboard, the page selects the place.
     page.keyboard.press("p")
     page.evaluate("Object.defineProperty(navigator, 'clipboard', {value: undefined})")
     page.get_by_role("button", name="Copy").click()
@@ -811,7 +811,7 @@ def test_pictures_beside_the_file_are_loaded_when_looked_at(visit, tmp_path, mon
     page.keyboard.press("n")
     page.wait_for_timeout(600)
     finest = {url for url in loaded if "/2016/4/" in url}
-    # Those around the first tile, and no other; none that isn't there.
+    # The page loads the pictures around the first tile, and no others.
     assert 4 <= len(finest) < n / 2
     page.keyboard.press("Home")
     page.wait_for_timeout(400)
@@ -842,7 +842,7 @@ def test_a_county_of_sixty_five_thousand_tiles_stays_usable(visit, tmp_path, mon
 
 
 def _two_pictures(store, county, year, rows, grid, levels, px):
-    """Only a picture for each level above the finest: what lies below is looked at in another test."""
+    """Pictures of the coarse levels alone: another test looks at the finest."""
     for z in range(levels):
         side = 2 ** (levels - 1 - z)
         for x in range(-(-grid["width"] // side) if z < 4 else 0):
