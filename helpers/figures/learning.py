@@ -17,7 +17,7 @@ from helpers.land.classes import CLASS_NAMES
 def training_curves(ax: Axes, history: list, title: str) -> Axes:
     """Accuracy on the training and the validation tiles, epoch by epoch, one phase after the other.
 
-    Each phase of ``history`` is a name and a dict like Keras's ``History.history``, of accuracy and ``val_accuracy``.
+    Each phase of ``history`` is a name, and Keras's ``History.history`` with ``accuracy`` and ``val_accuracy``.
     """
     curves = (("accuracy", ORANGE, "--", "training tiles"), ("val_accuracy", BLUE, "-", "validation tiles"))
     start = 1

@@ -23,7 +23,7 @@ from helpers.tiles.pictures import decode_all
 KEPT_BYTES = 300e6
 # Cells of a county that train a head.
 TRAINING_CELLS = 40_000
-# Of each cell, (N, side, side), 0 to 1: developed before, developed after, newly developed. Of each tile: (N,).
+# Of each cell, (N, side, side): developed before, developed after, newly developed, 0 to 1. Of each tile: distance.
 Judgement = namedtuple("Judgement", "before after new distance")
 Heads = namedtuple("Heads", "single pair")
 
@@ -62,8 +62,8 @@ class Cells:
             pixels = pixels.transpose(0, 3, 1, 2).astype(np.float32)
             # The sums of a cell's squares are exact, or nearly, so their difference loses little.
             *means, squares = (_by_cell(one, self.side) for one in [*maps, pixels, pixels ** 2])
-            variance = squares.astype(np.float64) - means[-1].astype(np.float64) ** 2
-            found[i:i + batch] = np.concatenate(means + [np.sqrt(np.maximum(variance, 0))], axis=1).transpose(0, 2, 3, 1)
+            deviation = np.sqrt(np.maximum(squares.astype(np.float64) - means[-1].astype(np.float64) ** 2, 0))
+            found[i:i + batch] = np.concatenate(means + [deviation], axis=1).transpose(0, 2, 3, 1)
         return found
 
 
@@ -88,7 +88,7 @@ class Views:
         self.tiles = first.merge(second[["tile_id"]], on="tile_id").sort_values(
             ["row", "col"], ascending=[False, True], ignore_index=True)
         if not len(self.tiles):
-            raise InputError(f"expected tiles of county {county} in both {years[0]} and {years[1]}, got none in common. "
+            raise InputError(f"expected tiles of county {county} in both {years[0]} and {years[1]}, got none in both. "
                              "Prepare both years in notebook 02_data_preparation.")
         rows, counts = np.unique(self.tiles["row"], return_counts=True)
         tile_bytes = cells.side ** 2 * cells.n_features * 2

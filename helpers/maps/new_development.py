@@ -155,7 +155,7 @@ class Scorer:
         return _ranked(table)
 
     def chance(self, margin: np.ndarray) -> np.ndarray:
-        """Scores, 0 to 1, of the model's margins: by Platt's line, or as log-odds."""
+        """Scores, 0 to 1, of the model's margins, by Platt's line or as log-odds."""
         margin = np.reshape(margin, (-1, 1))
         return self.line.predict_proba(margin)[:, 1] if self.uses_line else expit(margin[:, 0])
 

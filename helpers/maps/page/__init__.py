@@ -99,10 +99,9 @@ def _data(tiles, scores, boundary):
     def packed(probabilities):
         return base64.b64encode(np.rint(255 * np.nan_to_num(probabilities)).astype(np.uint8).tobytes()).decode()
     order = sorted(np.flatnonzero(score >= LISTED), key=lambda i: (-score[i], tiles["tile_id"][i]))[:LONGEST_LIST]
-    reasons, areas = scores["reason"].tolist(), scores["new_m2"].tolist()
-    rings = getattr(boundary, "geoms", [boundary])
+    listed = zip(order, scores.iloc[order].itertuples())
     return {
-        "boundary": [np.round(ring.exterior.coords, 1).tolist() for ring in rings],
+        "boundary": [np.round(part.exterior.coords, 1).tolist() for part in shapely.get_parts(boundary)],
         "classes": [{"name": c.name, "colour": c.colour, "mark": _CLASS_MARKS[c.name]} for c in CLASSES],
         "groups": [{"name": g.name, "colour": g.colour, "mark": _GROUP_MARKS[g.group_id]} for g in GROUPS],
         "ramps": {name: [list(bytes.fromhex(colour[1:])) for colour in ramp]
@@ -113,8 +112,8 @@ def _data(tiles, scores, boundary):
                   "score": whole(score, 1000), "uncertainty": whole(evaluation.uncertainty(after), 1000),
                   "probabilities": [packed(before), packed(after)]},
         "candidates": int((score[order] >= CANDIDATE).sum()),
-        "listed": [{"tile": int(i), "score": round(float(score[i]), 3), "reason": reasons[i],
-                    "kind": f"{areas[i] / 1e4:.1f} ha"} for i in order],
+        "listed": [{"tile": int(i), "score": round(float(one.score), 3), "reason": one.reason,
+                    "kind": f"{one.new_m2 / 1e4:.1f} ha"} for i, one in listed],
     }
 
 
