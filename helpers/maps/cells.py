@@ -160,11 +160,11 @@ def pair_features(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return np.concatenate([after, after - before], axis=-1)
 
 
-def fit_heads(views: list[Views], labels: list, seed: int) -> Heads:
-    """Fit the two heads on some counties, by the labelled shares of their cells in both years."""
+def fit_heads(counties: list, seed: int) -> Heads:
+    """Fit the two heads on counties: the ``Views`` of each, and the labelled shares of its cells in both years."""
     rng = np.random.default_rng(seed)
     single, pair = [], []
-    for view, (was, built) in zip(views, labels):
+    for view, (was, built) in counties:
         where, before, after = zip(*view.strips(kept_only=True))
         before, after = (np.concatenate(f).reshape(-1, view.cells.n_features) for f in (before, after))
         was, built = (share[np.concatenate(where)].ravel() for share in (was, built))

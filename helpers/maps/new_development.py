@@ -100,17 +100,16 @@ class Scorer:
         if len(views) < 2:
             raise InputError("expected at least two training counties with pictures and labels of two years, got "
                              f"{len(views)}. Prepare more in notebook 02_data_preparation.")
-        labels = [[labelled_cells(facts["labels"], v.tiles, facts["crs"], v.cells.side) for facts in v.facts]
-                  for v in views]
-        shares = [(built * (1 - was)).mean(axis=(1, 2)) for was, built in labels]
+        counties = [(v, [labelled_cells(facts["labels"], v.tiles, facts["crs"], v.cells.side) for facts in v.facts])
+                    for v in views]
+        shares = [(built * (1 - was)).mean(axis=(1, 2)) for _, (was, built) in counties]
         changed = [int((share >= NEW_SHARE).sum()) for share in shares]
         if sum(changed) - max(changed) < LEAST_CHANGED:
             counts = ", ".join(f"{n} in {view.county}" for n, view in zip(changed, views))
             raise InputError(f"expected at least {LEAST_CHANGED} newly developed tiles in the training counties, even "
                              f"without one of them, got {counts}. Prepare more training tiles or counties, or years "
                              "further apart.")
-        self.heads = [fit_heads([v for v in views if v is not left],
-                                [b for v, b in zip(views, labels) if v is not left], seed) for left in views]
+        self.heads = [fit_heads(counties[:left] + counties[left + 1:], seed) for left in range(len(views))]
         self._fit(pd.concat([evidence(view, judge(view, [heads]), predictions).assign(county=view.county)
                              for view, heads in zip(views, self.heads)], ignore_index=True), np.concatenate(shares))
 
