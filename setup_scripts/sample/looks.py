@@ -48,17 +48,15 @@ class Looks:
         return pack(np.asarray(colours, float) @ self.film.T)
 
     def _lay_nature(self):
-        for region in range(land.FIRST_CELL):
+        names = [*np.repeat(land.NATURE, land.STANDS), "verge", "street", "street"]
+        for region, name in enumerate(names):
             nature, stand = divmod(region, land.STANDS)
             # Two generators: one for properties that last, one for those of this year.
             # Neighbouring stands (four in a row) share a kind, and differ a little in light and green.
             lasting = self.random(4, nature, stand // 4)
             now = self.random(5, nature, stand // 4, self.year)
             self._lighter, self._greener = (stand % 4 - 1.5) * 0.11, (stand % 4 - 1.5) * 0.12
-            look = getattr(self, "_look_" + land.NATURE[nature]) if nature < len(land.NATURE) else None
-            if look is None:
-                look = {land.VERGE: self._look_verge}.get(region, self._look_street)
-            self._set(region, lasting, *look(lasting, now))
+            self._set(region, lasting, *getattr(self, "_look_" + name)(lasting, now))
         self._lighter = self._greener = 0.0
 
     def _lay_cells(self):
