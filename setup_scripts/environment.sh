@@ -14,7 +14,7 @@ fail() {
     exit 2
 }
 
-# The version of an interpreter, if it is one that the requirements have wheels for and can make environments.
+# Prints the version of an interpreter, if the requirements have wheels for it and it can make environments.
 usable_version() {
     "$1" -c 'import sys, venv, ensurepip
 if (3, 11) <= sys.version_info[:2] <= (3, 13): print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null
@@ -39,7 +39,7 @@ find_python() {
         "Install one from python.org (on Debian and Ubuntu python3.11 and python3.11-venv), or set PYTHON to it."
 }
 
-# Installs the shared libraries and programs that a file lists. Where that needs a password, it names them instead.
+# Installs the shared libraries and programs that a file lists. If that needs a password, it prints the command instead.
 install_system_packages() {
     local wanted package rest missing=""
     [ "$(uname -s)" = Linux ] || return 0

@@ -24,7 +24,7 @@ is_python36() {
     "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] != (3, 6))' 2>/dev/null
 }
 
-# Prints the interpreter. A conda is asked for one only when there is none yet.
+# Prints the path of a Python 3.6. If there is none yet, conda or micromamba installs one.
 find_python36() {
     local candidate conda
     if [ -n "${CNTK_PYTHON:-}" ]; then
@@ -49,7 +49,7 @@ find_python36() {
     done
 }
 
-# The newest Open MPI library of a name that the system has: libmpi.so.40 is Open MPI 3 and 4, .20 is 2, .12 is 1.
+# Prints the system's newest Open MPI library with this name: libmpi.so.40 is Open MPI 3 and 4, .20 is 2, .12 is 1.
 mpi_library() {
     PATH=$PATH:/sbin:/usr/sbin ldconfig -p | awk -v name="$1" '
         index($1, name ".so.") == 1 && /x86-64/ { print $NF }' | sort -t. -k3,3nr | head -1
@@ -122,12 +122,12 @@ if [ -f "$cntk_stamp" ] && [ "$(cat "$cntk_stamp")" = "$wanted" ] && [ -e "$libr
 fi
 rm -rf "$cntk_stamp" "$kernel"
 interpreter=$(find_python36)
-[ -n "$interpreter" ] || skip "expected Python 3.6 in CNTK_PYTHON, on the path, in pyenv, or a conda to make it with," \
+[ -n "$interpreter" ] || skip "expected Python 3.6 in CNTK_PYTHON, on the path or in pyenv, or conda to install it," \
     "got ${CNTK_PYTHON:-none}. Run: pyenv install 3.6.15"
 echo "Setting up CNTK 2.7 for $("$interpreter" --version 2>&1) in .venv-cntk: about 0.8 GB, two minutes."
 "$interpreter" -m venv --clear "$cntk_environment"
 link_mpi
-# The pip that comes with Python 3.6 doesn't know today's wheels; 21.3.1 is the last that runs on it.
+# Python 3.6 comes with a pip that can't read today's wheels. pip 21.3.1 is the last for Python 3.6.
 packages=("pip==21.3.1" "--requirement=$repository/requirements.txt")
 if [ -n "$hashed" ]; then
     grep -A 1 '^pip==' "$hashed" > "$cntk_environment/pip.txt"
@@ -136,7 +136,7 @@ fi
 for wanted_packages in "${packages[@]}"; do
     "$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check ${hashed:+--require-hashes --no-deps} \
         "$wanted_packages" \
-        || skip "expected its packages from the package index, got the error above. Run setup_scripts/install_cntk.sh again."
+        || skip "expected CNTK's packages from the package index, got the error above. Run setup_scripts/install_cntk.sh again."
 done
 echo "$repository" > "$("$cntk_python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"
 self_test || skip "expected CNTK to train one step, got the error above. Remove .venv-cntk and run" \

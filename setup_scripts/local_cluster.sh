@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A Spark cluster on this machine, to rehearse what a cluster does. Usage: setup_scripts/local_cluster.sh --help
+# Starts and stops a small Spark cluster on this machine, for practice. Usage: setup_scripts/local_cluster.sh --help
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

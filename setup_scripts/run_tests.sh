@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up what is missing, draws the sample counties, then runs every test. One process executes the notebooks and then
-# the tests that read what this run has measured (tests/conftest.py); another runs all other tests. Arguments go to
+# Sets up what is missing, draws the sample counties, then runs every test. One process executes the notebooks, and then
+# the tests that read this run's results (tests/conftest.py); another runs all other tests. Arguments go to
 # pytest: setup_scripts/run_tests.sh tests/land/test_grid.py, or -m slow; -n 0 runs one test after the other.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
@@ -13,7 +13,7 @@ cd "$repository"
 
 paths=(-n 2 notebooks tests)
 for argument in "$@"; do
-    # A path among the arguments replaces the whole.
+    # If an argument is a path, only that path is tested.
     if [ -e "${argument%%::*}" ]; then paths=(); fi
 done
 # "${paths[@]+...}": bash 3.2 takes an empty array for an unset variable.

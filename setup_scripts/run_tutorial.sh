@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up what is missing, then executes the notebooks in order. Options: setup_scripts/run_tutorial.sh --help
 set -euo pipefail
-# Help, and a mistyped option, are answered before anything is installed.
+# Print the help, or report a mistyped option, before installing anything.
 for first in "${PYTHON:-python3}" python; do
     if "$first" -c 'import sys; sys.exit(sys.version_info < (3, 8))' 2>/dev/null; then
         "$first" "$(dirname "${BASH_SOURCE[0]}")/tutorial_options.py" "$@" || exit $?

@@ -157,10 +157,10 @@ def test_a_damaged_file_of_the_table_is_named(spark, uri, pictures, model, what)
     content = system.cat_file(join(root, name))
     if what == "page":
         system.pipe_file(join(root, name), content[:4] + b"\xff" * 40 + content[44:])
-        with pytest.raises(InputError, match=f"got {name.rpartition('/')[2]} gone or damaged. Delete it and run"):
+        with pytest.raises(InputError, match=f"but {name.rpartition('/')[2]} is missing or damaged. Delete it and run"):
             read(uri + "/table")
     system.rm(join(root, name))
-    with pytest.raises(InputError, match="gone or damaged. Delete it and run"):
+    with pytest.raises(InputError, match="is missing or damaged. Delete it and run"):
         read(uri + "/table")
     assert 0 < score(spark, uri, model)[0] < TILES
 

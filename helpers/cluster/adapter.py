@@ -1,4 +1,4 @@
-"""All that reaches below DataFrames, for classic sessions and for those of Spark Connect.
+"""All code that needs more of Spark than DataFrames, for classic sessions and for those of Spark Connect.
 
 Databricks' serverless and shared clusters, and much of Fabric, offer Spark Connect alone: a client without Java,
 SparkContext and RDDs. Everything else in this package uses DataFrames, which both have.
@@ -12,7 +12,7 @@ _shipped = set()
 
 
 def running():
-    """The Spark session of this thread, or None. ``SPARK_REMOTE`` asks for one on a server of Spark Connect."""
+    """The Spark session of this thread, or None. If ``SPARK_REMOTE`` is set, a session on its Spark Connect server."""
     from pyspark.sql import SparkSession
     found = SparkSession.getActiveSession()
     return SparkSession.builder.getOrCreate() if found is None and os.environ.get("SPARK_REMOTE") else found
@@ -28,12 +28,12 @@ def application(spark) -> str:
 
 
 def master(spark) -> str:
-    """Name of the master; ``"connect"`` under Connect, whose servers need not tell it."""
+    """Name of the master; ``"connect"`` under Connect, because a server may hide its master."""
     return "connect" if is_connect(spark) else spark.sparkContext.master
 
 
 def java(spark) -> str:
-    """Version of the driver's Java; empty under Connect, where it is the server's own affair."""
+    """Version of the driver's Java; empty under Connect, whose client has no Java."""
     return "" if is_connect(spark) else spark.sparkContext._jvm.java.lang.System.getProperty("java.version")
 
 
@@ -47,31 +47,32 @@ def slots(spark) -> int:
 
 
 def threads(spark) -> int:
-    """Cores of a slot."""
+    """Cores of a slot (``spark.task.cpus``), usually one."""
     return int(spark.conf.get("spark.task.cpus", "1"))
 
 
 def ship(spark, archive, name: str):
-    """Send an archive (.zip, .tar.gz) to every worker, once: there ``pyspark.SparkFiles.get(name)`` is its folder."""
+    """Send an archive (.zip, .tar.gz) to every worker, once. Its folder there is ``pyspark.SparkFiles.get(name)``."""
     key = (application(spark), name)
     if key in _shipped:  # Spark refuses a second archive of the same name.
         return
     if is_connect(spark):
         spark.addArtifacts(f"{archive}#{name}", archive=True)
     else:
-        # A URI, in which blanks and the like are encoded: Java takes no plain path for it that has them.
+        # A URI encodes blanks and other special characters. Java does not accept them in a plain path here.
         spark.sparkContext.addArchive(f"{Path(archive).resolve().as_uri()}#{name}")
     _shipped.add(key)
 
 
 def start_java(settings: dict):
-    """Start the driver's Java now: settings that its session adds are not among its arguments, which all can see."""
+    """Start the driver's Java with these settings only. All users of the machine can see its command line. Settings
+    that the session adds later, such as a secret, are not in it."""
     from pyspark import SparkConf, SparkContext
     SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))
 
 
 def yarn_nodes() -> list:
-    """Cores and MB of memory that YARN offers on each of its nodes; Java has been started for a session on YARN."""
+    """Cores and MB of memory of each YARN node, in use or free. Call ``start_java`` with the master yarn first."""
     from pyspark import SparkContext
     yarn = SparkContext._jvm.org.apache.hadoop.yarn
     states = SparkContext._gateway.new_array(yarn.api.records.NodeState, 1)

@@ -1,4 +1,4 @@
-"""Checks before a job begins: does this Spark have what the job will need?"""
+"""Checks before a job begins: Java, Python, packages, memory, disk and storage."""
 
 import json
 import os
@@ -18,16 +18,16 @@ from helpers.files import credentials, filesystem, free_bytes, use, write_whole
 from helpers.runs import home
 from helpers.uri import join
 
-# What Spark's own documentation lists for each line, plus what each was seen to start on.
+# Versions of Java that run each major version of Spark: those of Spark's documentation, and others that we saw work.
 JAVA_FOR_SPARK = {3: (8, 11, 17), 4: (17, 21)}
-# What the sample, its tiles and a run's results take.
+# GB of disk that the sample, its tiles and a run's results take.
 DISK_GB = 2.0
-# What Java takes beside its heap, which it has when it has started, and a Python worker with its network.
+# Memory in GB: of the driver's Java beside its heap (the heap is already allocated), and of a slot's Python processes.
 DRIVER_GB, SLOT_GB = 0.3, 0.25
 GIB = 2 ** 30
-# What must be the same on driver and workers.
+# Packages that must have the same version on the driver and the workers.
 PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
-# Tasks that are asked about their Python: a larger cluster's nodes were set up alike.
+# At most so many tasks report their Python. In a larger cluster we assume that all nodes have the same set-up.
 ASKED = 64
 
 
@@ -53,7 +53,7 @@ def preflight(spark) -> pd.DataFrame:
               int(re.match(r"(?:1\.)?(\d+)", java).group(1)) in allowed, "Set JAVA_HOME to a JDK 17.")
     is_local, slots = adapter.master(spark).startswith("local"), adapter.slots(spark)
     _check_workers(spark, check, min(slots, ASKED), is_local)
-    check("cores", "1 or more", f"{slots} slots", slots >= 1, "Give the master's name a number of cores: local[2].")
+    check("cores", "1 or more", f"{slots} slots", slots >= 1, "Add a number of cores to the master's name: local[2].")
     if is_local:
         needed, free = DRIVER_GB + SLOT_GB * slots, psutil.virtual_memory().available / GIB
         check("memory", f"{needed:.1f} GB free for {slots} slots", f"{free:.1f} GB free", free >= needed,
@@ -68,8 +68,8 @@ def preflight(spark) -> pd.DataFrame:
 
 def _check_workers(spark, check, tasks, is_local):
     def describe():
-        # On workers too, even those that lack this package. Packages are looked up and not imported, for some leave
-        # files where they are imported first.
+        # This also runs on workers that lack the package helpers. It looks packages up without importing them, because
+        # some write files when they are first imported.
         versions = {found.metadata["Name"]: found.version for found in distributions()}
         found = find_spec("helpers")
         return json.dumps({
@@ -80,7 +80,7 @@ def _check_workers(spark, check, tasks, is_local):
     here, workers, error = json.loads(describe()), [], None
     try:
         workers = [json.loads(text) for text in work.ask(spark, describe, tasks)]
-    except Exception as raised:  # Whatever stops a worker is this check's finding, and the table goes on.
+    except Exception as raised:  # Any error of a worker becomes this check's result; the other checks still run.
         error = _sentence(raised)
 
     def check_same(name, key, wanted, advice):
@@ -96,8 +96,8 @@ def _check_workers(spark, check, tasks, is_local):
                    "driver: its executors.tar.gz, or script_action.sh on each node.")
     if os.environ.get("TUTORIAL_STORAGE"):
         found, wanted = error or _try(_storage_round_trip, spark), "a file there and back"
-        check("storage", wanted, found, found == wanted, "Fix what it says, or unset TUTORIAL_STORAGE.")
-    elif os.environ.get("TUTORIAL_MASTER") == "yarn" and not is_local:  # A notebook, whose folders are Run's.
+        check("storage", wanted, found, found == wanted, "Fix this error, or unset TUTORIAL_STORAGE.")
+    elif os.environ.get("TUTORIAL_MASTER") == "yarn" and not is_local:  # A notebook on YARN: it writes under runs/.
         check("storage", "TUTORIAL_STORAGE, which all nodes share", "not set", False,
               "Set it to abfs://container@account.dfs.core.windows.net/path before Spark starts.")
     found, wanted = "not tried" if error else _try(_arrow_round_trip, spark), "200 rows there and back unchanged"
@@ -134,13 +134,13 @@ def _arrow_round_trip(spark) -> str:
 
 
 def _try(round_trip, spark) -> str:
-    """What comes of a round trip, in words."""
+    """The result of a round trip, or its error as one sentence."""
     try:
         return round_trip(spark)
     except InputError as error:
         return str(error)
     except Exception as error:
-        # PySpark wraps what went wrong into a page about its settings.
+        # PySpark hides the cause behind a page about its settings.
         return _sentence(error.__cause__ or error)
 
 

@@ -8,10 +8,10 @@ import time
 
 @contextlib.contextmanager
 def progress(label: str, total: int, unit: str = "tiles"):
-    """Show a progress bar inside a ``with`` block, whose value ``show(done, errors=None)`` renews it.
+    """Show a progress bar inside a ``with`` block. The block gets a function ``show(done, errors=None)`` to update it.
 
-    In a notebook or terminal the bar is one line of text, so that a saved notebook shows how it ended. In a file or
-    pipe only the end is written. ``unit`` is what is counted, in the plural.
+    In a notebook or terminal the bar is one line of text, so a saved notebook keeps its last state. In a file or pipe
+    only the last state is written. ``unit`` is the plural noun after the number.
     """
     from tqdm import tqdm
     start, last, line = time.monotonic(), (0, None), None

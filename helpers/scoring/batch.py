@@ -8,8 +8,8 @@ import numpy as np
 from helpers import InputError
 from helpers.tiles.pictures import BadPicture, decode
 
-# For each picture ``class_id`` and ``probabilities``, or None and the reason (``error_kind``, ``error``); the engine's
-# own name, which tells whether it found a GPU; ``seconds`` by stage.
+# For each picture ``class_id`` and ``probabilities``, or None and the reason (``error_kind``, ``error``). ``engine`` is
+# the name of the engine, which ends in -cuda on a GPU. ``seconds`` are by stage.
 Scored = namedtuple("Scored", "class_id probabilities error_kind error engine seconds")
 
 
@@ -53,7 +53,7 @@ def score_images(images: list, bundle, network, tile_px=None) -> Scored:
 
 
 def _probabilities(network, pixels, n_classes):
-    """Probabilities (N, n_classes) of pictures, and a sentence for each that has none, by its number."""
+    """Probabilities (N, n_classes) of pictures, and for each picture that failed an error by its index."""
     if not pixels:
         return np.empty((0, n_classes), np.float32), {}
     try:
@@ -68,7 +68,7 @@ def _probabilities(network, pixels, n_classes):
         return np.full((1, n_classes), np.nan, np.float32), {
             0: f"expected a score, got {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}. Try "
                "another engine."}
-    return probabilities, {int(i): "expected a score, got values that are no numbers. Try another engine."
+    return probabilities, {int(i): "expected a score, got values that are not numbers. Try another engine."
                            for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1))}
 
 

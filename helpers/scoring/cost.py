@@ -43,7 +43,7 @@ def fitted(workers: Sequence[int], seconds: Sequence[float]) -> tuple:
 
 
 def minibatches_as_text(gains: dict, size: int) -> str:
-    """What a minibatch gains in each engine, ``gains``: its speed by that of one tile at a time."""
+    """Sentences about minibatches. ``gains``: for each engine, its speed divided by the speed of one tile at a time."""
     text = f"With {size} at a time instead of one, the speed is " + ", ".join(
         f"{gain:.1f} × as high in {name}" for name, gain in gains.items()) + "."
     if max(gains.values()) >= 1.1:
@@ -55,7 +55,7 @@ def minibatches_as_text(gains: dict, size: int) -> str:
 
 
 def fit_as_text(workers: Sequence[int], start_s: float, shared_s: float) -> str:
-    """What a fit has found, and what it can't know."""
+    """Sentences about a fit, and about its limits."""
     fewest, most = min(workers), max(workers)
     if fewest == most:
         return f"All jobs here ran on {most} core{'s' * (most > 1)}, so start and work cannot be told apart."
@@ -69,13 +69,14 @@ def fit_as_text(workers: Sequence[int], start_s: float, shared_s: float) -> str:
 def forecast_as_text(foretold_s: float, measured_s: float = None) -> str:
     """How a forecast compares with the measured time, if there is one, and the usual cause of such a difference."""
     if measured_s is None:
-        return (f"The forecast is {foretold_s:.0f} s. Some tiles had their row before this run, so there is no time to "
-                "compare it with.")
+        return (f"The forecast is {foretold_s:.0f} s. An earlier run has already scored some tiles, so there is no "
+                "measured time to compare.")
     off = foretold_s / measured_s - 1
     if abs(off) <= 0.1:
         return f"The forecast of {foretold_s:.0f} s is within 10 % of the measured {measured_s:.0f} s."
-    cause = ("The usual cause: in this job every worker also loaded the network, and all cores shared one memory."
-             if off < 0 else "The usual cause: in a short job, slots wait for the last tasks. A long job hides that.")
+    cause = ("Possible causes: every worker also loaded the network, other counties have larger pictures, or other "
+             "programs used the cores. The runs of section 5 were short, and the best of them may flatter."
+             if off < 0 else "A possible cause: in a short job, slots wait for the last tasks. A long job hides that.")
     return (f"The forecast of {foretold_s:.0f} s is {abs(off):.0%} too {'low' if off < 0 else 'high'}: the job took "
             f"{measured_s:.0f} s. {cause}")
 
@@ -109,7 +110,7 @@ def capacity(tiles: int, tiles_per_second: float, machine: Machine, machines: in
     Raises
     ------
     InputError
-        If a number that it divides by is not above 0.
+        If a speed, a number of machines or a share is 0 or less.
     """
     for name, value in (("tiles_per_second", tiles_per_second), ("machines", machines), ("efficiency", efficiency),
                         ("storage", storage)):

@@ -1,4 +1,4 @@
-"""Scoring in a process of its own, so that a picture or network that hangs or crashes takes only itself along.
+"""Scoring in a separate process, so that a picture or network that hangs or crashes does not end the Spark task.
 
 A Spark worker can't interrupt a decoder or network that never returns, and it dies with one that crashes; its task
 would be tried again, and die again. So each worker keeps a pool of one process that scores (``pebble``), with a time
@@ -23,7 +23,7 @@ from pebble import ProcessExpired, ProcessPool
 from helpers import InputError
 from helpers.scoring.batch import Scored, joined, score_images
 
-# Tiles of one call: few, so that what is lost with a call is little; more gain nothing.
+# Tiles in one call. If a call fails, only few tiles are scored again; larger calls are not faster.
 CALL_TILES = 16
 # Seconds before a call counts as hanging, many times what a slow machine needs: a picture takes milliseconds, a tile
 # in a large network a tenth of a second, and importing TensorFlow ten seconds.
@@ -63,18 +63,19 @@ def _die_with(parent):
 
 # What runs in the worker.
 
-# A call that hung, a process that died of it, and one that was killed while it waited for work.
+# The errors of a call that took too long, of a process that died in a call, and of one that was killed while it was
+# idle.
 STOPPED = TimeoutError, ProcessExpired, BrokenProcessPool
 
 
 class EngineBroken(InputError):
-    """An engine scores no tile any more."""
+    """The engine has failed so often that the job must stop."""
 
     kind = "engine"
 
 
 class Guard:
-    """A process that scores with one bundle and engine: started with the first batch, and again after it had to end.
+    """A process that scores with one bundle and engine. It starts at the first batch, and again if it hangs or crashes.
 
     Parameters
     ----------
@@ -85,7 +86,7 @@ class Guard:
     threads : int
         Cores that it may use.
     call_s : float
-        Seconds that a call may take, beside ``TILE_S`` for each tile.
+        Seconds that a call may take, plus ``TILE_S`` for each tile.
     """
 
     function = staticmethod(_score)
@@ -103,12 +104,12 @@ class Guard:
         self.job, self._in_vain, self._broken = job, 0, None
 
     def score(self, images: list, tile_px=None) -> Scored:
-        """As ``score_images``; pictures that hang or crash it have the reason ``timeout`` or ``crash``.
+        """Like ``score_images``. A picture that hangs or crashes the process gets the reason ``timeout`` or ``crash``.
 
         Raises
         ------
         EngineBroken
-            If the engine can't be started, or was given up.
+            If the engine can't be started, or has failed on too many tiles in a row.
         InputError
             If the bundle can't be used.
         """
@@ -127,7 +128,7 @@ class Guard:
         self._pool.join()
 
     def _call(self, seconds, function, *arguments):
-        if not self._pool.active:  # A pool whose process was killed while it waited for work is no use any more.
+        if not self._pool.active:  # A pool whose process was killed while idle can't be used again.
             self._pool = _pool()
         try:
             return self._pool.schedule(function, args=arguments, timeout=seconds).result()
@@ -168,8 +169,8 @@ class Guard:
         self._in_vain += 1
         came = _came(error)
         if self._in_vain >= IN_VAIN:
-            self._broken = (f"expected scores from the engine {self._model[1]}, but it {came} with {IN_VAIN} tiles one "
-                            "after another. Try another engine.")
+            self._broken = (f"expected scores from the engine {self._model[1]}, but it {came} on {IN_VAIN} tiles in a "
+                            "row. Try another engine.")
             raise EngineBroken(self._broken)
         kind = "timeout" if isinstance(error, TimeoutError) else "crash"
         return Scored([None], [None], [kind], [
@@ -178,7 +179,7 @@ class Guard:
 
 
 def _pool():
-    # Not forked: a copy of this process would hold its connections open, and locks of threads that it lacks.
+    # Not forked: a copy would keep this process's connections open, and locks of threads that the copy does not have.
     return ProcessPool(1, initializer=_die_with, initargs=[os.getpid()], context=multiprocessing.get_context("spawn"))
 
 
@@ -207,13 +208,13 @@ def kept(folder: str, engine: str, threads: int, job: str) -> Guard:
 def seconds(folder: str, threads: int) -> dict:
     """Seconds of a tile in each engine that may be the fastest for a bundle, measured in a process of their own.
 
-    An engine that isn't there, hangs or crashes is missing.
+    The result leaves out engines that are not installed, hang or crash.
     """
     from helpers.model import bundle, engines
     found, trial = {}, Guard(folder, "fastest", threads)
     try:
         for name in engines.candidates(bundle.Bundle(folder)):
-            with contextlib.suppress(Exception):  # Whoever asks for it by name is told why.
+            with contextlib.suppress(Exception):  # A user who chooses this engine by name sees the error.
                 found[name] = trial._call(START_S, _seconds, (folder, name, threads))
     finally:
         trial.close()

@@ -34,11 +34,11 @@ from helpers.uri import shown
 
 # Tiles and bytes that a worker reads at a time.
 BATCH_TILES, BATCH_BYTES = 64, 16 << 20
-# Files that a sentence names.
+# The most files that an error message names.
 NAMED = 3
-# Units of so many tiles whose every tile fails say that the engine is broken, and not the tiles.
+# If all tiles of a unit fail, and it has at least this many, the engine is at fault and not the tiles.
 BROKEN_TILES = 16
-# Begins the names of temporary folders for archives.
+# Prefix of the temporary folders for archives.
 STAGED = "land-cover-bundle-"
 STAGES = ("start", "read", "decode", "network", "write")
 
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 def _tile_px(year):
-    """The size that tiles must have: a folder of pictures, year 0, may hold any."""
+    """The required size of a tile in pixels; None (any size) for a folder of pictures, which has the year 0."""
     return TILE_PX if year else None
 
 
@@ -81,7 +81,8 @@ def units(uri: str, parts: list, model: str, engine: str):
             for group, tiles in enumerate(file["rows"]):
                 if not tiles:
                     continue
-                # Others' files have no digest: their name, size and time of change stand for their pictures.
+                # Files of other programs have no digest of their pictures. Their name, size and time of change replace
+                # it.
                 reads = file["pictures"][group] if file["pictures"] else [file["name"], file["changed"], group]
                 name = work.name(folder, reads, model, engine)
                 if name in found:
@@ -139,7 +140,7 @@ def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, 
 
 
 def _images(column):
-    """Encoded pictures of a column; a picture that many tiles share is in memory once."""
+    """Encoded pictures of a column. If many tiles have the same picture, it is in memory only once."""
     if not isinstance(column, pa.DictionaryArray):
         return column.to_pylist()
     pictures = column.dictionary.to_pylist()
@@ -169,14 +170,14 @@ def _check(rows, unit, engine):
 
 def ship(spark, bundle) -> str:
     """Send a bundle to every node, once; its name under ``pyspark.SparkFiles``."""
-    name = f"bundle-{bundle.checksum}"  # Spark refuses a second archive of the same name: so the name tells the model.
+    name = f"bundle-{bundle.checksum}"  # Spark refuses a second archive of the same name, so each model has its own.
     adapter.ship(spark, _archive(bundle.folder, (bundles.FACTS, *sorted(bundle.facts["files"])), name), name)
     return name
 
 
 @functools.lru_cache(maxsize=None)
 def _archive(folder, files, name):
-    """A bundle as an archive, for a folder of this machine can only be sent to itself; weights don't shrink."""
+    """Pack a bundle into an archive, which Spark can send to other machines; uncompressed, as weights don't shrink."""
     path = _staging() / f"{name}.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         for file in files:
@@ -186,8 +187,8 @@ def _archive(folder, files, name):
 
 @functools.lru_cache(maxsize=None)
 def _staging() -> Path:
-    """A temporary folder for archives, which executors fetch when their first task starts: it stays until this process
-    ends. Folders of processes that were killed, whose lock nobody holds any more, are removed."""
+    """A temporary folder for archives. Executors fetch them when their first task starts, so the folder stays until
+    this process ends. Folders of killed processes, whose lock nobody holds any more, are removed."""
     import fcntl
     for left in Path(tempfile.gettempdir()).glob(f"{STAGED}*"):
         with contextlib.suppress(OSError), open(left / "lock") as lock:
@@ -208,9 +209,9 @@ def _staging() -> Path:
 
 def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fastest", county=None, years=None,
           partitions=None, replace: bool = False) -> int:
-    """Score those tiles of a store in parallel that have no row in a prediction table yet.
+    """Score in parallel the tiles of a store that have no row in a prediction table yet.
 
-    A job that was stopped goes on when it is run again. When the store has grown or changed, it scores the new tiles,
+    If a job was stopped, the same call continues it. If the store has grown or changed, the job scores the new tiles
     and those whose picture has changed.
 
     Parameters
@@ -218,7 +219,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     county, years : optional
         Score only these; rows of others stay in the table.
     partitions : int, optional
-        Spark tasks that share the units; by default as ``work.run`` has it.
+        Spark tasks that share the units; the default is that of ``work.run``.
     replace : bool
         Delete a table of another model or engine first. Without it, such a table is refused.
 
@@ -237,7 +238,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
         raise InputError(f"expected 1 partition or more, got {partitions}. Leave it out, or give more.")
     stored = store.partitions(tiles_uri)
     chosen = _chosen(stored, tiles_uri, county, years)
-    if engine == "fastest":  # A table that has begun keeps its engine, wherever the job goes on.
+    if engine == "fastest":  # An unfinished table keeps its engine, even if the job continues on another machine.
         engine = table.engine_of(predictions_uri, bundle.checksum) or fastest(spark, bundle)
     if engine not in engines.of(bundle):
         engines.load(bundle, engine)  # says what is wrong
@@ -251,7 +252,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
              engine, len(wanted), tiles)
     done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)
     _raise_failed(done.failed, wanted, damaged, tiles_uri)
-    kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished others meanwhile.
+    kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished other counties meanwhile.
     counted = _counted(predictions_uri, wanted, kept, bundle.classes)
     seconds = time.monotonic() - started
     table.finish(predictions_uri, dict(
@@ -292,7 +293,7 @@ def _chosen(stored, uri, county, years):
     chosen = [part for part in stored if (counties is None or part["county"] in counties)
               and (years is None or part["year"] in years)]
     if not chosen:
-        raise InputError(f"expected tiles of county {county}, years {years} in {shown(uri)}, got "
+        raise InputError(f"expected tiles of county {county or 'any'}, years {years or 'any'} in {shown(uri)}, got "
                          f"{', '.join('{county} {year}'.format(**part) for part in stored)}. Prepare them in notebook "
                          "02_data_preparation.")
     return chosen
@@ -337,13 +338,13 @@ def _raise_failed(failed, wanted, damaged, uri):
             raise error
     damaged = sorted({*damaged, *("/".join(wanted[name]["uri"].rsplit("/", 3)[1:]) for name in failed)})
     if damaged:
-        raise DamagedFile(f"expected every file of the tile store {shown(uri)} as it was written, got {len(damaged)} "
+        raise DamagedFile(f"expected the files of the tile store {shown(uri)} to be unchanged, got {len(damaged)} "
                           f"damaged: {', '.join(damaged[:NAMED])}{', …' if len(damaged) > NAMED else ''}. All other "
-                          "tiles have their row; write these again and run the same command.")
+                          "tiles have their row. Write the damaged files again and run the same command.")
 
 
 def _counted(uri, wanted, kept, classes):
-    """What the footers of a table's units say, if each unit has its rows and all are of one engine."""
+    """Counts from the footers of a table's units; InputError if rows are missing, or come from different engines."""
     counted = table.count(uri, {*wanted, *kept}, classes)
     rows, names = counted.pop("rows"), counted.pop("engines")
     for name, unit in wanted.items():

@@ -1,8 +1,8 @@
 """The prediction table: a folder of Parquet files that any reader opens as a partitioned table.
 
 ``county=…/year=…/<unit>.parquet`` are the rows, one for each tile. ``_table.json`` is there from the beginning and says
-which model and engine the table belongs to. ``_manifest.json`` is written last, when every tile has its row: it names
-the units of the table, and a reader reads these.
+which model and engine the table belongs to. ``_manifest.json`` is written last, when every tile has its row. It lists
+the table's units, and ``read`` reads only these.
 """
 
 import json
@@ -30,7 +30,7 @@ DELETE = "Delete it and run the same command: its tiles are scored again."
 
 
 def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
-    """Make a folder the table of a model and engine, or go on with the one that is there.
+    """Begin a table of a model and engine in a folder, or continue the table that is already there.
 
     Raises
     ------
@@ -56,8 +56,8 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
                              f"{error.strerror}. Choose another.") from error
     if (found["model"], found["engine"]) != (model, engine):
         raise InputError(f"expected a prediction table of model {model} in {engine}, or none, at {shown(uri)}, got one "
-                         f"of model {found['model']} in {found['engine']}. Choose another folder, or replace=True to "
-                         "delete it.")
+                         f"of model {found['model']} in {found['engine']}. Choose another folder, or delete this table "
+                         "with replace=True (score_tiles.py: --replace).")
 
 
 def engine_of(uri: str, model: str):
@@ -73,16 +73,16 @@ def _table(uri):
             return found
     except (*NOT_JSON, TypeError):
         pass
-    raise InputError(f"expected a prediction table at {shown(uri)}, got a {TABLE} of something else. Choose another "
+    raise InputError(f"expected a prediction table at {shown(uri)}, got a {TABLE} of another program. Choose another "
                      "folder.")
 
 
 def _check_folder(uri):
-    """Refuse a file, and a folder whose Parquet files or manifest are others'."""
+    """Refuse a file, and a folder with Parquet files or a manifest of another program."""
     system, path = filesystem(uri)
     system.invalidate_cache()
     came = "a file" if system.isfile(path) else "Parquet files that no job of this program has written there" if any(
-        name.endswith(".parquet") for name in system.find(path)) else f"a {MANIFEST} of something else" if system.exists(
+        name.endswith(".parquet") for name in system.find(path)) else f"a {MANIFEST} of another program" if system.exists(
             join(path, MANIFEST)) else None
     if came:
         raise InputError(f"expected the folder of a prediction table, or none, at {shown(uri)}, got {came}. Choose "
@@ -134,7 +134,7 @@ def finish(uri: str, manifest: dict, folders):
 
 
 def manifest(uri: str) -> dict:
-    """What the last finished job wrote, or None."""
+    """The manifest of the last finished job, or None."""
     try:
         found = read_json(join(uri, MANIFEST))
     except NOT_JSON:
@@ -156,8 +156,8 @@ def summary(uri: str) -> dict:
     -------
     dict
         ``tiles`` in the table, ``scored_now``, ``classes`` with their counts, ``errors`` by kind with their number
-        and three examples, ``seconds``, ``tiles_per_second``, ``engine_ms``: what engines took for a tile where they
-        were measured, and ``slot_seconds``: how the slots spent their time.
+        and up to three examples, ``seconds``, ``tiles_per_second``, ``engine_ms``: milliseconds of a tile in each
+        engine that was measured, and ``slot_seconds``: the seconds that the slots spent in each stage.
 
     Raises
     ------
@@ -220,7 +220,7 @@ def as_text(summary: dict) -> str:
     errors = {kind: one["tiles"] for kind, one in summary["errors"].items()}
     lines = ["{scored_now:,} tiles scored in {seconds:.0f} s, {tiles_per_second:.0f} a second; {tiles:,} in the table."
              .format(**summary) if summary["scored_now"] else
-             f"Nothing new: all {summary['tiles']:,} tiles have their row.",
+             f"Nothing new: all {summary['tiles']:,} tiles already have a row.",
              "Classes: " + counted(summary["classes"]), "Errors: " + (counted(errors) or "none")]
     lines += [f"  {kind}, {_on_one_line(example['tile_id'])}: {example['error']}"
               for kind, one in summary["errors"].items() for example in one["examples"]]
@@ -235,5 +235,5 @@ def as_text(summary: dict) -> str:
 
 
 def _on_one_line(text):
-    """A name as it is, or escaped where it has line ends and the like."""
+    """A name unchanged, or escaped if it has line breaks or other control characters."""
     return text if text.isprintable() else ascii(text)

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: settings, --dry-run, and how a command is run and shown.
+# The other scripts source this file. It reads the settings, handles --dry-run, and runs and shows commands.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2034
@@ -13,7 +13,7 @@ fail() {
     exit 2
 }
 
-# Settings become part of other commands, here, on the nodes and in Azure's queries.
+# Settings become part of commands, here, on the nodes and in Azure's queries, so only harmless characters are allowed.
 for setting in group location storage container identity cluster ssh_user jupyter_user head_size worker_size zookeeper_size; do
     [[ ${!setting} =~ ^[A-Za-z0-9][A-Za-z0-9_.-]*$ ]] || fail "expected letters, digits, dots, hyphens and underscores in the" \
         "setting $setting, got '${!setting}'. Correct it in settings.sh or in the environment."
@@ -25,12 +25,12 @@ done
 [[ $script_uri =~ ^(https://[A-Za-z0-9][A-Za-z0-9./_~%-]*)?$ ]] || fail "expected an https address in the setting script_uri, got" \
     "'$script_uri'. Correct it in settings.sh or in the environment."
 
-# How the script is called: the comment at its beginning.
+# Prints the help text: the comment at the beginning of the script.
 usage() {
     sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 }
 
-# Takes --dry-run out of the arguments; what is left is in "${arguments[@]}".
+# Handles --dry-run and --help, and puts the other arguments into "${arguments[@]}".
 read_arguments() {
     local argument
     arguments=()
@@ -58,7 +58,7 @@ run() {
     [ $dry_run = yes ] || "$@"
 }
 
-# The answer of a command. In a dry run its first argument stands for it, and the command is shown on standard error.
+# Prints the output of a command. A dry run prints the first argument instead, and shows the command on standard error.
 ask() {
     local stand_in=$1
     shift
@@ -70,7 +70,7 @@ ask() {
     fi
 }
 
-# Whether a resource is there; in a dry run nothing is.
+# Whether a resource exists. In a dry run none does.
 is_there() {
     if [ $dry_run = yes ]; then
         shown "$@"
@@ -79,8 +79,9 @@ is_there() {
     "$@" >/dev/null 2>&1
 }
 
-# Lines of a family of machines, as Azure's quotas name it, and the cores of it that the cluster takes when autoscale has
-# gone as far as it may: Standard_E8ads_v5 is of EADSV5, with 8. (Before version 3 the number was not that of cores.)
+# Prints one line for each family of machines: its name in Azure's quotas, and the cores that the cluster needs at
+# autoscale's upper limit. Standard_E8ads_v5 belongs to the family EADSV5 and has 8 cores. (In sizes before version 3
+# the number in the name was not the number of cores.)
 wanted_cores() {
     printf '%s\n' "$head_size 2" "$worker_size $most_workers" "$zookeeper_size 3" | awk '{
         size = substr(toupper($1), index($1, "_") + 1)
@@ -97,7 +98,7 @@ check_quota() {
     usage=$(ask "" az hdinsight list-usage --location "$location" --output tsv \
         --query "(value || @)[].[name.value, limit, currentValue]")
     while read -r family cores; do
-        echo "HDInsight's quota in $location is to have $cores free cores of the family $family."
+        echo "This cluster needs $cores free cores of the family $family in HDInsight's quota for $location."
         [ $dry_run = no ] || continue
         free=$(awk -v family="$family" '{
             name = toupper($1)
@@ -105,7 +106,7 @@ check_quota() {
             if (name == family) print $2 - $3
         }' <<< "$usage")
         if [ -z "$free" ]; then
-            echo "Azure tells no quota of this family: look it up in the portal, under Quotas."
+            echo "Azure reports no quota for this family. Look it up in the portal, under Quotas."
         elif [ "$free" -lt "$cores" ]; then
             fail "expected $cores free cores of the family $family in $location, got $free. Ask Azure for more" \
                 "(portal: Quotas, Azure HDInsight), or choose other sizes or most_workers in settings.sh."
@@ -122,6 +123,6 @@ show_prices() {
     least=$((2 * head_cents + 3 * zookeeper_cents + least_workers * worker_cents))
     most=$((2 * head_cents + 3 * zookeeper_cents + most_workers * worker_cents))
     echo "Cost of $cluster: $(dollars $least) an hour with $least_workers workers, $(dollars $most) with $most_workers," \
-        "from its creation until delete_cluster.sh, whether it works or not."
+        "from its creation until you run delete_cluster.sh, even when it is idle."
     echo "Cost of the storage $storage: $(dollars "$storage_cents") a month for each gigabyte. (Prices of settings.sh; look yours up.)"
 }

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Creates storage, identity and cluster, and sets up its nodes; what is there already stays. Prices come first.
+# Creates the storage, the identity and the cluster, and sets up the cluster's nodes. It shows the prices first, and
+# keeps everything that exists already.
 #   create_cluster.sh [--yes] [--set-up-again] [--dry-run]
-# With --set-up-again the nodes of a cluster that is there get the code that is committed now. The password of the
-# cluster's web pages is asked for before anything is made, and kept nowhere; without a terminal it is a line of
-# standard input.
+# --yes asks no question. --set-up-again gives the nodes of an existing cluster the code of the last commit. The script
+# asks for the password of the cluster's web pages before it creates anything, and stores it nowhere. Without a terminal
+# it reads the password from standard input.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
 source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
@@ -18,7 +19,7 @@ for argument in ${arguments[@]+"${arguments[@]}"}; do
     esac
 done
 
-# What is missing or wrong is said before anything is made.
+# Reports missing or wrong settings before the script creates anything.
 refuse() {
     [ $dry_run = yes ] || fail "$@"
     echo "Warning: $*" >&2
@@ -31,17 +32,17 @@ group_is_there=$(ask false az group exists --name "$group")
 state=
 if [ "$group_is_there" = true ]; then
     owner=$(az group show --name "$group" --query tags.tutorial --output tsv)
-    [ "$owner" = "$cluster" ] || fail "expected a resource group of the tutorial's own, got $group, which somebody" \
-        "else has made. Set group in settings.sh to a new name."
+    [ "$owner" = "$cluster" ] || fail "expected a resource group that this script has created, got $group, which" \
+        "somebody else has created. Set group in settings.sh to a new name."
     state=$(az hdinsight list --resource-group "$group" --query "[?name=='$cluster'].properties.clusterState" \
         --output tsv)
 fi
 case $state in
     ""|Running) ;;
-    Error|Failed|Timedout) fail "expected the cluster $cluster to run or not to be there, got the state $state." \
-        "Run delete_cluster.sh --keep-storage, then this again." ;;
-    *) fail "expected the cluster $cluster to run or not to be there, got the state $state. Wait, then run this" \
-        "again." ;;
+    Error|Failed|Timedout) fail "expected the cluster $cluster to be running or absent, got the state $state." \
+        "Run delete_cluster.sh --keep-storage, then this command again." ;;
+    *) fail "expected the cluster $cluster to be running or absent, got the state $state. Wait, then run this" \
+        "command again." ;;
 esac
 show_prices
 [ -n "$state" ] || check_quota
@@ -55,14 +56,14 @@ read_password() {
     if [ -t 0 ]; then
         read -rs -p "Password of the cluster's web pages: " password; echo
         read -rs -p "Once more: " twice; echo
-        [ "$password" = "$twice" ] || fail "expected the same password twice, got two. Run it again."
+        [ "$password" = "$twice" ] || fail "expected the same password twice, got two different ones. Run it again."
     else
         read -r password || true
     fi
-    # HDInsight's rule, which it would tell of in half an hour.
+    # HDInsight has this rule, but would report a violation only after half an hour.
     [[ ${#password} -ge 10 && $password =~ [[:lower:]] && $password =~ [[:upper:]] && $password =~ [[:digit:]] \
-        && $password =~ [^[:alnum:]] ]] || fail "expected a password of 10 or more characters with a small and a" \
-        "large letter, a digit and another character, got none such from the terminal or standard input. Run it again."
+        && $password =~ [^[:alnum:]] ]] || fail "expected a password of 10 or more characters with a lowercase and an" \
+        "uppercase letter, a digit and a special character, got another one. Run it again with a longer password."
 }
 password=
 if [ $dry_run = no ] && [ -z "$state" ]; then read_password; fi
@@ -82,33 +83,35 @@ identity_id=$(ask IDENTITY_ID az identity show --name "$identity" --resource-gro
 principal=$(ask PRINCIPAL_ID az identity show --name "$identity" --resource-group "$group" --query principalId \
     --output tsv)
 user=$(ask USER_ID az ad signed-in-user show --query id --output tsv)
-# The identity is the cluster's, for Hadoop's own access; the user uploads, and makes tokens with storage_token.sh. A
-# role that is assigned already is left as it is.
+# The cluster's Hadoop uses the identity. The user uploads files, and makes tokens with storage_token.sh. Azure keeps a
+# role that is assigned already.
 known=$(ask "" az role assignment list --scope "$scope" --assignee "$principal" --query "[].roleDefinitionName" \
     --output tsv)
 run az role assignment create --role "Storage Blob Data Owner" --scope "$scope" --assignee-object-id "$principal" \
     --assignee-principal-type ServicePrincipal --output none
 run az role assignment create --role "Storage Blob Data Contributor" --scope "$scope" --assignee-object-id "$user" \
     --assignee-principal-type User --output none
-# A role takes a while to reach the storage. The user's has when the container can be made. Nobody but the cluster can
-# try the identity's, and the cluster's creation fails without it: Azure says that a role takes ten minutes at most
-# (learn.microsoft.com/azure/role-based-access-control/troubleshooting).
+# A new role takes a while to take effect. The user's role works as soon as the container can be created. Only the
+# cluster can test the identity's role, and its creation fails if the role does not work yet. So the script waits ten
+# minutes, the longest time that Azure names (learn.microsoft.com/azure/role-based-access-control/troubleshooting).
 for attempt in 1 2 3 4 5 6 7 8 9 10; do
     if run az storage container create --name "$container" --account-name "$storage" --auth-mode login \
         --output none; then break; fi
-    [ $attempt -lt 10 ] || fail "expected to be allowed to use $storage, got refused for ten minutes. Run it again."
+    [ $attempt -lt 10 ] || fail "expected access to the storage $storage, got none for ten minutes. Run" \
+        "create_cluster.sh again."
     sleep 60
 done
 if [ $dry_run = no ] && [[ $known != *"Storage Blob Data Owner"* ]]; then
-    echo "Waiting until the new role of $identity holds, ten minutes after it was given at most."
+    echo "Waiting up to ten minutes until the new role of $identity takes effect."
     sleep $((60 * (11 - attempt)))
 fi
 
-# The nodes fetch the code when they are set up, those that autoscale adds as well: all of them are to get the same.
+# All nodes must get the same code, also those that autoscale adds later. They fetch it from the storage at their
+# set-up.
 upload=("$here/upload.sh" code)
 [ $dry_run = no ] || upload+=(--dry-run)
 if [ -z "$state" ]; then
-    # The CLI reads the password and the key from where @ says. It attaches the storage's identity to the cluster.
+    # @ makes the CLI read the password and the key from a file. The CLI attaches the storage's identity to the cluster.
     run az hdinsight create --name "$cluster" --resource-group "$group" --location "$location" --type spark \
         --version 5.1 --component-version Spark=3.3 --http-password @/dev/fd/3 --minimal-tls-version 1.2 \
         --storage-account "$scope" --storage-filesystem "$container" --storage-account-managed-identity "$identity_id" \
@@ -117,7 +120,7 @@ if [ -z "$state" ]; then
         --autoscale-max-workernode-count "$most_workers" --ssh-user "$ssh_user" --ssh-public-key "@$ssh_public_key" \
         --tags "tutorial=$cluster" --output none 3< <(printf %s "$password")
 fi
-# A persisted action is there once by its name.
+# A cluster can have only one persisted script action of a name.
 persisted=$(ask "" az hdinsight script-action list --cluster-name "$cluster" --resource-group "$group" \
     --query "[?name=='tutorial'].name" --output tsv)
 if [ $again = yes ] && { [ -n "$persisted" ] || [ $dry_run = yes ]; }; then

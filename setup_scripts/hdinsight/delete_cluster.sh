@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Deletes the cluster with all that create_cluster.sh has made, and proves that nothing billable is left.
+# Deletes the cluster and everything else that create_cluster.sh has created, then asks Azure whether anything billable
+# is left.
 #   delete_cluster.sh [--keep-storage] [--yes] [--dry-run]
-# With --keep-storage the tiles, models and tables stay, and are paid for; what it costs is said.
+# --keep-storage keeps the tiles, models and tables, and prints what they cost. --yes asks no question.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
 source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
@@ -20,15 +21,15 @@ if [ $keep = yes ] && [ "$group_is_there" = true ]; then
     there=$(ask "$cluster" az hdinsight list --resource-group "$group" --query "[?name=='$cluster'].name" --output tsv)
     [ -z "$there" ] || run az hdinsight delete --name "$cluster" --resource-group "$group" ${sure[@]+"${sure[@]}"}
 elif [ "$group_is_there" = true ]; then
-    # With the group goes all that is in it: that must be the tutorial's.
+    # Deleting the group deletes everything in it, so all of it must belong to the tutorial.
     owner=$(ask "$cluster" az group show --name "$group" --query tags.tutorial --output tsv)
     others=$(ask "" az resource list --resource-group "$group" --query "[?tags.tutorial!='$cluster'].id" --output tsv)
     [ "$owner" = "$cluster" ] && [ -z "$others" ] || fail "expected a resource group with nothing but what" \
-        "create_cluster.sh has made, got $group${others:+ with $others}. Move that elsewhere, or delete the cluster alone:" \
+        "create_cluster.sh has made, got $group${others:+ with $others}. Move the other resources, or delete only the cluster:" \
         "delete_cluster.sh --keep-storage"
     run az group delete --name "$group" ${sure[@]+"${sure[@]}"}
 fi
-# Whatever carries the cluster's tag, in whichever group, and any cluster in this one; the identity costs nothing.
+# Resources with the cluster's tag in any group, and all clusters in this group. The identity costs nothing.
 left=$(ask "" az resource list --tag "tutorial=$cluster" --output tsv \
     --query "[?type!='Microsoft.ManagedIdentity/userAssignedIdentities'].id")
 if [ "$(ask true az group exists --name "$group")" = true ]; then
@@ -40,6 +41,6 @@ if [ $keep = yes ]; then
         "Delete it too: delete_cluster.sh"
 fi
 left=$(printf '%s\n' "$left" | grep . | sort -u | paste -sd ' ' - || true)
-[ -z "$left" ] || fail "expected nothing billable to be left of $cluster, got: $left. Run it again, or delete these in" \
-    "the portal."
-[ $dry_run = yes ] || echo "Nothing else that is billed is left of $cluster."
+[ -z "$left" ] || fail "expected no billable resource of $cluster to remain, got: $left. Run delete_cluster.sh again, or" \
+    "delete these resources in the portal."
+[ $dry_run = yes ] || echo "No other billable resource of $cluster remains."

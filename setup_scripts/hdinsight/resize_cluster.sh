@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gives the cluster N workers, and lets autoscale begin there.
+# Resizes the cluster to N workers, and sets autoscale's lower limit to N.
 #   resize_cluster.sh N [--dry-run]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
@@ -12,7 +12,7 @@ count=${arguments[0]:-}
 least_workers=$count
 [ "$most_workers" -ge "$count" ] || most_workers=$count
 show_prices
-# A cluster that autoscale governs takes its limits; resize alone would be undone.
+# Autoscale keeps the cluster between its limits, and would undo a resize that does not change them.
 run az hdinsight autoscale update --cluster-name "$cluster" --resource-group "$group" \
     --min-workernode-count "$least_workers" --max-workernode-count "$most_workers"
 run az hdinsight resize --name "$cluster" --resource-group "$group" --workernode-count "$count"

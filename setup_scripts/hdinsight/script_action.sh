@@ -2,22 +2,23 @@
 # Sets up one node of the cluster, as HDInsight's script action: Python 3.10 with the pinned packages, CNTK's Python 3.6,
 # helpers, an archive of what executors need, and on head nodes two Jupyter kernels wired to the cluster's Spark.
 #   script_action.sh SOURCE
-# SOURCE is tutorial.tar.gz at a URI that hdfs can read, or a folder. It does what is missing and nothing twice; after an end in
-# the middle, run it again. One line a step, with its time.
+# SOURCE is the URI of tutorial.tar.gz, which hdfs can read, or the folder of a clone. The script does only what is
+# missing. If it was interrupted, run it again. It prints one line for each step, with the time.
 #
-# Settings, for a rehearsal on another machine (in brackets: on HDInsight):
-#   TUTORIAL_PREFIX    where everything goes [/opt/landcover]
-#   TUTORIAL_PYTHON    a Python 3.10 to start from [the node's own, else one that conda makes]
+# Environment variables for other machines and accounts (in brackets: the default, for HDInsight):
+#   TUTORIAL_PREFIX    the folder for everything [/opt/landcover]
+#   TUTORIAL_PYTHON    a Python 3.10 [the node's own, otherwise conda's]
+#   TUTORIAL_CONDA     the conda program [/usr/bin/miniforge/bin/conda]
 #   TUTORIAL_SPARK     SPARK_HOME [/usr/hdp/current/spark3-client]
-#   TUTORIAL_KERNELS   Jupyter's kernels [/usr/local/share/jupyter/kernels]
+#   TUTORIAL_KERNELS   the folder of Jupyter's kernels [/usr/local/share/jupyter/kernels]
 #   TUTORIAL_CNTK      no: leave CNTK out [yes]
-#   TUTORIAL_HEAD      yes or no: whether this is a head node [by its name, hn…]
+#   TUTORIAL_HEAD      yes or no: whether this is a head node [yes if the host's name begins with hn]
 set -euo pipefail
 # Everyone on the node may read what it makes, and root alone may change it.
 umask 022
 
-source=${1:?expected where tutorial.tar.gz lies, got nothing. Run: script_action.sh abfs://container@account.dfs.core.windows.net/tutorial/tutorial.tar.gz}
-# A store or table that isn't said otherwise goes into the container that the code comes from.
+source=${1:?expected the URI of tutorial.tar.gz or a folder, got nothing. Run: script_action.sh abfs://container@account.dfs.core.windows.net/tutorial/tutorial.tar.gz}
+# By default, tile stores and tables go into the storage container that the code comes from.
 storage=
 [[ $source != abfs*://*/tutorial/tutorial.tar.gz ]] || storage=${source%/tutorial/tutorial.tar.gz}
 prefix=${TUTORIAL_PREFIX:-/opt/landcover}
@@ -28,10 +29,10 @@ head=${TUTORIAL_HEAD:-$(case $(hostname -s) in hn*) echo yes ;; *) echo no ;; es
 code=$prefix/tutorial
 environment=$prefix/environment
 executors=$prefix/executors.tar.gz
-# Ten tiles, a network and what it says of them.
+# The self-test's ten tiles, its network and their scores.
 drawn=$prefix/self_test
 launcher=$code/setup_scripts/hdinsight/node_environment.sh
-# What only the driver and its notebooks use stays out of the executors' archive.
+# Packages that only the driver and its notebooks use. They stay out of the executors' archive.
 drivers_only="scipy|pyogrio|ipykernel|ipywidgets|ipython|papermill|nbformat|nbclient|jupyter.*|widgetsnbextension|tensorflow.*|keras|h5py|ml-dtypes|\
 grpcio|optree|absl-py|gast|astunparse|google-pasta|namex|opt-einsum|termcolor|matplotlib.*|\
 jedi|fonttools|pygments|scikit-learn|tf2onnx|onnx|sympy|rich|contourpy|kiwisolver|pyzmq|tornado|prompt-toolkit|libclang"
@@ -45,25 +46,26 @@ fail() {
     exit 2
 }
 
-mkdir -p "$prefix" 2>/dev/null || fail "expected to be allowed to write $prefix, got refused. Run it as root, or set TUTORIAL_PREFIX."
+mkdir -p "$prefix" 2>/dev/null || fail "expected a folder $prefix that this account may write, got none. Run it as root, or set TUTORIAL_PREFIX."
 [ ! -d "$source" ] || source=$(cd "$source" && pwd)
-# What lies where it was started is none of its business, and Python would look there first.
+# Leave the folder in which the script was started: Python would look for modules there first.
 cd "$prefix"
-# Autoscale may start it while it runs.
+# Two runs at the same time wait for each other: autoscale may start a second one.
 exec 9>"$prefix/lock"
 flock 9
 
-# Storage commands as the account spark: HDInsight may refuse them to others outside the Hadoop group, root among them.
+# Run storage commands as the account spark: HDInsight may refuse them from accounts outside the Hadoop group, even
+# root.
 hadoop_user=()
 if [ "$(id -u)" = 0 ] && id spark >/dev/null 2>&1; then hadoop_user=(sudo -n -H -u spark); fi
 
-# The new code takes the old one's place as a whole. What an earlier run of it made, CNTK's environment, moves along.
+# Replaces the old code as a whole. CNTK's environment, which an earlier run has made in the old folder, is kept.
 get_code() {
     local part=$prefix/.tutorial.part
     rm -rf "$part"
     mkdir -p "$part"
     if [ -d "$source" ]; then
-        # What is there and not ignored, be it committed or not.
+        # All files that git does not ignore, committed or not.
         git -C "$source" ls-files -z --cached --others --exclude-standard \
             | tar -C "$source" --null --ignore-failed-read --files-from - -cf - 2>/dev/null | tar -x -C "$part"
         [ -d "$part/helpers" ] || fail "expected the tutorial's git repository at $source, got none. Give its folder."
@@ -76,8 +78,8 @@ get_code() {
     step "code: $(find "$code/helpers" -name '*.py' | wc -l) modules"
 }
 
-# The node's own Python 3.10, if it can be the base of an environment and, unpacked from an archive, still finds its
-# packages: Debian's does not.
+# Prints the node's own Python 3.10, if there is one that can make environments, and that still finds its packages when
+# it runs from an unpacked archive. Debian's Python does not.
 own_python() {
     local candidate miniforge=${conda%/bin/conda}
     for candidate in "$(command -v python3.10 || true)" "$miniforge"/bin/python3.10 "$miniforge"/envs/*/bin/python3.10 \
@@ -93,17 +95,18 @@ find_python() {
     [ -n "$python" ] || python=$prefix/python/bin/python3.10
     if [ "$python" = "$prefix/python/bin/python3.10" ] && ! "$python" -c '' 2>/dev/null; then
         rm -rf "$prefix/python"
-        # Its solver has been seen to go on for an hour.
+        # conda's solver has sometimes run for an hour.
         timeout 1200 "$conda" create --yes --quiet python=3.10.16 --prefix "$prefix/python" --override-channels \
             --channel conda-forge >/dev/null \
-            || fail "expected conda to make Python 3.10 in 20 minutes, got the error above or none. Run it again, or set TUTORIAL_PYTHON."
+            || fail "expected conda to install Python 3.10 within 20 minutes, but it failed or was too slow. Run it again, or set TUTORIAL_PYTHON."
     fi
     [ "$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" = 3.10 ] \
         || fail "expected Python 3.10 at $python, got none. Set TUTORIAL_PYTHON."
     step "interpreter: $("$python" --version) at $python"
 }
 
-# The stamp is written last. An environment without it that was begun for the same packages is repaired, any other is made new.
+# The stamp "complete" is written last. An environment without it is repaired if it was begun with the same packages,
+# and otherwise made again from the beginning.
 make_environment() {
     local wanted
     wanted="$(cksum < "$code/setup_scripts/hdinsight/requirements-cluster.txt") $python"
@@ -118,7 +121,7 @@ make_environment() {
         "$python" -m venv "$environment"
         echo "$wanted" > "$environment/begun"
     fi
-    # pip takes a package for installed if its list of files is there: a list is dropped whose files are not.
+    # pip believes that a package is installed if its list of files exists. Remove the lists whose files are missing.
     "$environment/bin/python" -I - <<'PYTHON'
 import importlib.metadata, pathlib, shutil, sysconfig
 for folder in pathlib.Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info"):
@@ -130,7 +133,7 @@ PYTHON
     "$environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-compile --no-deps --only-binary=:all: --require-hashes \
         --requirement "$code/setup_scripts/hdinsight/requirements-cluster.txt" \
         || fail "expected the packages of requirements-cluster.txt with their checksums, got the error above. Run it again."
-    # All cores compile together, and those who use it may not.
+    # Compile now, on all cores: the accounts that use the environment may not write to it.
     "$environment/bin/python" -W ignore -m compileall -q -q -j 0 "$environment/lib" || true
     echo "$code" > "$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/tutorial.pth"
     echo "$wanted" > "$environment/complete"
@@ -151,7 +154,7 @@ make_cntk() {
             "$code/setup_scripts/install_cntk.sh" >/dev/null; then
         step "CNTK: there"
     else
-        step "CNTK: not to be had here; notebook 04 is skipped"
+        step "CNTK: not available here; notebook 04 is skipped"
     fi
 }
 
@@ -166,12 +169,12 @@ make_archive() {
     rm -rf "$part"
     mkdir -p "$part/bin" "$part/lib/python3.10/site-packages"
     cp -L "$base/bin/python3.10" "$part/bin/python"
-    # Of the libraries beside the interpreter, those that it loads: Anaconda keeps hundreds there.
+    # Copy only those shared libraries that the interpreter loads: Anaconda has hundreds in the same folder.
     ldd "$base/bin/python3.10" "$base"/lib/python3.10/lib-dynload/*.so | sed -n 's|.* => \(/[^ ]*\) (.*|\1|p' \
         | xargs realpath -s | sort -u | { grep "^$base/lib/" || true; } | xargs -r cp -L -t "$part/lib"
     tar -C "$base/lib/python3.10" --exclude=./site-packages --exclude=./test --exclude=__pycache__ --exclude=./idlelib \
         --exclude=./tkinter --exclude='./config-*' -cf - . | tar -x -C "$part/lib/python3.10"
-    # What each package has installed is in its RECORD; links instead of copies, for the archive is all that stays.
+    # The RECORD of a package lists its files. Links are enough here, because only the archive is kept.
     "$environment/bin/python" -I - "$part/lib/python3.10/site-packages" "$drivers_only" <<'PYTHON'
 import importlib.metadata, os, re, sys
 target, left_out = sys.argv[1:]
@@ -190,10 +193,11 @@ PYTHON
     keep=$part/lib/python3.10/site-packages/helpers
     mkdir -p "$keep"
     tar -C "$code/helpers" --exclude=weights --exclude=__pycache__ -cf - . | tar -x -C "$keep"
-    # Compiled once here, not by each executor of each job; not for times of files, which unpacking may change.
+    # Compile once here, and not in each executor of each job. Python must not compare the times of files, because
+    # unpacking may change them.
     "$environment/bin/python" -W ignore -m compileall -q -q -j 0 --invalidation-mode unchecked-hash "$part/lib" || true
     tar -C "$part" --dereference -cf - . | gzip -1 > "$executors.part"
-    # Unpacked as YARN does, it scores the same ten tiles in an environment that knows nothing of this node.
+    # Unpack the archive as YARN does, and score the same ten tiles with an empty environment.
     rm -rf "$part"
     mkdir "$part"
     tar -xzf "$executors.part" -C "$part"
@@ -202,14 +206,14 @@ PYTHON
     rm -rf "$part"
     mv "$executors.part" "$executors"
     code_sum > "$prefix/executors.code"
-    step "executors' archive: $(du -m "$executors" | cut -f1) MB, scores as well"
+    step "executors' archive: $(du -m "$executors" | cut -f1) MB, passed the self-test"
 }
 
 code_sum() {
     { cat "$environment/complete"; cd "$code"; find helpers setup_scripts/hdinsight/script_action.sh -type f -exec cksum {} + | sort; } | cksum
 }
 
-# $1: its name, $2: its title, $3: where driver and executors find Python.
+# $1: the kernel's name, $2: its title in Jupyter.
 write_kernel() {
     local libraries
     libraries=$(echo "$spark"/python/lib/py4j-*.zip)
@@ -240,7 +244,7 @@ register_kernels() {
     fi
     [ -f "$spark/python/lib/pyspark.zip" ] || fail "expected Spark's Python at $spark/python/lib, got none. Set TUTORIAL_SPARK."
     write_kernel landcover "Land cover (Spark)"
-    # Notebook 04's, made by install_cntk.sh where CNTK can be had.
+    # The kernel of notebook 04, which install_cntk.sh has made if CNTK is available.
     if [ -d "$environment/share/jupyter/kernels/cntk" ]; then
         rm -rf "$kernels/cntk"
         cp -r "$environment/share/jupyter/kernels/cntk" "$kernels/cntk"
@@ -256,7 +260,7 @@ test_itself() {
     rm -rf "$drawn"
     if ! PYTHONPATH=$path "$environment/bin/python" "$code/setup_scripts/hdinsight/self_test.py" \
             "$([ "$head" = yes ] && echo head || echo worker)" "$drawn" >/dev/null; then
-        # The next run is to mend it.
+        # Then the next run repairs it.
         rm -f "$environment/complete"
         fail "expected an environment that works, got the error above. Run it again."
     fi

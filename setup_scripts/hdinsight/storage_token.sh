@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Makes a token for the container, and lays it where the cluster's notebooks and jobs look for it: HDInsight lends the
-# managed identity to Hadoop alone, so Python on the nodes needs one. Run it again before it ends.
+# Makes a token for the storage container, and copies it to the head node, where the cluster's notebooks and jobs look
+# for it. HDInsight gives its managed identity only to Hadoop, so Python on the nodes needs a token. Run this command
+# again before the token expires.
 #   storage_token.sh [--days N] [--livy] [--dry-run]
-# It is valid for N days, 1 to 7 (6), and no longer than your own role. With --livy it also lies in the cluster's
-# storage, for notebook 05 by way of Livy: whoever may read there may then write as well. It goes from the Azure CLI to
-# the head node through a pipe, and is shown nowhere.
+# The token is valid for N days (1 to 7, default 6), and no longer than your own role. --livy also copies the token into
+# the cluster's storage, for notebook 05 through Livy. Then everyone who may read that folder can use the token to
+# write. The token goes from the Azure CLI to the head node through a pipe, and is never shown.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
 source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
     esac
     [ $# -eq 0 ] || shift
 done
-# Azure gives a token in a user's name no more.
+# Azure limits a token in a user's name to seven days.
 [[ $days =~ ^[1-7]$ ]] || fail "expected 1 to 7 days, got '$days'. Run: storage_token.sh --days 3"
 # GNU's date, else BSD's.
 expiry=$(date -u -d "+$days days" +%Y-%m-%dT%H:%MZ 2>/dev/null || date -u -v+"$days"d +%Y-%m-%dT%H:%MZ)

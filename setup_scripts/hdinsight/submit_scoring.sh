@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Scores a tile store on the cluster without a notebook: spark-submit on YARN, with the executors' Python as an archive,
-# for clusters that nobody may change. Run again after whatever stopped it, and it goes on.
+# Scores a tile store on the cluster without a notebook, with spark-submit on YARN. Spark sends the executors' Python as
+# an archive, so nothing has to be installed on the nodes. If the job stops, run the same command again, and it
+# continues.
 #   submit_scoring.sh TILES MODEL TABLE [--dry-run] [options of score_tiles.py]
 # Settings from the environment: TUTORIAL_PREFIX, TUTORIAL_SPARK as in script_action.sh; MASTER (yarn). Credentials come
 # from the environment or the file of storage_token.sh, never from an argument.
@@ -21,7 +22,8 @@ prefix=${TUTORIAL_PREFIX:-/opt/landcover}
 spark=${TUTORIAL_SPARK:-/usr/hdp/current/spark3-client}
 master=${MASTER:-yarn}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-# Scala's and the committer's own settings are the cluster's. The code is the one that the archive was made from.
+# All other Spark settings are the cluster's own. The program must be the copy of the code from which the archive was
+# made.
 command=("$spark/bin/spark-submit" --master "$master" --deploy-mode client --name landcover-scoring
     --archives "$prefix/executors.tar.gz#environment"
     "$prefix/tutorial/setup_scripts/score_tiles.py" "${arguments[@]}" --master "$master")
@@ -29,14 +31,14 @@ printf '+ PYSPARK_DRIVER_PYTHON=%q PYSPARK_PYTHON=./environment/bin/python' "$pr
 printf ' %q' "${command[@]}"
 printf '\n'
 [ $dry_run = no ] || exit 0
-# The folder that Spark stages a job in. Since October 2023 HDInsight refuses storage commands to accounts outside the
-# Hadoop group.
+# Spark needs this folder to prepare a job. Since October 2023 HDInsight refuses storage commands from accounts outside
+# the Hadoop group.
 if [ "$master" = yarn ] && command -v hdfs >/dev/null && ! refused=$(hdfs dfs -mkdir -p .sparkStaging 2>&1); then
     fail "expected the account $(id -un) to be allowed to write to the cluster's storage, got: ${refused##*$'\n'}" \
-        "Run it as one that may: sudo -H -u spark $here/submit_scoring.sh …"
+        "Run it as an account that is allowed to: sudo -H -u spark $here/submit_scoring.sh …"
 fi
-# Executors unpack the archive beside their work, so their Python has no place of its own. YARN would hand PYTHONPATH to
-# them as well, where it goes before the archive's packages.
+# Executors unpack the archive in their working folder, so the path of their Python is relative. YARN would also pass
+# PYTHONPATH to them, and its packages would hide those of the archive.
 unset PYTHONPATH
 export PYSPARK_DRIVER_PYTHON=$prefix/environment/bin/python PYSPARK_PYTHON=./environment/bin/python
 exec "$here/node_environment.sh" "${command[@]}"

@@ -279,7 +279,7 @@ def test_a_second_run_does_nothing_and_says_so(driver, undisturbed, asked, home)
     driver.ask(**asked, predictions_uri=str(home / "undisturbed"))
     answer = driver.answer()
     assert driver.scored() == [] and answer["rows"] == TILES and answer["summary"]["scored_now"] == 0
-    assert as_text(answer["summary"]).startswith("Nothing new: all 960 tiles have their row.")
+    assert as_text(answer["summary"]).startswith("Nothing new: all 960 tiles already have a row.")
 
 
 def test_everything_listens_on_loopback(cluster, driver, undisturbed, asked, tmp_path):

@@ -192,7 +192,7 @@ def test_a_folder_that_looks_like_an_option_is_a_folder(no_az):
 def test_a_quota_that_azure_does_not_tell_stops_nothing(no_az, tmp_path):
     azure = Azure(no_az, tmp_path / "azure", quota={"cores": 4})
     done = azure.run("create_cluster.sh", "--yes")
-    assert done.returncode == 0 and done.stdout.count("tells no quota of this family") == 2, done.stderr
+    assert done.returncode == 0 and done.stdout.count("reports no quota for this family") == 2, done.stderr
 
 
 def test_without_the_cli_there_is_one_sentence(no_az):
@@ -368,7 +368,7 @@ def test_a_cluster_is_created_once(no_az, tmp_path):
      "got the state Error. Run delete_cluster.sh"),
     ({"group": "landcover-spark", "clusters": {"landcover-spark": "Deleting"}},
      "got the state Deleting. Wait, then run"),
-    ({"group": ""}, "expected a resource group of the tutorial's own, got landcover, which somebody else has made."),
+    ({"group": ""}, "expected a resource group that this script has created, got landcover, which somebody else has created."),
     ({"said": ""}, "expected a password of 10 or more characters"),
     ({"said": "short-A1\n"}, "expected a password of 10 or more characters"),
     ({"script_uri": ""}, "expected script_uri to be the https address of script_action.sh at a tagged commit"),
@@ -434,16 +434,16 @@ def test_what_is_left_after_deletion_is_seen(no_az, tmp_path, keep, others, else
     assert [words[:2] for words in asked[deletion + 1:]][:2] == [["resource", "list"], ["group", "exists"]]
     assert "landcover-spark" not in azure.has()["clusters"] and ("landcovertiles" in azure.has()["resources"]) == keep
     if elsewhere:
-        assert "expected nothing billable to be left" in done.stderr and "forgotten" in done.stderr
+        assert "expected no billable resource" in done.stderr and "forgotten" in done.stderr
     elif not keep:
-        assert done.stdout.splitlines()[-1] == "Nothing else that is billed is left of landcover-spark."
+        assert done.stdout.splitlines()[-1] == "No other billable resource of landcover-spark remains."
 
 
 def test_a_cluster_of_another_name_is_left_and_billed(no_az, tmp_path):
     azure = Azure(no_az, tmp_path / "azure", group="landcover-spark", resources=OURS,
                   clusters={"landcover-spark": "Running", "older": "Running"})
     done = azure.run("delete_cluster.sh", "--keep-storage", "--yes")
-    assert done.returncode == 2 and "nothing billable to be left of landcover-spark, got: older." in done.stderr
+    assert done.returncode == 2 and "no billable resource of landcover-spark to remain, got: older." in done.stderr
 
 
 def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
@@ -623,7 +623,7 @@ def test_the_set_up_over_one_that_ended_in_the_middle(node):
     assert node.steps[2].startswith("environment: 1") and node.steps[4] == "self-test: passed"
     assert node.damaged and all(file.exists() for file in node.damaged)
     assert (node.kernels / "landcover" / "kernel.json").exists() and (node.prefix / "tutorial" / "helpers").is_dir()
-    assert "scores as well" in node.steps[5] and not (node.prefix / "executors.tar.gz.part").exists()
+    assert "passed the self-test" in node.steps[5] and not (node.prefix / "executors.tar.gz.part").exists()
 
 
 def test_an_environment_that_does_not_work_is_fixed_by_the_next_set_up(node):
@@ -658,7 +658,7 @@ def test_the_nodes_own_python_comes_before_conda(node, tmp_path):
     del environment["TUTORIAL_PYTHON"]
     # Killed after that step: what follows takes minutes.
     for path, said in ((f"{base / 'bin'}:{os.environ['PATH']}", f"at {base / 'bin' / 'python3.10'}"),
-                       ("/usr/bin:/bin", "failed: expected conda to make Python 3.10 in 20 minutes")):
+                       ("/usr/bin:/bin", "failed: expected conda to install Python 3.10 within 20 minutes")):
         going = subprocess.Popen(node.command(), env=dict(environment, PATH=path), text=True, start_new_session=True,
                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert any(said in line for line in going.stdout)

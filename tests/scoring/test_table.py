@@ -85,7 +85,7 @@ def test_a_second_run_does_nothing(spark, model, pile, caplog, monkeypatch):
     monkeypatch.setattr(type(spark), "range", lambda *_: pytest.fail("Spark was asked for something"))
     assert scoring.score(spark, pile.store, model, pile.table) == TILES
     assert summary(pile.table)["scored_now"] == 0 and pile.files() == before
-    assert as_text(summary(pile.table)).startswith("Nothing new: all 90 tiles have their row.")
+    assert as_text(summary(pile.table)).startswith("Nothing new: all 90 tiles already have a row.")
     assert not any("\n" in record.getMessage() for record in caplog.records)
 
 
@@ -207,7 +207,7 @@ def test_files_of_others_stay(spark, model, pile, tmp_path):
             scoring.score(spark, pile.store, model, str(folder), replace=replace)
     assert [path.name for path in folder.iterdir()] == ["data.parquet"]
     (folder / "data.parquet").rename(folder / "_manifest.json")
-    with pytest.raises(InputError, match="got a _manifest.json of something else. Choose another folder"):
+    with pytest.raises(InputError, match="got a _manifest.json of another program. Choose another folder"):
         tables.begin(str(folder), "model", "onnxruntime", "ab", replace=True)
     assert [path.name for path in folder.iterdir()] == ["_manifest.json"]
 
@@ -262,7 +262,7 @@ def test_an_engine_that_crashes_with_every_tile_stops_the_job(spark, pile, tmp_p
     first_unit_alone(monkeypatch)
     torment(monkeypatch, TORMENT="crash")
     with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it ended with status -11 with "
-                                         "4 tiles one after another") as told:
+                                         "4 tiles in a row") as told:
         scoring.score(spark, pile.store, other, pile.table)
     assert told.value.kind == "engine" and not work.names(pile.table)
 
@@ -271,7 +271,7 @@ def test_an_engine_that_fails_with_every_tile_stops_the_job(spark, pile, tmp_pat
     """A bug is no table of errors."""
     broken = tiny.model(tmp_path / "broken", scale=float("nan"))
     with pytest.raises(InputError, match=r"the engine onnxruntime, but it failed with all \d+ tiles of a unit: expected a "
-                                         "score, got values that are no numbers"):
+                                         "score, got values that are not numbers"):
         scoring.score(spark, pile.store, broken, pile.table)
     with pytest.raises(InputError, match="expected a finished prediction table"):
         read(pile.table)
@@ -414,10 +414,10 @@ def test_a_damaged_file_of_the_table_is_named(spark, model, pile, what):
     pile.score(spark, model)
     file = next(Path(pile.table).rglob("*.parquet"))
     damage(file, what)
-    with pytest.raises(InputError, match=f"got {file.name} gone or damaged. Delete it and run the same command"):
+    with pytest.raises(InputError, match=f"but {file.name} is missing or damaged. Delete it and run the same command"):
         read(pile.table)
     if what == "end":
-        with pytest.raises(InputError, match=f"got {file.name} gone or damaged. Delete it and run the same command"):
+        with pytest.raises(InputError, match=f"but {file.name} is missing or damaged. Delete it and run the same command"):
             scoring.score(spark, pile.store, model, pile.table)
     file.unlink()
     assert 0 < pile.score(spark, model)[0] < TILES

@@ -57,7 +57,7 @@ def test_two_at_once_one_stopped_by_hand_and_run_again(folder):
 
     again = command(folder, "--csv", str(folder / "table.csv"))
     said, error = again.communicate(timeout=240)
-    assert again.returncode == 0 and f"Nothing new: all {TILES} tiles have their row." in said, error
+    assert again.returncode == 0 and f"Nothing new: all {TILES} tiles already have a row." in said, error
     assert said.splitlines()[-1] == f"For a spreadsheet: {folder / 'table.csv'}"
     rows, written = table.read(str(folder / "table")), pd.read_csv(folder / "table.csv", dtype={"county": str})
     assert len(rows) == TILES and rows["tile_id"].is_unique

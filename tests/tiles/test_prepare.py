@@ -122,7 +122,7 @@ def test_a_damaged_file_is_named(spark, source, tmp_path, small_units):
     store.remove_manifest(folder, "99001", 2010)
     path = sorted((tmp_path / "store").rglob("*.parquet"))[2]
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(DamagedFile, match=f"got {path.name} gone or damaged. Delete it and run the same command"):
+    with pytest.raises(DamagedFile, match=f"but {path.name} is missing or damaged. Delete it and run the same command"):
         prepare(spark, source, "99001", 2010, "map", folder)
 
 
