@@ -65,10 +65,15 @@ def ship(spark, archive, name: str):
 
 
 def start_java(settings: dict):
-    """Start the driver's Java with these settings only. All users of the machine can see its command line. Settings
-    that the session adds later, such as a secret, are not in it."""
+    """Start the driver's Java. All users can see its command line, so a secret must be added later, by the session."""
     from pyspark import SparkConf, SparkContext
     SparkContext._ensure_initialized(conf=SparkConf().setAll(list(settings.items())))
+
+
+def given(name: str):
+    """A setting from spark-submit or spark-defaults.conf, or None. Call ``start_java`` first."""
+    from pyspark import SparkConf
+    return SparkConf().get(name)
 
 
 def yarn_nodes() -> list:

@@ -29,8 +29,10 @@ EXECUTOR_CORES, HEAP_MB, BESIDE_MB = 4, 1024, 384
 SLOT_MB = 1400
 # MB of the application master.
 MASTER_MB = 1024
-# Java's first, quick compiler only. The driver's Java computes little, and the second compiler would take time from the
-# cores that score. On two cores this scores 6,152 tiles in 18 s instead of 21 s.
+# The user's own limit on executors, in ``settings``, an option of spark-submit or spark-defaults.conf.
+LIMIT = "spark.dynamicAllocation.maxExecutors"
+# Only Java's first, quick compiler: the second one would take time from the cores that score. On two cores this scores
+# 6,152 tiles in 18 s instead of 21 s.
 _QUICK = "-XX:TieredStopAtLevel=1"
 # Environment variables that are meant for another Spark, such as the cluster's. A local Spark must not use them.
 _FOREIGN = re.compile("SPARK_.*|PYSPARK_SUBMIT_ARGS")
@@ -76,7 +78,7 @@ def _java_version(java) -> tuple:
 
 
 def check_master(master: str) -> str:
-    """The name of a Spark master, if it is one; else an InputError."""
+    """Return the name of a Spark master; an InputError if it is not one."""
     if not _MASTER.fullmatch(master):
         raise InputError(f"expected a Spark master such as 'local[*]', 'local[2]', 'spark://host:7077' or 'yarn', "
                          f"got {master!r}. Choose one of these.")
@@ -91,16 +93,17 @@ def _chosen(master):
 def start(master: str = "local[*]", app_name: str = "land-cover", settings: dict = None):
     """Start a Spark session and check it with ``preflight``; an InputError says which checks failed.
 
-    If this function has already started a session on the same master, it returns that session. It stops a session on
-    another master. It never replaces a session that somebody else has started (Livy, a shell, Spark Connect): it uses
-    that session, whatever its master.
+    If this function has already started a session on the same master, it returns that session. It stops a session that
+    it has started on another master. It uses a session that somebody else has started (Livy, a shell, Spark Connect)
+    as it is.
 
     Parameters
     ----------
     master : ``local[*]`` for all cores of this machine, ``local[2]`` for two, ``spark://host:7077`` or ``yarn`` for a
         cluster. ``TUTORIAL_MASTER``, which the kernels of a cluster set, replaces the default.
     app_name : shown in Spark's lists of applications.
-    settings : Spark settings that override those chosen here.
+    settings : Spark settings that override those chosen here. On a YARN cluster that you share with others,
+        ``spark.dynamicAllocation.maxExecutors`` limits the executors, and ``spark.yarn.queue`` chooses the queue.
     """
     master = re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_ATTEMPTS}]", check_master(_chosen(master)))
     spark = adapter.running()
@@ -148,7 +151,8 @@ def _new(master, app_name, settings):
     try:
         if master == "yarn":
             adapter.start_java(dict(chosen, **{"spark.master": master}))
-            chosen = dict(_executors(adapter.yarn_nodes()), **chosen)
+            most = chosen.get(LIMIT) or adapter.given(LIMIT)
+            chosen = dict(_executors(adapter.yarn_nodes(), most), **chosen)
         builder = SparkSession.builder.master(master).appName(app_name)
         for key, value in chosen.items():
             builder = builder.config(key, value)
@@ -184,7 +188,7 @@ def _settings(master, heap=HEAP) -> dict:
         **{f"spark.executorEnv.{library}_THREADS": "1"
            for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")},
     }
-    # Only for local masters: a cluster has its own Java options, which HDInsight's application master needs.
+    # Only for masters on this machine: a cluster has its own Java options, which HDInsight's application master needs.
     here = {
         # Allocate the whole heap at the start, and use the collector that needs no memory beside it. Otherwise Java
         # grows to the same size in an hour, and a machine with too little memory would fail in the middle of the job.
@@ -203,11 +207,11 @@ def _settings(master, heap=HEAP) -> dict:
     return {**settings, **here} if _is_here(master) else settings
 
 
-def _executors(nodes: list) -> dict:
+def _executors(nodes: list, most=None) -> dict:
     """Spark settings for as many executors as fit on YARN's nodes, with room for the application master.
 
-    ``nodes``: the cores and the MB of memory of each node. While tasks wait, Spark requests more executors, for which
-    autoscale may add nodes. Spark gives idle executors back.
+    ``nodes``: the cores and the MB of memory of each node, in use or free. ``most``: the user's limit on executors.
+    While tasks wait, Spark requests more executors, for which autoscale may add nodes. Spark gives idle ones back.
     """
     cores = max(1, min(EXECUTOR_CORES, min((cores for cores, _ in nodes), default=0) // 2))
     beside_mb = BESIDE_MB + cores * SLOT_MB
@@ -219,7 +223,9 @@ def _executors(nodes: list) -> dict:
     if number < 1:
         raise InputError(f"expected room on YARN for an executor of {cores} cores and {gb:.1f} GB and for an "
                          f"application master, got {offered} in all. Add nodes, or larger ones.")
-    print(f"YARN offers {offered}. Executors to begin with: {number}, each with slots: {cores}, GB: {gb:.1f}.")
+    number = min(number, max(1, int(most or number)))
+    print(f"YARN offers {offered}. Executors to begin with: {number}, each with slots: {cores}, GB: {gb:.1f}. "
+          f"{LIMIT} limits them.")
     return {"spark.executor.cores": cores, "spark.executor.memory": f"{HEAP_MB}m",
             "spark.executor.memoryOverhead": f"{beside_mb}m", "spark.yarn.am.memory": f"{MASTER_MB - BESIDE_MB}m",
             "spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true",
@@ -239,7 +245,7 @@ def cluster_folder() -> Path:
 
 
 def _is_here(master) -> bool:
-    """Whether all of a master's processes are on this machine: ``local[…]``, or the master of ``local_cluster.sh``."""
+    """Whether all of a master's processes are on this machine, as for ``local[2]`` and ``local_cluster.sh``."""
     return master.startswith("local") or (
         master.startswith("spark://127.0.0.1:") and (cluster_folder() / "spark.conf").is_file())
 

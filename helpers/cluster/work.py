@@ -30,7 +30,7 @@ from helpers.files import DiskFull, credentials, filesystem, is_damage, is_full,
 from helpers.uri import join, shown
 
 _REPORT = "unit string, rows long, seconds string, kind string, error string"
-# Files that a job has written, and may remove: their names end in a unit's hash.
+# Files that a job has written and may remove. Their names end in a unit's hash.
 _OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
 _PART = re.compile(r"\.([0-9a-f]{20})\.parquet\.[0-9a-f]{8}\.part")
 _FACTS = b"unit"
@@ -38,8 +38,8 @@ _FACTS = b"unit"
 _THREADS = 16
 _LOOK_S = 0.5
 # A task takes this part of its slot's share of the units that are left (guided self-scheduling, Polychronopoulos and
-# Kuck, 1987). Large tasks come first, because starting one costs a slot about 0.08 s; single units come last, so that
-# all slots end together. A task that is tried again finds the units that it has done.
+# Kuck, 1987). Large tasks come first, because starting one costs a slot about 0.08 s. Single units come last, so that
+# all slots end together. A task that is tried again skips the units that it has done.
 SHARE = 0.5
 
 # The result of ``run``: the rows of the units that it did, their seconds by stage, and the InputErrors of failed units
@@ -54,7 +54,7 @@ def name(folder: str, *reads) -> str:
 
 
 def names(uri: str) -> set:
-    """Names of the units whose file is in a folder or its ``key=value`` folders."""
+    """Names of the units that have a file in a folder or in its ``key=value`` folders."""
     system, path = filesystem(uri)
     system.invalidate_cache()
     start = len(path.rstrip("/")) + 1
@@ -119,23 +119,13 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
 
     Parameters
     ----------
-    spark : pyspark.sql.SparkSession
-        Classic, or of Spark Connect.
-    units : dict
-        For each name, the argument of ``work``. Spark sends it to the workers.
-    work : callable
-        Takes a unit; returns ``(pyarrow.Table, facts, seconds)``: JSON facts for the footer, and seconds by stage. An
-        InputError fails this unit, and the others go on. Plain Python: try it on one unit first.
-    uri : str
-        Folder of the files.
-    watch : callable, optional
-        Called at most every half second, with the set of names that are done so far.
-    tasks : int, optional
-        Spark tasks that share the units equally; by default as ``shares`` cuts them.
-
-    Returns
-    -------
-    Done
+    spark : a classic session, or one of Spark Connect.
+    units : for each name, the argument of ``work``. Spark sends it to the workers.
+    work : a function of a unit that returns ``(pyarrow.Table, facts, seconds)``: JSON facts for the footer, and seconds
+        by stage. An InputError fails this unit, and the others go on. Plain Python: try it on one unit first.
+    uri : folder of the files.
+    watch : called at most every half second, with the set of names that are done so far.
+    tasks : Spark tasks that share the units equally; by default ``shares`` cuts them.
     """
     there = names(uri)
     todo = [(name, unit) for name, unit in units.items() if name not in there]
@@ -164,7 +154,7 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
 
 
 def shares(units: int, slots: int, tasks=None) -> list:
-    """The first and last (exclusive) number of the units that each Spark task does, in the order in which tasks start."""
+    """The first and the last (exclusive) unit of each Spark task, by number, in the order in which tasks start."""
     cuts, done = [], 0
     while done < units:
         left = units - done
@@ -187,10 +177,9 @@ def ask(spark, function, tasks: int = 1) -> list:
 def _make_ready():
     """Make this Python worker quick to begin its next task.
 
-    Between two tasks PySpark drops Python's caches of where modules are: Python 3.10 and 3.11 then read the directory
-    of pyspark.zip again (github.com/python/cpython/issues/103200). It also collects garbage among all objects of all
-    modules (SPARK-54744). So we remove the cache of zip files, which Python then does not read again, and freeze the
-    objects, which garbage collection then skips.
+    Between two tasks PySpark clears Python's caches of module locations. Python 3.10 and 3.11 then read the directory of
+    pyspark.zip again (github.com/python/cpython/issues/103200), except if we have removed its cache. PySpark also
+    collects garbage among all objects of all modules (SPARK-54744), except among frozen ones.
     """
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):
@@ -249,7 +238,7 @@ def _watching(watch, uri, wanted):
         while not ended.wait(wait_s):
             started = time.monotonic()
             look()
-            # A long list is looked at less often: the driver's cores may be workers' cores, too.
+            # Look less often at a long list, because the workers may run on the driver's cores.
             wait_s = max(_LOOK_S, 20 * (time.monotonic() - started))
 
     # The thread gets a copy of this cell's context. Otherwise Jupyter would not know to which cell the bar belongs.

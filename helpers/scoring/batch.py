@@ -18,18 +18,14 @@ def score_images(images: list, bundle, network, tile_px=None) -> Scored:
 
     Parameters
     ----------
-    images : list of bytes
-        Encoded pictures; None for a picture that is missing.
-    network : object
-        An engine of ``engines.load``.
-    tile_px : int, optional
-        Height and width that each picture must have; None resizes pictures of any size.
+    images : encoded pictures; None for a picture that is missing.
+    network : an engine of ``engines.load``.
+    tile_px : height and width that each picture must have; None resizes pictures of any size.
 
     Returns
     -------
-    Scored
-        In the order of the pictures. One that can't be read (``unreadable``, ``wrong_size``, ``too_large``,
-        ``missing``) or scored (``engine``) has a reason and no class.
+    One entry for each picture. A picture that can't be read (``unreadable``, ``wrong_size``, ``too_large``,
+    ``missing``) or scored (``engine``) has a reason and no class.
     """
     n, pixels, readable = len(images), [], []
     kinds, errors = [None] * n, [None] * n

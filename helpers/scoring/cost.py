@@ -15,9 +15,10 @@ MACHINES = (Machine("Standard_D8s_v5", 4, 0.384, 12.5e9 / 8), Machine("Standard_
             Machine("Standard_D32s_v5", 16, 1.536, 16e9 / 8))
 # The default egress limit of one Azure storage account in most regions: 50 Gbit/s.
 STORAGE = 50e9 / 8
-# The share of a core's speed that is left when all cores work at once; the seconds until a cluster is ready, which are
-# paid for too; and the bytes of an encoded tile of NAIP.
-EFFICIENCY, START_S, TILE_BYTES = 0.95, 300, 72e3
+# The share of its speed that a core keeps when all cores work at once, for a speed that was measured on one core.
+EFFICIENCY = 0.95
+# The seconds until a cluster is ready, which are paid for too, and the bytes of an encoded tile of NAIP.
+START_S, TILE_BYTES = 300, 72e3
 # Tiles of 224 m: Middlesex County MA, the county of 2017; Massachusetts, 27,336 km²; the conterminous US.
 REGIONS = {"Middlesex County": 65_563, "Massachusetts": 545_000, "conterminous US": 161_000_000}
 # Seconds to score 11,760 tiles on a number of nodes, read off the chart "Scoring time vs. number of worker nodes" of
@@ -28,10 +29,10 @@ TIMES_2017 = {"CNTK": (NODES_2017, (248, 167, 118, 95, 85, 76, 65, 57, 49)),
 
 
 def fitted(workers: Sequence[int], seconds: Sequence[float]) -> tuple:
-    """The capacity model of some runs: ``(start_s, shared_s)``, so that a run takes start_s + shared_s / workers.
+    """Fit the capacity model to some runs: ``(start_s, shared_s)``. A run takes start_s + shared_s / workers seconds.
 
-    ``start_s`` is the time that more workers don't shorten. The fit makes relative errors small, and both parts are 0
-    or more. Runs on one number of workers can't tell the two parts apart: there ``start_s`` is 0.
+    More workers don't shorten ``start_s``. The fit makes relative errors small, and both numbers are 0 or more. If all
+    runs have the same number of workers, the fit can't separate the two, and ``start_s`` is 0.
     """
     from scipy.optimize import nnls
     workers, seconds = np.asarray(workers, dtype=float), np.asarray(seconds, dtype=float)
@@ -44,13 +45,14 @@ def fitted(workers: Sequence[int], seconds: Sequence[float]) -> tuple:
 
 def minibatches_as_text(gains: dict, size: int) -> str:
     """Sentences about minibatches. ``gains``: for each engine, its speed divided by the speed of one tile at a time."""
-    text = f"With {size} at a time instead of one, the speed is " + ", ".join(
-        f"{gain:.1f} × as high in {name}" for name, gain in gains.items()) + "."
+    text = f"Speed with {size} tiles in one call, divided by the speed with one tile: " + ", ".join(
+        f"{name} {gain:.1f}" for name, gain in gains.items()) + "."
     if max(gains.values()) >= 1.1:
-        text += " Where it is higher, the costs of a call are paid less often."
+        text += " A higher speed comes from fewer calls: each call takes some extra time."
     if min(gains.values()) < 0.95:
-        text += (f" Where it is lower, a likely cause is the processor's cache: the intermediate results of {size} tiles "
-                 "do not fit in it, and fetching them from memory costs more than the calls that were saved.")
+        text += (f" A lower speed has a likely cause: the intermediate results of {size} tiles do not fit in the "
+                 "processor's cache, a small fast memory. Fetching them from main memory takes longer than the calls "
+                 "that were saved.")
     return text
 
 
@@ -67,50 +69,42 @@ def fit_as_text(workers: Sequence[int], start_s: float, shared_s: float) -> str:
 
 
 def forecast_as_text(foretold_s: float, measured_s: float = None) -> str:
-    """How a forecast compares with the measured time, if there is one, and the usual cause of such a difference."""
+    """Sentences that compare a forecast with the measured time, if there is one."""
     if measured_s is None:
         return (f"The forecast is {foretold_s:.0f} s. An earlier run has already scored some tiles, so there is no "
                 "measured time to compare.")
     off = foretold_s / measured_s - 1
     if abs(off) <= 0.1:
         return f"The forecast of {foretold_s:.0f} s is within 10 % of the measured {measured_s:.0f} s."
-    cause = ("Possible causes: every worker also loaded the network, other counties have larger pictures, or other "
-             "programs used the cores. The runs of section 5 were short, and the best of them may flatter."
-             if off < 0 else "A possible cause: in a short job, slots wait for the last tasks. A long job hides that.")
     return (f"The forecast of {foretold_s:.0f} s is {abs(off):.0%} too {'low' if off < 0 else 'high'}: the job took "
-            f"{measured_s:.0f} s. {cause}")
+            f"{measured_s:.0f} s. A forecast from a few short jobs cannot know how large the other pictures are, when "
+            "other programs use the cores, or how long the cores wait for a job's last tasks.")
 
 
 def assumptions_as_text() -> str:
-    """What ``capacity`` assumes by default."""
-    return (f"The table assumes that a core there is as fast as one here, and that two vCPUs are one core. All cores "
-            f"together keep {EFFICIENCY:.0%} of their speed. The cluster needs {START_S / 60:.0f} minutes to start. A "
-            f"tile takes {TILE_BYTES / 1e3:.0f} kB. The machines read as fast as their networks, or as one storage "
-            f"account with {STORAGE * 8 / 1e9:.0f} Gbit/s, whichever is slower. The tiles are cut already. Prices are "
-            "list prices of 2024 without a service's surcharge.")
+    """The assumptions of ``capacity`` with its default numbers."""
+    return ("The table assumes that each core in Azure scores as fast as a core did in the measured job, and that two "
+            "of Azure's vCPUs (virtual processors) are one core. "
+            f"The cluster needs {START_S / 60:.0f} minutes to start. A tile takes {TILE_BYTES / 1e3:.0f} kB. The "
+            "machines read as fast as their networks, or as one storage account with "
+            f"{STORAGE * 8 / 1e9:.0f} Gbit/s, whichever is slower. The tiles are cut already. Prices are list prices "
+            "of 2024 without a service's surcharge.")
 
 
 def capacity(tiles: int, tiles_per_second: float, machine: Machine, machines: int = 1,
-             efficiency: float = EFFICIENCY, start_s: float = START_S, tile_bytes: float = TILE_BYTES,
+             efficiency: float = 1, start_s: float = START_S, tile_bytes: float = TILE_BYTES,
              storage: float = STORAGE) -> dict:
     """Hours and cost of scoring tiles on a number of machines of one size.
 
     Parameters
     ----------
-    tiles_per_second : float
-        Measured on one core, with reading and decoding.
-    storage : float
-        Bytes per second that the store gives to all machines together.
+    tiles_per_second : of one core, with reading and decoding, measured while all cores work.
+    efficiency : ``EFFICIENCY`` if the speed was measured while one core worked.
+    storage : bytes per second that the store gives to all machines together.
 
     Returns
     -------
-    dict
-        ``hours``, ``cost``, and ``bound_by``: ``"cores"`` or ``"reading"``, whichever takes longer.
-
-    Raises
-    ------
-    InputError
-        If a speed, a number of machines or a share is 0 or less.
+    ``hours``, ``cost``, and ``bound_by``: ``"cores"`` or ``"reading"``, whichever takes longer.
     """
     for name, value in (("tiles_per_second", tiles_per_second), ("machines", machines), ("efficiency", efficiency),
                         ("storage", storage)):

@@ -1,9 +1,9 @@
 """Scoring in a separate process, so that a picture or network that hangs or crashes does not end the Spark task.
 
-A Spark worker can't interrupt a decoder or network that never returns, and it dies with one that crashes; its task
-would be tried again, and die again. So each worker keeps a pool of one process that scores (``pebble``), with a time
-limit for each call. Where a call fails, the batch is halved until the picture at fault is alone: it becomes a row with
-its reason.
+A Spark worker can't interrupt a decoder or network that never returns, and it dies if one crashes. Spark would repeat
+the task, which would die again. So each worker keeps a second process that scores (a pool of ``pebble``), with a time
+limit for each call. If a call fails, the guard halves the batch until the picture at fault is alone. That picture gets
+a row with the reason.
 """
 
 import atexit
@@ -25,10 +25,10 @@ from helpers.scoring.batch import Scored, joined, score_images
 
 # Tiles in one call. If a call fails, only few tiles are scored again; larger calls are not faster.
 CALL_TILES = 16
-# Seconds before a call counts as hanging, many times what a slow machine needs: a picture takes milliseconds, a tile
-# in a large network a tenth of a second, and importing TensorFlow ten seconds.
+# Seconds before a call counts as hanging. A slow machine needs far less: a picture takes milliseconds, a tile in a large
+# network a tenth of a second, and importing TensorFlow ten seconds.
 CALL_S, TILE_S, START_S = 20, 2, 300
-# A network that has hung or crashed with so many tiles, and scored none in between, is broken.
+# A network that has hung or crashed on this many tiles in a row is broken.
 IN_VAIN = 4
 
 # What runs in the process.
@@ -77,16 +77,7 @@ class EngineBroken(InputError):
 class Guard:
     """A process that scores with one bundle and engine. It starts at the first batch, and again if it hangs or crashes.
 
-    Parameters
-    ----------
-    folder : str
-        The model bundle on this machine.
-    engine : str
-        As in ``engines.load``.
-    threads : int
-        Cores that it may use.
-    call_s : float
-        Seconds that a call may take, plus ``TILE_S`` for each tile.
+    A call may take ``call_s`` seconds, plus ``TILE_S`` for each tile.
     """
 
     function = staticmethod(_score)
@@ -100,18 +91,13 @@ class Guard:
         self._pool = _pool()
 
     def begin(self, job):
-        """Trust the network again: another job begins."""
+        """Trust the network again, because another job begins."""
         self.job, self._in_vain, self._broken = job, 0, None
 
     def score(self, images: list, tile_px=None) -> Scored:
         """Like ``score_images``. A picture that hangs or crashes the process gets the reason ``timeout`` or ``crash``.
 
-        Raises
-        ------
-        EngineBroken
-            If the engine can't be started, or has failed on too many tiles in a row.
-        InputError
-            If the bundle can't be used.
+        EngineBroken: the engine can't be started, or has failed on too many tiles in a row.
         """
         if self._broken:
             raise EngineBroken(self._broken)
@@ -137,7 +123,7 @@ class Guard:
             raise
 
     def _load(self):
-        """Load the network; seconds that it took."""
+        """Load the network, and return the seconds that this took."""
         started = time.perf_counter()
         for attempt in range(2):
             try:
@@ -165,7 +151,7 @@ class Guard:
             return self._given_up(error)
 
     def _given_up(self, error):
-        """The row of a picture that has stopped two processes."""
+        """The row of a picture that has stopped the process twice."""
         self._in_vain += 1
         came = _came(error)
         if self._in_vain >= IN_VAIN:
@@ -193,7 +179,7 @@ _kept = {}
 
 
 def kept(folder: str, engine: str, threads: int, job: str) -> Guard:
-    """The guard of this Python worker: kept for its next task, ended when another bundle or engine is asked for."""
+    """The guard of this Python worker. It stays for the next task, and ends when a task has another bundle or engine."""
     key = folder, engine, threads
     if key not in _kept:
         while _kept:

@@ -1,7 +1,7 @@
-"""Parallel scoring: what an executor does with a unit of tiles, and the Spark job around it.
+"""Parallel scoring: the work of an executor on a unit of tiles, and the Spark job around it.
 
-A unit is one row group of the tile store. Its name is a hash of its pictures, the model and the engine, so that a job
-that was stopped goes on with the units whose file is missing, and a changed picture is scored again (``cluster.work``).
+A unit is one row group of the tile store. Its name is a hash of its pictures, the model and the engine. So a job that
+was stopped continues with the units whose file is missing, and scores changed pictures again (``cluster.work``).
 **Every tile ends as exactly one row, whatever happens in between.**
 """
 
@@ -16,9 +16,9 @@ import tempfile
 import time
 import uuid
 import zipfile
+from collections import Counter
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 
 from helpers import DamagedFile, InputError
@@ -32,7 +32,7 @@ from helpers.scoring import guard, table
 from helpers.tiles import store
 from helpers.uri import shown
 
-# Tiles and bytes that a worker reads at a time.
+# The most tiles and bytes that a worker reads at a time.
 BATCH_TILES, BATCH_BYTES = 64, 16 << 20
 # The most files that an error message names.
 NAMED = 3
@@ -45,11 +45,6 @@ STAGES = ("start", "read", "decode", "network", "write")
 log = logging.getLogger(__name__)
 
 
-def _tile_px(year):
-    """The required size of a tile in pixels; None (any size) for a folder of pictures, which has the year 0."""
-    return TILE_PX if year else None
-
-
 def _rows(tile_ids, scored, model):
     n = len(scored.class_id)
     return pa.table([pa.array(tile_ids, pa.string()), [model] * n, [scored.engine] * n, scored.class_id,
@@ -58,19 +53,12 @@ def _rows(tile_ids, scored, model):
 
 
 def units(uri: str, parts: list, model: str, engine: str):
-    """The units of work of a store's counties and years (their manifests), from the footers of the files alone.
+    """The units of work in ``parts`` of a store (manifests of counties and years), read from the files' footers.
 
     Returns
     -------
-    units : dict
-        By name: ``uri`` and ``group`` (number of the row group), ``tiles``, ``batch_tiles``, ``year``.
-    damaged : list of str
-        Files whose footer can't be read.
-
-    Raises
-    ------
-    InputError
-        If the store is not what its manifests say.
+    units : for each name ``uri`` and ``group`` (number of the row group), ``tiles``, ``batch_tiles``, ``year``.
+    damaged : names of the files whose footer can't be read.
     """
     found, damaged = {}, []
     for part in parts:
@@ -81,8 +69,7 @@ def units(uri: str, parts: list, model: str, engine: str):
             for group, tiles in enumerate(file["rows"]):
                 if not tiles:
                     continue
-                # Files of other programs have no digest of their pictures. Their name, size and time of change replace
-                # it.
+                # Files of other programs have no digest of pictures. Their name, size and time of change replace it.
                 reads = file["pictures"][group] if file["pictures"] else [file["name"], file["changed"], group]
                 name = work.name(folder, reads, model, engine)
                 if name in found:
@@ -97,27 +84,10 @@ def units(uri: str, parts: list, model: str, engine: str):
 
 
 def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, job: str):
-    """Score one of ``units``: what an executor runs.
+    """Score one of ``units`` on an executor: its rows (``table.SCHEMA``), facts for the footer, and seconds by stage.
 
-    Parameters
-    ----------
-    shipped : str
-        Name of the bundle under ``pyspark.SparkFiles``.
-    model : str
-        Checksum of the bundle.
-    threads : int
-        Cores of a slot.
-    job : str
-        Changes with each job.
-
-    Returns
-    -------
-    rows : pyarrow.Table
-        Of ``table.SCHEMA``, one row for each tile.
-    facts : dict
-        For the footer.
-    seconds : dict
-        By stage: ``start``, ``read``, ``decode``, ``network``.
+    ``shipped`` is the name of the bundle under ``pyspark.SparkFiles``, ``model`` its checksum, and ``job`` a name that
+    changes with each job.
     """
     import pyarrow.parquet as pq
     from pyspark import SparkFiles
@@ -129,7 +99,8 @@ def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, 
         for batch in tiles.iter_batches(unit["batch_tiles"], [unit["group"]], ["tile_id", "image"]):
             ids, images = batch.column("tile_id"), _images(batch.column("image"))
             seconds["read"] += time.perf_counter() - begun
-            scored = network.score(images, _tile_px(unit["year"]))
+            # A folder of pictures, which has the year 0, may have pictures of any size.
+            scored = network.score(images, TILE_PX if unit["year"] else None)
             parts.append(_rows(ids, scored, model))
             for stage, spent in scored.seconds.items():
                 seconds[stage] += spent
@@ -149,19 +120,16 @@ def _images(column):
 
 def _check(rows, unit, engine):
     """Refuse rows that no table should hold."""
-    ids = rows["tile_id"]
+    ids, uri = rows["tile_id"], shown(unit["uri"])
     try:
         ids.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise InputError(f"expected tile ids in UTF-8 in {shown(unit['uri'])}, got others. Write this file again."
-                         ) from error
+        raise InputError(f"expected tile ids in UTF-8 in {uri}, got others. Write this file again.") from error
     if ids.null_count:
-        raise InputError(f"expected a tile_id in every row of {shown(unit['uri'])}, got rows without one. Write this "
-                         "file again.")
+        raise InputError(f"expected a tile_id in every row of {uri}, got rows without one. Write this file again.")
     if len(ids.unique()) != unit["tiles"]:
-        double = pd.Series(ids.to_pylist())
-        raise InputError(f"expected one tile of each name in {shown(unit['uri'])}, got "
-                         f"{double[double.duplicated()].iloc[0]} twice. Write this file again.")
+        double, _ = Counter(ids.to_pylist()).most_common(1)[0]
+        raise InputError(f"expected one tile of each name in {uri}, got {double} twice. Write this file again.")
     kinds = set(rows["error_kind"].to_pylist())
     if len(rows) >= BROKEN_TILES and kinds <= {"engine", "timeout", "crash"}:
         raise guard.EngineBroken(f"expected scores from the engine {engine}, but it failed with all {len(rows)} tiles "
@@ -216,22 +184,13 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
 
     Parameters
     ----------
-    county, years : optional
-        Score only these; rows of others stay in the table.
-    partitions : int, optional
-        Spark tasks that share the units; the default is that of ``work.run``.
-    replace : bool
-        Delete a table of another model or engine first. Without it, such a table is refused.
+    county, years : score only these; rows of others stay in the table.
+    partitions : Spark tasks that share the units; the default is that of ``work.run``.
+    replace : delete a table of another model or engine first. Without it, such a table is refused.
 
     Returns
     -------
-    int
-        Rows of the tiles asked for; ``table.summary`` says how many of them were scored now.
-
-    Raises
-    ------
-    InputError
-        If the store lacks the tiles, a file of it is damaged, the folder holds another table, or the disk is full.
+    The number of rows of the chosen tiles; ``table.summary`` says how many of them were scored now.
     """
     started = time.monotonic()
     if partitions is not None and not partitions >= 1:
@@ -258,8 +217,8 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     table.finish(predictions_uri, dict(
         counted, model=bundle.checksum, engine=engine,
         engine_ms=_measured.get((adapter.application(spark), bundle.checksum), {}), units=sorted({*wanted, *kept}),
-        scored_now=done.rows, seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1), slots=adapter.slots(spark),
-        slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
+        scored_now=done.rows, seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1),
+        slots=adapter.slots(spark), slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
              done.rows, seconds)
     return tiles
@@ -289,8 +248,8 @@ def fastest(spark, bundle) -> str:
 
 def _chosen(stored, uri, county, years):
     """The store's manifests of some counties and years."""
-    counties = None if county is None else {str(c) for c in ([county] if isinstance(county, str) else county)}
-    chosen = [part for part in stored if (counties is None or part["county"] in counties)
+    counties = [county] if isinstance(county, str) else county
+    chosen = [part for part in stored if (counties is None or part["county"] in set(map(str, counties)))
               and (years is None or part["year"] in years)]
     if not chosen:
         raise InputError(f"expected tiles of county {county or 'any'}, years {years or 'any'} in {shown(uri)}, got "
@@ -332,7 +291,7 @@ def _run(spark, wanted, bundle, engine, uri, partitions):
 
 
 def _raise_failed(failed, wanted, damaged, uri):
-    """Say which units could not be scored, and why; all others are done."""
+    """Report the units that could not be scored, and why. All others are done."""
     for error in failed.values():
         if not isinstance(error, DamagedFile):
             raise error

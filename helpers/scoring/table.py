@@ -30,13 +30,7 @@ DELETE = "Delete it and run the same command: its tiles are scored again."
 
 
 def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
-    """Begin a table of a model and engine in a folder, or continue the table that is already there.
-
-    Raises
-    ------
-    InputError
-        If the folder holds another table, or other files.
-    """
+    """Begin a table of a model and engine in a folder, or continue the table that is already there."""
     found = _table(uri)
     if found is not None and (found["model"], found["engine"]) != (model, engine) and replace:
         remove(uri)
@@ -81,16 +75,20 @@ def _check_folder(uri):
     """Refuse a file, and a folder with Parquet files or a manifest of another program."""
     system, path = filesystem(uri)
     system.invalidate_cache()
-    came = "a file" if system.isfile(path) else "Parquet files that no job of this program has written there" if any(
-        name.endswith(".parquet") for name in system.find(path)) else f"a {MANIFEST} of another program" if system.exists(
-            join(path, MANIFEST)) else None
+    came = None
+    if system.isfile(path):
+        came = "a file"
+    elif any(name.endswith(".parquet") for name in system.find(path)):
+        came = "Parquet files that no job of this program has written there"
+    elif system.exists(join(path, MANIFEST)):
+        came = f"a {MANIFEST} of another program"
     if came:
         raise InputError(f"expected the folder of a prediction table, or none, at {shown(uri)}, got {came}. Choose "
                          "another folder.")
 
 
 def remove(uri: str):
-    """Remove a table's own files, and nothing else."""
+    """Remove a table's own files, and nothing else: first the manifest, then the units, at last the table's name."""
     system, path = filesystem(uri)
     for name in (MANIFEST, TABLE):
         if name == TABLE:
@@ -100,7 +98,7 @@ def remove(uri: str):
 
 
 def facts_of(rows: pa.Table) -> dict:
-    """What a unit's footer says of its rows, for the summary."""
+    """Facts about a unit's rows for its footer, from which ``count`` makes the summary."""
     rows = rows.drop_columns(["probabilities"]).to_pandas()
     failed = rows[rows["error_kind"].notna()]
     return {"classes": {str(int(class_id)): int(tiles) for class_id, tiles in rows["class_id"].value_counts().items()},
@@ -150,19 +148,11 @@ def manifest(uri: str) -> dict:
 
 
 def summary(uri: str) -> dict:
-    """What the last job did, and what the table holds.
+    """Facts about a finished table and its last job.
 
-    Returns
-    -------
-    dict
-        ``tiles`` in the table, ``scored_now``, ``classes`` with their counts, ``errors`` by kind with their number
-        and up to three examples, ``seconds``, ``tiles_per_second``, ``engine_ms``: milliseconds of a tile in each
-        engine that was measured, and ``slot_seconds``: the seconds that the slots spent in each stage.
-
-    Raises
-    ------
-    InputError
-        If no job has finished there.
+    ``tiles`` in the table, ``scored_now``, ``classes`` with their counts, ``errors`` by kind with their number and up
+    to three examples, ``seconds``, ``tiles_per_second``, ``engine_ms``: milliseconds of a tile in each engine that was
+    measured, and ``slot_seconds``: the seconds that the slots spent in each stage.
     """
     found = manifest(uri)
     if found is None:
@@ -184,11 +174,6 @@ def read(uri: str, columns=None, classes=None) -> pd.DataFrame:
     """Read a finished prediction table on the driver, in order of county, year and ``tile_id``.
 
     ``classes`` are the names that the reader expects; a table of others is refused.
-
-    Raises
-    ------
-    InputError
-        If there is no table, its job has not finished, it has other classes, or a file is damaged.
     """
     found = (_table(uri) or {}).get("classes", classes)
     if classes is not None and list(found) != list(classes):
@@ -229,7 +214,7 @@ def as_text(summary: dict) -> str:
             f"{name} {ms:.1f}" for name, ms in sorted(summary["engine_ms"].items(), key=lambda one: one[1])))
     spent = {name: seconds for name, seconds in summary["slot_seconds"].items() if seconds > 0}
     if spent:
-        lines.append("Time of the slots: " + ", ".join(
+        lines.append("Share of the slots' time in each stage: " + ", ".join(
             f"{name} {seconds / sum(spent.values()):.0%}" for name, seconds in spent.items()))
     return "\n".join(lines)
 

@@ -343,7 +343,8 @@ class Benchmark:
             say(f"{cores} core(s): {rates[cores]:.1f} tiles/s")
         # From one core's rate alone, and no start: the session is warm.
         here = cost.Machine("this machine", self.cores, 0, 1e12)
-        expected = cost.capacity(self.size["fast"], rates[1], here, start_s=0, storage=1e12)["hours"] * 3600
+        expected = 3600 * cost.capacity(self.size["fast"], rates[1], here, efficiency=cost.EFFICIENCY, start_s=0,
+                                        storage=1e12)["hours"]
         self.keep(cores={
             "tiles_per_second": {str(n): round(rate, 2) for n, rate in rates.items()}, "goal": CORES_GOAL,
             "efficiency": round(rates[self.cores] / (self.cores * rates[1]), 4),

@@ -44,7 +44,7 @@ def capacity_table(rate, cents):
     for region, nodes in NODES:
         tiles = cost.REGIONS[region]
         executors = session._executors([(8, WORKER_MB)] * nodes)["spark.dynamicAllocation.initialExecutors"]
-        used = cost.capacity(tiles, rate, worker, nodes, start_s=1800)
+        used = cost.capacity(tiles, rate, worker, nodes, efficiency=cost.EFFICIENCY, start_s=1800)
         dollars = used["cost"] + used["hours"] * (2 * cents["head"] + 3 * cents["zookeeper"]) / 100
         yield f"| {region} | {tiles:,} | {nodes} | {executors} | {used['hours']:.1f} | {dollars:,.0f} |"
 

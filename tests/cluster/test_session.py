@@ -85,6 +85,22 @@ def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
     assert said in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("most, number", [(None, 7), ("3", 3), ("2147483647", 7)])
+def test_a_users_limit_on_executors_holds(most, number):
+    """On a shared YARN: of its settings, of spark-submit, or infinity, which is Spark's default."""
+    chosen = session._executors([(8, 57344)] * 4, most)
+    assert chosen["spark.dynamicAllocation.initialExecutors"] == number
+    assert chosen["spark.default.parallelism"] == 4 * number
+
+
+def test_a_limit_given_to_spark_submit_is_seen():
+    done = run("from helpers.cluster import adapter, session\n"
+               "import os; os.environ['JAVA_HOME'] = session.find_java(3)\n"
+               "adapter.start_java({}); print(adapter.given(session.LIMIT), adapter.given('spark.none'))",
+               PYSPARK_SUBMIT_ARGS=f"--conf {session.LIMIT}=3 pyspark-shell")
+    assert done.stdout == "3 None\n", done.stderr
+
+
 @pytest.mark.parametrize("nodes", [[], [(8, 2048)], [(1, 2700)]])
 def test_a_yarn_that_is_too_small_is_told(nodes):
     with pytest.raises(InputError, match="expected room on YARN for an executor of . cores and .* got . nodes with"):

@@ -31,9 +31,9 @@ def test_the_fit_of_2017_stays_near_its_chart():
 
 def test_minibatches_gain_or_lose_in_their_own_words():
     gain, loss, same = (cost.minibatches_as_text({"a": of_a, "b": 1.0}, 32) for of_a in (1.5, 0.6, 1.0))
-    assert "1.5 × as high in a, 1.0 × as high in b" in gain and "less often" in gain and "cache" not in gain
-    assert "0.6 × as high in a" in loss and "cache" in loss and "less often" not in loss
-    assert "cache" not in same and "less often" not in same
+    assert "one tile: a 1.5, b 1.0." in gain and "fewer calls" in gain and "cache" not in gain
+    assert "one tile: a 0.6, b 1.0." in loss and "cache" in loss and "fewer calls" not in loss
+    assert "cache" not in same and "fewer calls" not in same
 
 
 @pytest.mark.parametrize("workers, line, words, quiet", [
@@ -50,16 +50,16 @@ def test_a_forecast_tells_its_direction(foretold, words):
     measured = 39.9 if foretold == 44 else 40
     text = cost.forecast_as_text(foretold, measured)
     assert words in text and f"{measured:.0f} s" in text
-    assert ("loaded the network" in text) == ("low" in words)
+    assert ("cannot know" in text) == ("too" in words)
 
 
 def test_a_forecast_without_a_measured_time_says_so():
-    assert cost.forecast_as_text(30) == ("The forecast is 30 s. Some tiles had their row before this run, so there is no "
-                                         "time to compare it with.")
+    assert cost.forecast_as_text(30) == ("The forecast is 30 s. An earlier run has already scored some tiles, so there "
+                                         "is no measured time to compare.")
 
 
 def test_the_assumptions_are_the_defaults():
     defaults = cost.capacity.__defaults__
-    assert (1, cost.EFFICIENCY, cost.START_S, cost.TILE_BYTES, cost.STORAGE) == defaults
+    assert (1, 1, cost.START_S, cost.TILE_BYTES, cost.STORAGE) == defaults  # A speed with all cores busy loses no more.
     text = cost.assumptions_as_text()
-    assert "95%" in text and "5 minutes" in text and "72 kB" in text and "50 Gbit/s" in text
+    assert "a core did in the measured job" in text and "5 minutes" in text and "72 kB" in text and "50 Gbit/s" in text
