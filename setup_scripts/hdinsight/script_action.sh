@@ -14,9 +14,13 @@
 #   TUTORIAL_CNTK      no: leave CNTK out [yes]
 #   TUTORIAL_HEAD      yes or no: whether this is a head node [yes if the host's name begins with hn]
 set -euo pipefail
-# Everyone on the node may read what it makes, and root alone may change it.
+# Every account on the node may read the files that this script makes, and only root may change them.
 umask 022
 
+case ${1:-} in -h|--help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+esac
 source=${1:?expected the URI of tutorial.tar.gz or a folder, got nothing. Run: script_action.sh abfs://container@account.dfs.core.windows.net/tutorial/tutorial.tar.gz}
 # By default, tile stores and tables go into the storage container that the code comes from.
 storage=

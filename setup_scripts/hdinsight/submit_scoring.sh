@@ -3,8 +3,10 @@
 # an archive, so nothing has to be installed on the nodes. If the job stops, run the same command again, and it
 # continues.
 #   submit_scoring.sh TILES MODEL TABLE [--dry-run] [options of score_tiles.py]
-# Settings from the environment: TUTORIAL_PREFIX, TUTORIAL_SPARK as in script_action.sh; MASTER (yarn). Credentials come
-# from the environment or the file of storage_token.sh, never from an argument.
+# Settings from the environment: TUTORIAL_PREFIX and TUTORIAL_SPARK as in script_action.sh; MASTER (yarn); SUBMIT_OPTIONS,
+# more options of spark-submit, separated by blanks. On a YARN cluster that you share with others, choose your queue and
+# limit the executors:  SUBMIT_OPTIONS="--queue maps --conf spark.dynamicAllocation.maxExecutors=4"
+# Credentials come from the environment or the file of storage_token.sh, never from an argument.
 set -euo pipefail
 
 fail() {
@@ -14,7 +16,11 @@ fail() {
 
 dry_run=no arguments=()
 for argument in "$@"; do
-    if [ "$argument" = --dry-run ]; then dry_run=yes; else arguments+=("$argument"); fi
+    case $argument in
+        --dry-run) dry_run=yes ;;
+        --help|-h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        *) arguments+=("$argument") ;;
+    esac
 done
 [ ${#arguments[@]} -ge 3 ] || fail "expected the URIs of tiles, model and table, got ${#arguments[@]} of them." \
     "Run: submit_scoring.sh TILES MODEL TABLE"
@@ -24,8 +30,9 @@ master=${MASTER:-yarn}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # All other Spark settings are the cluster's own. The program must be the copy of the code from which the archive was
 # made.
+read -r -a options <<< "${SUBMIT_OPTIONS:-}"
 command=("$spark/bin/spark-submit" --master "$master" --deploy-mode client --name landcover-scoring
-    --archives "$prefix/executors.tar.gz#environment"
+    ${options[@]+"${options[@]}"} --archives "$prefix/executors.tar.gz#environment"
     "$prefix/tutorial/setup_scripts/score_tiles.py" "${arguments[@]}" --master "$master")
 printf '+ PYSPARK_DRIVER_PYTHON=%q PYSPARK_PYTHON=./environment/bin/python' "$prefix/environment/bin/python"
 printf ' %q' "${command[@]}"

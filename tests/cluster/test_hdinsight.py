@@ -210,6 +210,21 @@ def test_without_the_cli_there_is_one_sentence(no_az):
         assert done.returncode == 2 and sentence in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+def test_help_is_printed_and_nothing_done(no_az, tmp_path):
+    for name in ("script_action.sh", "submit_scoring.sh"):
+        done = run(SCRIPTS / name, "--help", env=dict(no_az, TUTORIAL_PREFIX=str(tmp_path / "node")))
+        assert done.returncode == 0 and f"  {name} " in done.stdout and not (tmp_path / "node").exists(), done.stderr
+
+
+def test_options_of_the_user_reach_spark_submit(no_az):
+    given = "--queue maps --conf spark.dynamicAllocation.maxExecutors=4"
+    for options in (given, ""):
+        done = run(SCRIPTS / "submit_scoring.sh", "TILES", "MODEL", "TABLE", "--dry-run",
+                   env=dict(no_az, SUBMIT_OPTIONS=options))
+        assert done.returncode == 0 and (f" {given} --archives " in done.stdout) == bool(options), done.stderr
+        assert done.stdout.index(" --archives ") < done.stdout.index("score_tiles.py TILES MODEL TABLE")
+
+
 # Stands for Azure, which can't be had here: what it has is a file, and what it is asked goes to another, each word of
 # it.
 AZ = """#!{python}
