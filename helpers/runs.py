@@ -25,7 +25,8 @@ def check_seed(seed: int):
 def check_name(name: str) -> str:
     """The name of a run, if a folder can have it; else an InputError."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise InputError(f"expected a run name of letters, digits, '.', '_' and '-', got {name!r}. Choose another name.")
+        raise InputError(f"expected a run name of letters, digits, '.', '_' and '-', got {name!r}. Choose "
+                         "another name.")
     return name
 
 

@@ -177,8 +177,8 @@ def ask(spark, function, tasks: int = 1) -> list:
 def _make_ready():
     """Make this Python worker quick to begin its next task.
 
-    Between two tasks PySpark clears Python's caches of module locations. Python 3.10 and 3.11 then read the directory of
-    pyspark.zip again (github.com/python/cpython/issues/103200), except if we have removed its cache. PySpark also
+    Between two tasks PySpark clears Python's caches of module locations. Python 3.10 and 3.11 then read the directory
+    of pyspark.zip again (github.com/python/cpython/issues/103200), except if we have removed its cache. PySpark also
     collects garbage among all objects of all modules (SPARK-54744), except among frozen ones.
     """
     for path, finder in list(sys.path_importer_cache.items()):

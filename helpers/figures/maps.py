@@ -236,6 +236,6 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
                     fontweight="bold" if when else "normal")
         words = [candidate["tile_id"], *textwrap.wrap(candidate["reason"], 21)]
         ax.text(x, top + tile_px + 4, "\n".join(words[:9]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
-    ax.text(0, sheet.shape[0] + 0.8 * line, "Right above each picture: the probability that the tile is Developed. In "
-            f"blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
+    ax.text(0, sheet.shape[0] + 0.8 * line, "At the right above each picture: the probability that the tile is "
+            f"Developed. In blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
     return show_sheet(ax, sheet, title)

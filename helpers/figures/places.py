@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from helpers.figures.style import BLUE, INK, MUTED, ORANGE, resize, show_sheet, white_sheet
 
 KINDS = {"newly_developed": ("newly developed", BLUE), "changed_otherwise": ("changed otherwise", ORANGE),
-         "random": ("drawn at random", MUTED)}
+         "random": ("chosen at random", MUTED)}
 
 
 def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.ndarray, title: str,

@@ -26,9 +26,9 @@ def smoothing_as_text(agree: dict, smoothed: dict) -> str:
     def one(year):
         before, after = f"{agree[year]:.1%}", f"{smoothed[year]:.1%}"
         if before == after:
-            return f"In {year} smoothing leaves the agreement with the labels at {before}."
+            return f"In {year}, smoothing leaves the agreement with the labels at {before}."
         verb = "raises" if smoothed[year] > agree[year] else "lowers"
-        return f"In {year} smoothing {verb} the agreement with the labels from {before} to {after}."
+        return f"In {year}, smoothing {verb} the agreement with the labels from {before} to {after}."
     return " ".join(map(one, agree))
 
 
@@ -39,8 +39,8 @@ def temperature_as_text(temperature: float, before: float, after: float) -> str:
     old, new = f"{before:.1%}", f"{after:.1%}"
     change = f"stays at {old}" if old == new else f"{'falls' if after < before else 'rises'} from {old} to {new}"
     verdict = "the probabilities became more reliable" if "falls" in change else "the network needed no correction here"
-    return (f"The temperature of {temperature:.2f} {effect}. The calibration error, of tiles that had no part in "
-            f"choosing it, {change}: {verdict}.")
+    return (f"The temperature of {temperature:.2f} {effect}. On tiles that were not used to choose the temperature, "
+            f"the calibration error {change}: {verdict}.")
 
 
 def reliability_as_text(name: str, scores, outcomes) -> str:
@@ -54,10 +54,10 @@ def reliability_as_text(name: str, scores, outcomes) -> str:
     said, came, n = scores[unsure].mean(), outcomes[unsure].mean(), int(unsure.sum())
     # Two standard deviations of the share, if the scores are right.
     chance = 2 * np.sqrt(said * (1 - said) / n)
-    verdict = ("that is no more than chance explains" if abs(came - said) <= chance else
+    verdict = ("a difference of this size can be chance" if abs(came - said) <= chance else
                "the values are too low there" if came > said else "the values are too high there")
-    return (f"{name}: of {len(scores):,} tiles, {n:,} have a value from {low} to {high} %. On average they say "
-            f"{said:.0%}, and {came:.0%} are true: {verdict}.")
+    return (f"{name}: of {len(scores):,} tiles, {n:,} have a value from {low} to {high} %. The mean of these values is "
+            f"{said:.0%}, and the share that is correct is {came:.0%}: {verdict}.")
 
 
 def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
@@ -76,9 +76,9 @@ def signs_as_text(neighbours: float, pictures: float) -> str:
     """Whether two terms count for or against a tile, by their coefficients, and a likely cause."""
     return ("In this run, changed neighbours count " + (
         "**for** a tile: new land comes in groups." if neighbours >= 0 else
-        "**against** a tile. The model compares tiles whose own cells look alike. Of two such training tiles, the one "
-        "beside new land was less often new itself. A likely cause: near a new quarter, roads and bare soil look new "
-        "too.") + " Pictures that differ as a whole count " + (
+        "**against** a tile. The model compares tiles whose own cells look equally new. In the training counties, such "
+        "a tile was less often new if it lay beside new land. A likely cause: near a new quarter, roads and bare soil "
+        "look new too.") + " Pictures that differ as a whole count " + (
         "**for** a tile: much in it has changed." if pictures >= 0 else
         "**against** a tile. A likely cause: another light or season makes cells look new that are not."))
 
@@ -93,11 +93,11 @@ def performance_as_text(figures: dict, by_size: pd.DataFrame) -> str:
     found = by_size[by_size["tiles"] > 0]
     if len(found):
         worst = found["recall"].idxmin()
-        text += (f" The score misses most among *{worst}*: it finds {found.loc[worst, 'recall']:.0%} of these "
+        text += (f" The score is weakest in the row *{worst}*: it finds {found.loc[worst, 'recall']:.0%} of these "
                  f"{found.loc[worst, 'tiles']} tiles, and the rule {found.loc[worst, 'baseline_recall']:.0%}.")
     ours, theirs = figures["area_error"], figures["baseline_area_error"]
     if not np.isnan(ours + theirs):
         nearer = "the score's" if abs(ours) < abs(theirs) else "the rule's"
-        text += (f" The county's total of new land is off by {ours:+.1%} by the score and by {theirs:+.1%} by the "
-                 f"rule, so {nearer} is nearer.")
+        text += (f" The total area of new land in the county has an error of {ours:+.1%} by the score and of "
+                 f"{theirs:+.1%} by the rule, so {nearer} total is nearer to the truth.")
     return text

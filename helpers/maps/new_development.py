@@ -27,7 +27,7 @@ CANDIDATE = 0.5
 # The fewest newly developed tiles to fit a model on: it has thirteen coefficients.
 LEAST_CHANGED = 20
 # The meaning of a score, for every legend, caption and file.
-CHANCE = "the chance that a tenth of a tile or more is newly developed"
+CHANCE = "the probability that at least a tenth of the tile is newly developed"
 RANKED = "ranked by the rule of 2017, no probability"
 # The columns that a score is computed from, and the term of a reason that each belongs to. Columns of one term replace
 # each other, so that a single coefficient means little.
@@ -183,8 +183,8 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
              "network": f"Developed goes from {before} to {after}",
              "label": f"labelled {label} in {label_year}",
              "neighbours": _neighbours_as_text(tile.new_neighbours, terms["neighbours"]),
-             "pictures": f"the two pictures differ {tile.distance:.1f} times as much as is usual here"
-                         + ("" if terms["pictures"] > 0 else ", so it may only look new")}
+             "pictures": f"the difference between the two pictures is {tile.distance:.1f} times the usual one here"
+                         + ("" if terms["pictures"] > 0 else ", so the land may only look new")}
     # A rise from a thousandth to a hundredth can weigh much, but "from 0% to 0%" would puzzle.
     if "nan%" in (before, after) or before == after:
         del words["network"]
@@ -197,10 +197,11 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
 
 
 def _neighbours_as_text(n, term):
-    """The words for changed neighbours. They may count against a tile: at the rim of new land many only look new."""
+    """The words for changed neighbours. They may count against a tile: at the edge of new land many only look new."""
     if n:
-        return f"{n} neighbour{'s' * (n > 1)} changed too" + ("" if term > 0 else ", so this may be only the rim")
-    return "no neighbour changed" + (", so this is no rim of other new land" if term > 0 else "")
+        return f"{n} neighbour{'s' * (n > 1)} changed too" + (
+            "" if term > 0 else ", so it may only be the edge of their new land")
+    return "no neighbour changed" + (", so it is not just the edge of other new land" if term > 0 else "")
 
 
 def example(views: Views, heads: Heads) -> tuple:

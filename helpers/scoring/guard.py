@@ -25,8 +25,8 @@ from helpers.scoring.batch import Scored, joined, score_images
 
 # Tiles in one call. If a call fails, only few tiles are scored again; larger calls are not faster.
 CALL_TILES = 16
-# Seconds before a call counts as hanging. A slow machine needs far less: a picture takes milliseconds, a tile in a large
-# network a tenth of a second, and importing TensorFlow ten seconds.
+# Seconds before a call counts as hanging. A slow machine needs far less: a picture takes milliseconds, a tile in a
+# large network a tenth of a second, and importing TensorFlow ten seconds.
 CALL_S, TILE_S, START_S = 20, 2, 300
 # A network that has hung or crashed on this many tiles in a row is broken.
 IN_VAIN = 4
@@ -179,7 +179,7 @@ _kept = {}
 
 
 def kept(folder: str, engine: str, threads: int, job: str) -> Guard:
-    """The guard of this Python worker. It stays for the next task, and ends when a task has another bundle or engine."""
+    """The guard of this Python worker. It stays for the next task, and ends when one has another bundle or engine."""
     key = folder, engine, threads
     if key not in _kept:
         while _kept:

@@ -218,7 +218,8 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
         counted, model=bundle.checksum, engine=engine,
         engine_ms=_measured.get((adapter.application(spark), bundle.checksum), {}), units=sorted({*wanted, *kept}),
         scored_now=done.rows, seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1),
-        slots=adapter.slots(spark), slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
+        slots=adapter.slots(spark), slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}),
+        map(_folder, chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
              done.rows, seconds)
     return tiles

@@ -98,7 +98,7 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
 
 
 def _without_unreadable(frame, folder):
-    """The frame, without the label of pictures that can't be decoded: they keep their row, but nobody trains on them."""
+    """The frame, without the label of pictures that can't be decoded: they keep a row, but nobody trains on them."""
     reasons = {}
     for i, path in frame["path"].items():
         try:

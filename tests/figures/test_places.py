@@ -13,5 +13,5 @@ def test_pairs_lie_in_order_of_their_rank():
     sheet = ax.images[0].get_array()
     row = sheet[sheet.shape[0] - 10, :, 0]
     assert row[[10, 76, 150, 214]].tolist() == [20, 120, 10, 110]
-    assert [text.get_text() for text in ax.texts] == ["#1", "newly developed · rule", "#2", "drawn at random"]
+    assert [text.get_text() for text in ax.texts] == ["#1", "newly developed · rule", "#2", "chosen at random"]
     plt.close("all")

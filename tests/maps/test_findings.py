@@ -17,8 +17,8 @@ def test_a_county_has_its_name_where_it_is_known(facts, words):
 
 def test_smoothing_raises_lowers_or_leaves_the_agreement():
     text = findings.smoothing_as_text({2010: 0.95, 2014: 0.9, 2016: 0.9}, {2010: 0.97, 2014: 0.9001, 2016: 0.85})
-    assert text == ("In 2010 smoothing raises the agreement with the labels from 95.0% to 97.0%. In 2014 smoothing leaves "
-                    "the agreement with the labels at 90.0%. In 2016 smoothing lowers the agreement with the labels from "
+    assert text == ("In 2010, smoothing raises the agreement with the labels from 95.0% to 97.0%. In 2014, smoothing leaves "
+                    "the agreement with the labels at 90.0%. In 2016, smoothing lowers the agreement with the labels from "
                     "90.0% to 85.0%.")
 
 
@@ -31,12 +31,12 @@ def test_a_temperature_is_judged_by_the_error_that_it_leaves(temperature, before
     assert all(word in text for word in words), text
 
 
-@pytest.mark.parametrize("true, words", [(50, "no more than chance explains"), (80, "too low"), (20, "too high")])
+@pytest.mark.parametrize("true, words", [(50, "difference of this size can be chance"), (80, "too low"), (20, "too high")])
 def test_scores_in_the_middle_are_compared_with_what_came_true(true, words):
     scores = np.r_[np.full(100, 0.5), np.zeros(900)]
     outcomes = np.r_[np.arange(100) < true, np.zeros(900)]
     text = findings.reliability_as_text("Score", scores, outcomes)
-    assert words in text and "of 1,000 tiles, 100" in text and f"{true}% are true" in text
+    assert words in text and "of 1,000 tiles, 100" in text and f"share that is correct is {true}%" in text
     assert "too few" in findings.reliability_as_text("Score", scores[95:], outcomes[95:])
 
 
@@ -61,5 +61,5 @@ def test_the_score_stands_beside_the_rule_whichever_is_better():
                            index=["single", "small", "large"])
     text = findings.performance_as_text(figures, by_size)
     assert "The rule finds 30%" in text and "none of its candidates" in text and "*large*: it finds 60%" in text
-    assert "-10.0% by the score and by +5.0% by the rule, so the rule's is nearer" in text
-    assert "the score's is nearer" in findings.performance_as_text(dict(figures, area_error=0.01), by_size)
+    assert "-10.0% by the score and of +5.0% by the rule, so the rule's total is nearer" in text
+    assert "the score's total is nearer" in findings.performance_as_text(dict(figures, area_error=0.01), by_size)

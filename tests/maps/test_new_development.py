@@ -113,7 +113,7 @@ TERMS = {"cells": 3.0, "network": 1.5, "label": 0.4, "neighbours": -0.9, "pictur
 def test_a_reason_names_what_weighs_most_in_words():
     tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 1.26)
     assert new_development.reason_as_text(tile, TERMS, 2011) == ("For it: about 1.4 ha look newly built; Developed goes from 3% to "
-                                                     "97%. Against it: 1 neighbour changed too, so this may be only the rim.")
+                                                     "97%. Against it: 1 neighbour changed too, so it may only be the edge of their new land.")
     # A third term that weighs next to nothing is left out, and the order is by weight.
     assert new_development.reason_as_text(tile, dict(TERMS, neighbours=-0.3, label=-4.0), 2011) == (
         "For it: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
@@ -127,15 +127,16 @@ def test_a_reason_names_what_weighs_most_in_words():
     assert unknown == ("For it: labelled Cultivated in 2011. Against it: little of it looks newly built; no "
                        "neighbour changed.")
     for n, term, words in ((2, 3.0, "For it: 2 neighbours changed too;"),
-                           (0, 3.1, "For it: no neighbour changed, so this is no rim of other new land;")):
+                           (0, 3.1, "For it: no neighbour changed, so it is not just the edge of other new land;")):
         alone = tile._replace(new_neighbours=n)
         assert new_development.reason_as_text(alone, dict(TERMS, neighbours=term), 2011).startswith(words) or n
 
 
 def test_pictures_that_differ_as_a_whole_speak_against_with_their_reason():
     tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 3.6)
-    for term, words in ((-2.0, "Against it: the two pictures differ 3.6 times as much as is usual here, so it may only "
-                         "look new."), (2.0, "; the two pictures differ 3.6 times as much as is usual here;")):
+    for term, words in ((-2.0, "Against it: the difference between the two pictures is 3.6 times the usual one here, so "
+                         "the land may only look new."),
+                        (2.0, "; the difference between the two pictures is 3.6 times the usual one here;")):
         assert words in new_development.reason_as_text(tile, dict(TERMS, pictures=term, neighbours=0), 2011)
 
 
