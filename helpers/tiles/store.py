@@ -73,10 +73,10 @@ def _read(uri):
     system, path = filesystem(uri)
     try:
         facts = json.loads(system.cat_file(path).decode())
-        names, files = facts["classes"], facts.get("files", [])
-        folders = [f"county={facts['county']}", f"year={facts['year']}"]
-        if (folders == uri.split("/")[-3:-1] and [type(facts["county"]), type(facts["tiles"])] == [str, int]
-                and isinstance(names, list) and isinstance(files, list)
+        county, year, tiles, names = (facts[name] for name in ("county", "year", "tiles", "classes"))
+        files = facts.get("files", [])
+        if ([f"county={county}", f"year={year}"] == uri.split("/")[-3:-1]
+                and [type(value) for value in (county, tiles, names, files)] == [str, int, list, list]
                 and all(isinstance(name, str) for name in names + files) and "/" not in "".join(files)):
             return facts
         came = "one with other kinds of values"
