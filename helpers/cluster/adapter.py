@@ -1,7 +1,7 @@
 """All code that needs more of Spark than DataFrames, for classic sessions and for those of Spark Connect.
 
-Databricks' serverless and shared clusters, and much of Fabric, offer Spark Connect alone: a client without Java,
-SparkContext and RDDs. Everything else in this package uses DataFrames, which both have.
+Databricks' serverless and shared clusters, and much of Fabric, offer only Spark Connect: a client without Java,
+SparkContext and RDDs. All other code in this package uses DataFrames, which both kinds of session have.
 """
 
 import os
@@ -23,7 +23,7 @@ def is_connect(spark) -> bool:
 
 
 def application(spark) -> str:
-    """Id of the application. Under Connect many sessions share one: there it is the id of the session."""
+    """Id of the application. Under Connect, where many sessions share one, the id of the session."""
     return spark.session_id if is_connect(spark) else spark.sparkContext.applicationId
 
 
@@ -38,7 +38,7 @@ def java(spark) -> str:
 
 
 def slots(spark) -> int:
-    """Tasks that run at the same time."""
+    """The number of tasks that run at the same time."""
     if not is_connect(spark):
         return spark.sparkContext.defaultParallelism
     # Spark cuts a range into as many partitions as it has slots, unless told otherwise.

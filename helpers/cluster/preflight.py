@@ -32,14 +32,9 @@ ASKED = 64
 
 
 def preflight(spark) -> pd.DataFrame:
-    """Check what a job will need, on the driver and on the workers.
+    """Check the driver and the workers before a job: one row for each check, with the advice if it fails.
 
-    Under Spark Connect, checks of the server's own Java, memory and temporary folder are left out.
-
-    Returns
-    -------
-    One row for each check: ``check``, ``wanted``, ``found`` (str), ``ok`` (bool), and ``advice``: what to do where it
-    failed.
+    Under Spark Connect there are no checks of the server's own Java, memory and temporary folder.
     """
     rows = []
 
@@ -62,7 +57,7 @@ def preflight(spark) -> pd.DataFrame:
                                    ("disk for shuffles", tempfile.gettempdir(), "TMPDIR")][:2 if java else 1]:
         free = free_bytes(folder) / GIB
         check(name, f"{DISK_GB:.1f} GB free", f"{free:.1f} GB free", free >= DISK_GB,
-              f"Free some in {folder}, or set {variable} to a folder with more.")
+              f"Free some space in {folder}, or set {variable} to a folder with more.")
     return pd.DataFrame(rows)
 
 
@@ -145,7 +140,7 @@ def _try(round_trip, spark) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    """The Python error inside the report of a failed Spark job."""
+    """The Python error in the report of a failed Spark job."""
     text = str(error)
     # "Python in worker has different version (3, 9) than that in driver 3.11"; other Sparks write 3.9, or ": 3.9".
     versions = re.search(r"different version:? \(?(\d+)\D+(\d+)\)? than that in driver", text)

@@ -1,4 +1,4 @@
-"""A bar that shows how far a job is."""
+"""A bar that shows the progress of a job."""
 
 import contextlib
 import shutil
@@ -17,7 +17,7 @@ def progress(label: str, total: int, unit: str = "tiles"):
     start, last, line = time.monotonic(), (0, None), None
     ipython = sys.modules.get("IPython")
     if ipython and getattr(ipython.get_ipython(), "kernel", None) is not None:
-        # tqdm's widget would be lost when the notebook is saved.
+        # A saved notebook would lose tqdm's widget.
         first = f"{label}: {'starting' if total else 'nothing new'}"
         line = ipython.display.display({"text/plain": first}, raw=True, display_id=True)
     in_terminal = line is None and sys.stderr.isatty()

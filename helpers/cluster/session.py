@@ -21,15 +21,14 @@ BATCH_ROWS = 64
 TASK_ATTEMPTS = 4
 # Heap of the driver's Java. It is small because pixels stay in Python.
 HEAP = "1g"
-# An executor on YARN: its most cores, the MB of Java's heap, and the MB that Java takes beside the heap (Spark's
-# default).
+# An executor on YARN: the most cores, the MB of Java's heap, and the MB of Java beside the heap (Spark's default).
 EXECUTOR_CORES, HEAP_MB, BESIDE_MB = 4, 1024, 384
 # Memory of a slot's two Python processes: one reads tiles, the other scores them. We measured 560 MB for MobileNet in
 # ONNX Runtime and 1,210 MB in TensorFlow. YARN kills an executor that uses more memory than it has requested.
 SLOT_MB = 1400
 # MB of the application master.
 MASTER_MB = 1024
-# The user's own limit on executors, in ``settings``, an option of spark-submit or spark-defaults.conf.
+# The user's limit on executors, from ``settings``, from an option of spark-submit, or from spark-defaults.conf.
 LIMIT = "spark.dynamicAllocation.maxExecutors"
 # Only Java's first, quick compiler: the second one would take time from the cores that score. On two cores this scores
 # 6,152 tiles in 18 s instead of 21 s.
@@ -184,7 +183,7 @@ def _settings(master, heap=HEAP) -> dict:
         "spark.sql.execution.arrow.pyspark.fallback.enabled": "false",
         "spark.sql.execution.arrow.maxRecordsPerBatch": BATCH_ROWS,
         "spark.executorEnv.TF_CPP_MIN_LOG_LEVEL": "2",
-        # A slot has one core: libraries that start a thread for each core of the machine would fight over it.
+        # A slot has one core. Libraries would otherwise start a thread for each core of the machine.
         **{f"spark.executorEnv.{library}_THREADS": "1"
            for library in ("OMP_NUM", "OPENBLAS_NUM", "MKL_NUM", "TF_NUM_INTRAOP", "TF_NUM_INTEROP")},
     }
@@ -235,12 +234,12 @@ def _executors(nodes: list, most=None) -> dict:
 
 
 def without_foreign(environment: dict) -> dict:
-    """An environment without what another Spark has left there."""
+    """An environment without the variables that are meant for another Spark."""
     return {name: value for name, value in environment.items() if not _FOREIGN.fullmatch(name)}
 
 
 def cluster_folder() -> Path:
-    """Where ``setup_scripts/local_cluster.sh`` keeps its settings, logs and process numbers."""
+    """The folder in which ``setup_scripts/local_cluster.sh`` keeps its settings, logs and process numbers."""
     return home() / "data" / "local_cluster"
 
 
@@ -257,7 +256,7 @@ def stop(spark):
 
 
 def where_it_runs(master: str = "local[*]") -> tuple:
-    """``"laptop"``, ``"standalone cluster"``, ``"YARN cluster"`` or another ``"cluster"``; the master of ``start``."""
+    """The kind of cluster in words, such as ``"laptop"`` or ``"YARN cluster"``, and the master that ``start`` uses."""
     master = _chosen(master)
     kinds = {"local": "laptop", "spark": "standalone cluster", "yarn": "YARN cluster"}
     return kinds.get(master[:5], "cluster"), master

@@ -42,8 +42,7 @@ _LOOK_S = 0.5
 # all slots end together. A task that is tried again skips the units that it has done.
 SHARE = 0.5
 
-# The result of ``run``: the rows of the units that it did, their seconds by stage, and the InputErrors of failed units
-# by name.
+# The result of ``run``: rows and seconds by stage of the units done now, and the InputErrors of failed units by name.
 Done = namedtuple("Done", "rows seconds failed")
 
 
@@ -85,8 +84,8 @@ def damage_named(uri: str, advice: str = WRITE_AGAIN):
         if not is_damage(error):
             raise
         folder, _, file = shown(uri).rpartition("/")
-        raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. "
-                          + advice) from error
+        raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. {advice}"
+                          ) from error
 
 
 def footer(uri: str, advice: str = WRITE_AGAIN):
@@ -104,7 +103,7 @@ def facts_in(metadata) -> dict:
 
 
 def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:
-    """Facts about units, and their ``rows``, by name; from their footers."""
+    """Facts about units and their numbers of ``rows`` from their footers, by name."""
     def look(name):
         found = footer(join(uri, name + ".parquet"), advice)
         return dict(facts_in(found) or {}, rows=found.num_rows)
@@ -178,8 +177,8 @@ def _make_ready():
     """Make this Python worker quick to begin its next task.
 
     Between two tasks PySpark clears Python's caches of module locations. Python 3.10 and 3.11 then read the directory
-    of pyspark.zip again (github.com/python/cpython/issues/103200), except if we have removed its cache. PySpark also
-    collects garbage among all objects of all modules (SPARK-54744), except among frozen ones.
+    of pyspark.zip again (github.com/python/cpython/issues/103200), unless we have removed its cache. PySpark also
+    collects garbage among all objects of all modules (SPARK-54744), except frozen ones.
     """
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimport.zipimporter):

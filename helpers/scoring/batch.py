@@ -69,7 +69,7 @@ def _probabilities(network, pixels, n_classes):
 
 
 def joined(parts: list) -> Scored:
-    """Batches that were scored one after another, as one."""
+    """Join the results of several batches."""
     lists = [sum((getattr(part, name) for part in parts), []) for name in Scored._fields[:4]]
     return Scored(*lists, parts[-1].engine, {
         stage: sum(part.seconds[stage] for part in parts) for stage in parts[0].seconds})

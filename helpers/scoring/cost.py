@@ -1,4 +1,4 @@
-"""How long a scoring job takes on more cores, and what it would cost elsewhere."""
+"""Forecasts of a scoring job's time on more cores, and of its cost in Azure."""
 
 from collections import namedtuple
 from typing import Sequence
@@ -19,7 +19,7 @@ STORAGE = 50e9 / 8
 EFFICIENCY = 0.95
 # The seconds until a cluster is ready, which are paid for too, and the bytes of an encoded tile of NAIP.
 START_S, TILE_BYTES = 300, 72e3
-# Tiles of 224 m: Middlesex County MA, the county of 2017; Massachusetts, 27,336 km²; the conterminous US.
+# Tiles of 224 m in Middlesex County MA (the county of 2017), Massachusetts (27,336 km²) and the conterminous US.
 REGIONS = {"Middlesex County": 65_563, "Massachusetts": 545_000, "conterminous US": 161_000_000}
 # Seconds to score 11,760 tiles on a number of nodes, read off the chart "Scoring time vs. number of worker nodes" of
 # github.com/Azure/Embarrassingly-Parallel-Image-Classification (2017), to about 2 %.

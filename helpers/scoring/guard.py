@@ -25,18 +25,18 @@ from helpers.scoring.batch import Scored, joined, score_images
 
 # Tiles in one call. If a call fails, only few tiles are scored again; larger calls are not faster.
 CALL_TILES = 16
-# Seconds before a call counts as hanging. A slow machine needs far less: a picture takes milliseconds, a tile in a
+# Seconds before a call counts as hanging. Even a slow machine needs less: a picture takes milliseconds, a tile in a
 # large network a tenth of a second, and importing TensorFlow ten seconds.
 CALL_S, TILE_S, START_S = 20, 2, 300
 # A network that has hung or crashed on this many tiles in a row is broken.
 IN_VAIN = 4
 
-# What runs in the process.
+# Code that runs in the process.
 
 @lru_cache(maxsize=1)
 def _network(folder, engine, threads):
     from helpers.model import bundle, engines
-    model = bundle.Bundle(folder)  # which the driver has loaded, checked and sent
+    model = bundle.Bundle(folder)  # The driver has checked and sent it.
     return model, engines.load(model, engine, threads)
 
 
@@ -54,17 +54,16 @@ def _score(model, images, tile_px):
 
 
 def _die_with(parent):
-    """Let Linux end this process when its parent is killed; elsewhere it ends when it next waits for work."""
+    """Let Linux end this process when its parent is killed. On other systems it ends when it next waits for work."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-# What runs in the worker.
+# Code that runs in the worker.
 
-# The errors of a call that took too long, of a process that died in a call, and of one that was killed while it was
-# idle.
+# Errors of a call that took too long, of a process that died in a call, and of a process that was killed while idle.
 STOPPED = TimeoutError, ProcessExpired, BrokenProcessPool
 
 
@@ -179,7 +178,7 @@ _kept = {}
 
 
 def kept(folder: str, engine: str, threads: int, job: str) -> Guard:
-    """The guard of this Python worker. It stays for the next task, and ends when one has another bundle or engine."""
+    """The guard of this Python worker. It stays for the next task, until a task has another bundle or engine."""
     key = folder, engine, threads
     if key not in _kept:
         while _kept:
@@ -192,10 +191,7 @@ def kept(folder: str, engine: str, threads: int, job: str) -> Guard:
 
 
 def seconds(folder: str, threads: int) -> dict:
-    """Seconds of a tile in each engine that may be the fastest for a bundle, measured in a process of their own.
-
-    The result leaves out engines that are not installed, hang or crash.
-    """
+    """Seconds of a tile in each engine that may be the fastest for a bundle, except engines that fail in this trial."""
     from helpers.model import bundle, engines
     found, trial = {}, Guard(folder, "fastest", threads)
     try:

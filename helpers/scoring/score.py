@@ -119,7 +119,7 @@ def _images(column):
 
 
 def _check(rows, unit, engine):
-    """Refuse rows that no table should hold."""
+    """Raise an InputError if a tile is missing, unnamed or double, or if the engine has failed with all tiles."""
     ids, uri = rows["tile_id"], shown(unit["uri"])
     try:
         ids.validate(full=True)
@@ -137,7 +137,7 @@ def _check(rows, unit, engine):
 
 
 def ship(spark, bundle) -> str:
-    """Send a bundle to every node, once; its name under ``pyspark.SparkFiles``."""
+    """Send a bundle to every node, once, and return its name under ``pyspark.SparkFiles``."""
     name = f"bundle-{bundle.checksum}"  # Spark refuses a second archive of the same name, so each model has its own.
     adapter.ship(spark, _archive(bundle.folder, (bundles.FACTS, *sorted(bundle.facts["files"])), name), name)
     return name
@@ -200,7 +200,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     if engine == "fastest":  # An unfinished table keeps its engine, even if the job continues on another machine.
         engine = table.engine_of(predictions_uri, bundle.checksum) or fastest(spark, bundle)
     if engine not in engines.of(bundle):
-        engines.load(bundle, engine)  # says what is wrong
+        engines.load(bundle, engine)  # This raises the fitting error.
     table.begin(predictions_uri, bundle.checksum, engine, bundle.classes, replace)
     _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)
@@ -218,14 +218,14 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
         counted, model=bundle.checksum, engine=engine,
         engine_ms=_measured.get((adapter.application(spark), bundle.checksum), {}), units=sorted({*wanted, *kept}),
         scored_now=done.rows, seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1),
-        slots=adapter.slots(spark), slot_seconds={stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}),
-        map(_folder, chosen))
+        slots=adapter.slots(spark), slot_seconds={
+            stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
              done.rows, seconds)
     return tiles
 
 
-# Milliseconds of a tile in each engine that was measured, by application and model.
+# Milliseconds of a tile in each measured engine, by application and model.
 _measured = {}
 
 
@@ -248,7 +248,7 @@ def fastest(spark, bundle) -> str:
 
 
 def _chosen(stored, uri, county, years):
-    """The store's manifests of some counties and years."""
+    """The store's manifests of the chosen counties and years."""
     counties = [county] if isinstance(county, str) else county
     chosen = [part for part in stored if (counties is None or part["county"] in set(map(str, counties)))
               and (years is None or part["year"] in years)]
@@ -264,7 +264,7 @@ def _folder(part):
 
 
 def _kept(predictions_uri, tiles_uri, stored, chosen):
-    """Units of a finished table that belong to counties and years which this job does not score."""
+    """Units of a finished table in counties and years that this job does not score."""
     before = table.manifest(predictions_uri) or {"units": []}
     lacking = {name.rpartition("/")[0] for name in before["units"]} - set(map(_folder, stored))
     if lacking:
@@ -276,9 +276,8 @@ def _kept(predictions_uri, tiles_uri, stored, chosen):
 def _run(spark, wanted, bundle, engine, uri, partitions):
     there = work.names(uri) & set(wanted)
     left = sum(unit["tiles"] for name, unit in wanted.items() if name not in there)
-    shipped = ship(spark, bundle) if left else None
-    work_on = functools.partial(score_unit, shipped=shipped, model=bundle.checksum, engine=engine,
-                                threads=adapter.threads(spark), job=uuid.uuid4().hex)
+    work_on = functools.partial(score_unit, shipped=ship(spark, bundle) if left else None, model=bundle.checksum,
+                                engine=engine, threads=adapter.threads(spark), job=uuid.uuid4().hex)
     errors = {}
 
     def watch(names):

@@ -1,8 +1,8 @@
 """The prediction table: a folder of Parquet files that any reader opens as a partitioned table.
 
-``county=…/year=…/<unit>.parquet`` are the rows, one for each tile. ``_table.json`` is there from the beginning and says
-which model and engine the table belongs to. ``_manifest.json`` is written last, when every tile has its row. It lists
-the table's units, and ``read`` reads only these.
+The files ``county=…/year=…/<unit>.parquet`` have one row for each tile. The first job writes ``_table.json``, which
+names the table's model and engine. A job writes ``_manifest.json`` last, when every tile has its row. It lists the
+table's units, and ``read`` reads only these.
 """
 
 import json
@@ -24,7 +24,7 @@ KEYS = ["county", "year", "tile_id"]
 COLUMNS = KEYS + SCHEMA.names[1:]
 TABLE, MANIFEST = "_table.json", "_manifest.json"
 _UNIT = re.compile(r"county=[^/]+/year=\d+/[0-9a-f]{20}")
-# Tiles with an error that the summary shows, of each kind.
+# The most examples that the summary shows for each kind of error.
 EXAMPLES = 3
 DELETE = "Delete it and run the same command: its tiles are scored again."
 
@@ -41,7 +41,7 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
         about = {"model": model, "engine": engine, "classes": list(classes)}
         try:
             return create(join(uri, TABLE), json.dumps(about, indent=1).encode())
-        except FileExistsError:  # Another job was quicker.
+        except FileExistsError:  # Another job has begun it meanwhile.
             found = _table(uri)
         except OSError as error:
             if is_full(error):
@@ -55,7 +55,7 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
 
 
 def engine_of(uri: str, model: str):
-    """The engine of a table of this model that has begun; None without one."""
+    """The engine of the table in a folder, if it belongs to this model; else None."""
     found = _table(uri)
     return found["engine"] if found is not None and found["model"] == model else None
 

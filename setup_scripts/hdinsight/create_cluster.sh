@@ -2,7 +2,7 @@
 # Creates the storage, the identity and the cluster, and sets up the cluster's nodes. It shows the prices first, and
 # keeps everything that exists already.
 #   create_cluster.sh [--yes] [--set-up-again] [--dry-run]
-# --yes asks no question. --set-up-again gives the nodes of an existing cluster the code of the last commit. The script
+# --yes skips the question whether to go on. --set-up-again gives the nodes of an existing cluster the code of the last commit. The script
 # asks for the password of the cluster's web pages before it creates anything, and stores it nowhere. Without a terminal
 # it reads the password from standard input.
 set -euo pipefail

@@ -2,7 +2,7 @@
 # Deletes the cluster and everything else that create_cluster.sh has created, then asks Azure whether anything billable
 # is left.
 #   delete_cluster.sh [--keep-storage] [--yes] [--dry-run]
-# --keep-storage keeps the tiles, models and tables, and prints what they cost. --yes asks no question.
+# --keep-storage keeps the tiles, models and tables, and prints what they cost. --yes skips the question whether to go on.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh
 source "$(dirname "${BASH_SOURCE[0]}")/azure.sh"
