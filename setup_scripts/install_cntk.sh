@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Makes the environment of Microsoft Cognitive Toolkit 2.7, .venv-cntk, and its Jupyter kernel. CNTK's last release
 # is for Python 3.6 on Linux. If you run it again, it does only what is missing. If CNTK is not available, it ends with
-# status 3 and one line.
+# status 3 and one line. Settings from the environment: CNTK_PYTHON, a Python 3.6.
 set -euo pipefail
+case ${1:-} in -h|--help)
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    exit 0
+esac
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 

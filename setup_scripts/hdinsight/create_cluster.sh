@@ -47,7 +47,7 @@ esac
 show_prices
 [ -n "$state" ] || check_quota
 if [ $dry_run = no ] && [ $yes = no ]; then
-    read -r -p "Create it? [y/N] " answer
+    read -r -p "Continue? [y/N] " answer
     [ "$answer" = y ] || exit 1
 fi
 

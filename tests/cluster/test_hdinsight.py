@@ -413,7 +413,7 @@ def test_the_password_is_asked_for_and_not_echoed(no_az, tmp_path):
         while prompt not in said:
             said += os.read(ours, 1000)
 
-    until(b"Create it? [y/N]")
+    until(b"Continue? [y/N]")
     os.write(ours, b"y\n")
     until(b"Password of the cluster's web pages:")
     assert made(azure.asked()) == []

@@ -24,13 +24,19 @@ def house(tmp_path):
     return tmp_path
 
 
-def install(house, tools=None, **environment):
+def install(house, tools=None, arguments=(), **environment):
     """Run the script, with small programs in place of those of the same name."""
     for name, text in (tools or {}).items():
         (house / "tools" / name).write_text("#!/bin/sh\n" + text)
         (house / "tools" / name).chmod(0o755)
-    return subprocess.run([house / "setup_scripts" / "install_cntk.sh"], capture_output=True, text=True, env=dict(
+    command = [house / "setup_scripts" / "install_cntk.sh", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=dict(
         {"PATH": f"{house}/tools:/usr/bin:/bin", "HOME": str(house), "PYENV_ROOT": str(house)}, **environment))
+
+
+def test_help_is_printed_and_nothing_installed(house):
+    done = install(house, arguments=["--help"])
+    assert done.returncode == 0 and "CNTK_PYTHON" in done.stdout and not (house / ".venv-cntk").exists()
 
 
 def test_where_cntk_cannot_be_had_one_line_says_why(house):
