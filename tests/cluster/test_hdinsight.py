@@ -17,6 +17,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from urllib.parse import unquote
 
+import nbformat
 import pytest
 import rasterio
 
@@ -35,6 +36,7 @@ from helpers.model.engine_cntk import cntk_environment
 from helpers.tiles import store as tilestore
 from helpers.scoring import score as scoring_module
 from helpers.scoring.table import read
+from livy import KERNEL, PACKAGES, Livy, kernel, texts
 from test_results import with_answers
 from yarn import Yarn
 
@@ -918,42 +920,79 @@ def upload(cluster, ran):
     bundle.upload(bundle.load(ran / "models" / "tensorflow"), "abfs://tutorial/model")
 
 
-@on_yarn
-def test_notebook_05_runs_as_livy_runs_it(cluster, shared, ran):
-    """A bare interpreter, a session that somebody else started; tiles, bundle, table on the storage, by a token
-    alone.
+@pytest.fixture(scope="session")
+def livy(cluster):
+    """A Livy that starts its drivers on YARN, in an environment that knows nothing of the tutorial."""
+    folder = cluster.home / "livy"
+    folder.mkdir()
+    environment = {key: value for key, value in os.environ.items()
+                   if key not in CREDENTIALS and not key.startswith(("TUTORIAL_", "PYTHON", "VIRTUAL_ENV"))}
+    environment.update(HADOOP_CONF_DIR=str(cluster.yarn.conf), SPARK_LOCAL_IP="127.0.0.1",
+                       SPARK_CONF_DIR=str(cluster.configure("livy_conf", cluster.defaults)))
+    server = Livy(cluster.node.spark, KEPT, folder, environment,
+                  **{"livy.spark.master": "yarn", "livy.spark.deploy-mode": "cluster"})
+    yield server
+    server.close()
+
+
+def configuration(cluster, shared):
+    """The page's cell for Livy, with the places of this machine: the token lies on HDFS, for its owner alone. And the
+    token.
     """
-    # As the page configures it: YARN lays the file into the driver's folder, readable by its owner alone.
     page = json.loads(blocks("text")[0].partition("\n")[2])
-    sizes = [f"{name} {value}\n" for name, value in page["conf"].items()
-             if name.split(".")[1] in ("executor", "dynamicAllocation")]
-    conf = cluster.configure("livy", "".join(
-        [(cluster.home / "conf" / "spark-defaults.conf").read_text(), *sizes]))
-    container = cluster.home / "container"
-    container.mkdir()
-    token = container / page["files"][0].rsplit("/", 1)[-1]
-    token.write_text(shared.token("tutorial", 60))
-    token.chmod(0o500)
-    its_own = {name.rsplit(".", 1)[-1]: value for name, value in page["conf"].items() if "appMasterEnv" in name}
+    token = cluster.home / page["files"][0].rsplit("/", 1)[-1]
+    secret = shared.token("tutorial", 60)
+    token.write_text(secret)
+    page["files"] = [cluster.yarn.put(token, "600")]
+    token.unlink()
+    page["conf"].update({"spark.pyspark.python": str(cluster.node.python),
+                         "spark.yarn.appMasterEnv.TUTORIAL_STORAGE": f"abfs://tutorial@{ACCOUNT}.dfs.core.windows.net",
+                         "spark.yarn.appMasterEnv.AZURE_STORAGE_SERVICE_ENDPOINT": shared.endpoint})
+    return "%%configure -f\n" + json.dumps(page), secret
+
+
+# Of the session that the notebook has used: it is still there, the container is the tutorial's home, and what was set
+# for the thread of the cells is set.
+SEEN = """import os
+print("rows:", spark.range(3).count(), "kept:", spark.sparkContext.getLocalProperty("rehearsal"), sorted(os.listdir()))"""
+
+
+@on_yarn
+def test_notebook_05_runs_by_way_of_livy(cluster, shared, ran, livy):
+    """sparkmagic's kernel, Livy's server, a driver in a container of YARN; tiles, bundle and table on the storage, by a
+    token alone.
+    """
+    if not shutil.which("krb5-config"):
+        pytest.skip("no krb5-config to install sparkmagic with: on Debian, apt-get install libkrb5-dev")
+    python = environment_of(".venv-sparkmagic", *PACKAGES)
+    home = cluster.home / "jupyter_user"
+    home.mkdir()
+    kernel(python, home, livy.url)
+    notebook = nbformat.read(NOTEBOOKS / "05_parallel_scoring.ipynb", as_version=4)
+    cell, token = configuration(cluster, shared)
+    before = [cell, 'spark.sparkContext.setLocalProperty("rehearsal", "yes")']
+    notebook.cells = [*map(nbformat.v4.new_code_cell, before), *notebook.cells, nbformat.v4.new_code_cell(SEEN)]
+    nbformat.write(notebook, home / "notebook.ipynb")
     where = f"abfs://tutorial@{ACCOUNT}.dfs.core.windows.net"
-    environment = dict(cluster.environment, **dict(
-        its_own, PYTHONPATH=cluster.environment["PYTHONPATH"], TUTORIAL_STORAGE=where, SPARK_CONF_DIR=str(conf),
-        AZURE_STORAGE_SERVICE_ENDPOINT=shared.endpoint))
     parameters = {"run_name": "tiny", "tiles_uri": where + "/tiles", "model_uri": where + "/model"}
+    words = [word for key, value in parameters.items() for word in ("-p", key, value)]
     started = time.monotonic()
-    done = run(cluster.node.python, Path(__file__).with_name("livy.py"), NOTEBOOKS / "05_parallel_scoring.ipynb",
-               cluster.master, json.dumps(parameters), env=environment, timeout=900, cwd=container)
+    done = run(python, "-m", "papermill", home / "notebook.ipynb", home / "done.ipynb", "-k", KERNEL,
+               "--no-progress-bar", *words, timeout=900, cwd=home,
+               env=dict(os.environ, HOME=str(home), JUPYTER_PATH=str(home / "jupyter")))
     assert done.returncode == 0, done.stderr[-3000:]
-    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink() and path != token]
-    left += cluster.yarn.logs()
-    assert {path.suffix for path in left} >= {"", ".json", ".parquet", ".ipynb"}
-    signature, = re.findall(r"sig=([^&]+)", token.read_text())
-    for written in (signature, unquote(signature)):
-        assert written not in done.stdout + done.stderr
-        assert not [path for path in left if written.encode() in path.read_bytes()]
-    assert "still there: 3" in done.stdout and "a row for each tile: True | errors: 0" in done.stdout
+    said = texts(home / "done.ipynb")
+    # papermill goes on after a cell that raises: for the kernel it is text.
+    assert not [text for text in said if "An error was encountered" in text]
+    assert any("a row for each tile: True | errors: 0" in text for text in said)
+    assert "rows: 3 kept: yes" in said[-1] and "'runs'" in said[-1] and "'storage_token'" in said[-1], said[-1]
     assert len(read("abfs://tutorial/runs/tiny/predictions"))
-    assert {"runs", "data"} <= set(os.listdir(container))
+    left = [path for path in cluster.home.rglob("*") if path.is_file() and not path.is_symlink()]
+    left += cluster.yarn.logs()
+    assert {path.suffix for path in left} >= {"", ".json", ".log", ".ipynb"}
+    signature, = re.findall(r"sig=([^&]+)", token)
+    for written in (signature, unquote(signature)):
+        assert not [path for path in left if written.encode() in path.read_bytes()]
     record_seconds("notebook 05 by way of Livy", time.monotonic() - started)
 
 

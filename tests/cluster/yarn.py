@@ -6,21 +6,14 @@ Maven brings it once, in the version of Hadoop that a PySpark carries, into the 
 import getpass
 import os
 import re
-import shutil
-import subprocess
 import time
 from pathlib import Path
 
 import psutil
-import pytest
 from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
 
-POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
-<modelVersion>4.0.0</modelVersion><groupId>rehearsal</groupId><artifactId>rehearsal</artifactId><version>1</version>
-<dependencies>{}</dependencies>
-</project>
-"""
-DEPENDENCY = "<dependency><groupId>{}</groupId><artifactId>{}</artifactId><version>{}</version></dependency>"
+import maven
+
 # What the minicluster needs and doesn't bring.
 BESIDE = (("org.bouncycastle", "bcprov-jdk15on", "1.70"), ("org.bouncycastle", "bcpkix-jdk15on", "1.70"),
           ("junit", "junit", "4.13.2"))
@@ -49,23 +42,10 @@ def servers(spark: Path, kept: Path) -> list:
     """Jars of Hadoop's servers and of a PySpark, in the order of a class path; the test is skipped without them."""
     client, = (spark / "jars").glob("hadoop-client-api-*.jar")
     version = re.search(r"-api-(.+)\.jar", client.name)[1]
-    folder = kept / f"hadoop-{version}"
-    if not (folder / "complete").exists():
-        if not shutil.which("mvn"):
-            pytest.skip("no Maven on this machine to bring Hadoop's servers: install it (on Debian: apt-get install "
-                        "maven)")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        wanted = (("org.apache.hadoop", "hadoop-client-minicluster", version), *BESIDE)
-        (folder / "pom.xml").write_text(POM.format("".join(DEPENDENCY.format(*one) for one in wanted)))
-        done = subprocess.run(["mvn", "-B", "-q", "dependency:copy-dependencies", f"-DoutputDirectory={folder}"],
-                              cwd=folder, capture_output=True, text=True, timeout=500)
-        if done.returncode:
-            said = [line for line in done.stdout.splitlines() if "ERROR" in line]
-            pytest.skip(f"Maven can't bring Hadoop's servers: {(said or [done.stderr])[0][:300]}")
-        (folder / "complete").touch()
+    brought = maven.jars(kept / f"hadoop-{version}", "Hadoop's servers",
+                         ("org.apache.hadoop", "hadoop-client-minicluster", version), *BESIDE)
     # PySpark's own proxy of YARN's web pages is made for servers that are not.
-    return [*sorted(folder.glob("*.jar")),
+    return [*brought,
             *(jar for jar in sorted((spark / "jars").glob("*.jar")) if "web-proxy" not in jar.name)]
 
 
@@ -114,10 +94,12 @@ class Yarn:
                                        'org.apache.hadoop.fs.FsShell "$@"\n')
         (self.bin / "hdfs").chmod(0o755)
 
-    def put(self, path: Path) -> str:
-        """Copy a file to HDFS, where every account may read it; its URI."""
-        system, where = self._hdfs.getFileSystem(), self._gateway.jvm.org.apache.hadoop.fs.Path
-        system.copyFromLocalFile(where(path.as_uri()), where("/" + path.name))
+    def put(self, path: Path, mode: str = "644") -> str:
+        """Copy a file to HDFS, where by default every account may read it; its URI."""
+        system, hadoop = self._hdfs.getFileSystem(), self._gateway.jvm.org.apache.hadoop.fs
+        there = hadoop.Path("/" + path.name)
+        system.copyFromLocalFile(hadoop.Path(path.as_uri()), there)
+        system.setPermission(there, hadoop.permission.FsPermission(mode))
         return f"{self._hdfs.getURI().toString()}/{path.name}"
 
     def logs(self):
