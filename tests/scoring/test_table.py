@@ -261,7 +261,7 @@ def test_an_engine_that_crashes_with_every_tile_stops_the_job(spark, pile, tmp_p
     pile.own_files()
     first_unit_alone(monkeypatch)
     torment(monkeypatch, TORMENT="crash")
-    with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it ended with status -11 with "
+    with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it ended with status -11 on "
                                          "4 tiles in a row") as told:
         scoring.score(spark, pile.store, other, pile.table)
     assert told.value.kind == "engine" and not work.names(pile.table)
@@ -396,7 +396,7 @@ def test_a_damaged_file_of_the_store_stops_no_other_tile(spark, model, pile, wha
     kept, times = (folder / "part-1.parquet").read_bytes(), os.stat(folder / "part-1.parquet")
     damage(folder / "part-1.parquet", what)
     for _ in range(2):
-        with pytest.raises(InputError, match="expected every file of the tile store .* got 1 damaged: "
+        with pytest.raises(InputError, match="expected the files of the tile store .* to be unchanged, got 1 damaged: "
                                              "county=pile/year=0/part-1.parquet. All other tiles have their row") as told:
             scoring.score(spark, pile.store, model, pile.table)
         assert told.value.kind == "damaged"
