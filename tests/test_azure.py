@@ -141,8 +141,8 @@ def test_a_damaged_file_stops_no_other_tile(spark, uri, pictures, model, what):
     position = len(kept) - 4 if what == "end" else column.dictionary_page_offset or column.data_page_offset
     system.pipe_file(join(root, victim), kept[:position] + b"\xff" * 40 + kept[position + 40:])
     for _ in range(2):
-        with pytest.raises(InputError, match=f"expected the files of the tile store .* to be unchanged, got 1 damaged: {victim}. All "
-                                             "other tiles have their row"):
+        with pytest.raises(InputError, match="expected the files of the tile store .* to be unchanged, got 1 damaged: "
+                                             f"{victim}. All other tiles have their row"):
             scoring.score(spark, uri + "/tiles", model, uri + "/table")
     system.pipe_file(join(root, victim), kept)
     assert score(spark, uri, model)[0] == group.num_rows
