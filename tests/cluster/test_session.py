@@ -173,7 +173,7 @@ def test_a_failed_check_stops_the_start_in_one_sentence(tmp_path):
                "try: session.start('local[1]')\n"
                "except InputError as error: print('said:', error)\n"
                "from pyspark.sql import SparkSession; print('left:', SparkSession.getActiveSession())")
-    assert "said: disk: expected 2.0 GB free, got 0.1 GB free. Free some in" in done.stdout
+    assert "said: disk: expected 2.0 GB free, got 0.1 GB free. Free some space in" in done.stdout
     assert "left: None" in done.stdout
 
 
