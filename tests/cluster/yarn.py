@@ -4,7 +4,6 @@ Maven brings it once, in the version of Hadoop that a PySpark carries, into the 
 """
 
 import getpass
-import os
 import re
 import time
 from pathlib import Path
