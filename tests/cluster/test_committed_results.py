@@ -40,13 +40,14 @@ WORKER_MB = 56 * 1024
 
 def capacity_table(rate, cents):
     """Rows of the page's table, from tiles a second on one core and from settings.sh's prices."""
-    worker = cost.Machine("Standard_E8ads_v5", 4, cents["worker"] / 100, 12.5e9 / 8)
+    # Of the two executors of a node: each has four vCPUs, which count as two cores, and half of the node's network.
+    executor = cost.Machine("half a Standard_E8ads_v5", 2, 0, 12.5e9 / 8 / 2)
     for region, nodes in NODES:
         tiles = cost.REGIONS[region]
         executors = session._executors([(8, WORKER_MB)] * nodes)["spark.dynamicAllocation.initialExecutors"]
-        used = cost.capacity(tiles, rate, worker, nodes, efficiency=cost.EFFICIENCY, start_s=1800)
-        dollars = used["cost"] + used["hours"] * (2 * cents["head"] + 3 * cents["zookeeper"]) / 100
-        yield f"| {region} | {tiles:,} | {nodes} | {executors} | {used['hours']:.1f} | {dollars:,.0f} |"
+        hours = cost.capacity(tiles, rate, executor, executors, efficiency=cost.EFFICIENCY, start_s=1800)["hours"]
+        dollars = hours * (nodes * cents["worker"] + 2 * cents["head"] + 3 * cents["zookeeper"]) / 100
+        yield f"| {region} | {tiles:,} | {nodes} | {executors} | {hours:.1f} | {dollars:,.0f} |"
 
 
 def test_the_clusters_page_says_what_the_capacity_model_says():

@@ -186,11 +186,11 @@ def test_real_photographs_are_named(run):
 def test_the_readme_says_what_the_run_measured(run):
     """Each figure of the README's sentence on real land; another make of processor may move a few tiles."""
     text = " ".join((NOTEBOOKS.parent / "README.md").read_text().split())
-    found = re.search(r"gives (\d+)% of the pure tiles and (\d+)% of all tiles the class of their label. .* retrained "
-                      r"on no real photograph, gives (\d+)% of 62 held-out photographs the right class. A network that "
-                      r"has also learned from 144 other photographs gives (\d+)% of them the right class, and a model "
-                      r"that sees only their colours (\d+)%. .* mean rank is ([\d.]+): .* The rule of 2017 finds (\d) "
-                      r"of the", text)
+    found = re.search(r"gives (\d+)% of the pure tiles and (\d+)% of all tiles the class of their label. .* seen "
+                      r"no real photograph in its retraining. It classifies (\d+)% of 62 held-out photographs correctly. "
+                      r"A second network has learned from tiles and from 144 other photographs. It classifies (\d+)% of "
+                      r"the 62 correctly, and a model that sees only colours classifies (\d+)% correctly. .* The mean "
+                      r"rank of the five is ([\d.]+)\. .* The rule of 2017 finds (\d) of the", text)
     network, photographs, places = (run.metrics()[name] for name in ("tensorflow", "photographs", "places"))
     assert [int(share) / 100 for share in found.groups()[:5]] == pytest.approx([
         network["accuracy"], network["accuracy_all"], photographs["no_photographs"], photographs["accuracy"],
@@ -268,4 +268,4 @@ def test_the_committed_figures_of_all_tiles_are_as_hard_as_of_real_counties(worl
 def test_the_readme_says_the_committed_figures_of_other_worlds():
     text = " ".join((NOTEBOOKS.parent / "README.md").read_text().split())
     shares = [round(100 * world["tensorflow"]["accuracy_all"]) for world in json.loads(OTHER_WORLDS.read_text()).values()]
-    assert "In runs with two other seeds, {}% and {}% of all tiles get this class.".format(*shares) in text
+    assert "In runs with two other seeds, {}% and {}% of all tiles get the class of their label.".format(*shares) in text
