@@ -443,7 +443,7 @@ def test_what_is_left_after_deletion_is_seen(no_az, tmp_path, keep, others, else
     assert done.returncode == status, done.stderr
     asked = azure.asked()
     if others:
-        assert made(asked) == [] and "got landcover with theirs. Move that elsewhere" in done.stderr
+        assert made(asked) == [] and "got landcover with theirs. Move the other resources" in done.stderr
         return
     # The proof is asked for when the deletion is done.
     assert made(asked) == ["hdinsight delete" if keep else "group delete"]

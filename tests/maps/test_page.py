@@ -630,7 +630,7 @@ def test_the_legend_names_what_is_drawn(visit, county):
     page.get_by_text("Legend", exact=True).click()
     words = page.locator("#legend").inner_text()
     for name in ("Candidate: 50 % or more", "Chosen tile", "County boundary", "Your marks", "unsure",
-                 "No prediction", "the chance that", *CLASS_NAMES):
+                 "No prediction", "the probability that", *CLASS_NAMES):
         assert name in words, name
 
 

@@ -141,6 +141,7 @@ def test_the_assembled_network_takes_the_pixels_themselves(tiles, backbone):
     assert np.allclose(whole.predict(pictures, verbose=0), head.predict(features, verbose=0), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_tensorflow_retrains_resnet_on_real_pictures(real_data, aerial):
     tiles, labels, fold = aerial
     network = backbones.get(str(real_data / "weights" / "resnet50_imagenet_conv4.keras")).build()

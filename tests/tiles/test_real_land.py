@@ -86,14 +86,15 @@ def test_photographs_is_a_name_for_both_folders(tmp_path):
 
 def test_photographs_on_the_command_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert script.options(["--images", "photographs"]) == {"images": "photographs"}
+    assert script.options(["--images", "photographs"]) == {"images": "photographs", "run_name": "photographs"}
     (tmp_path / "photographs").mkdir()
-    assert script.options(["--images", "./photographs"]) == {"images": str(tmp_path / "photographs")}
+    assert script.options(["--images", "./photographs"]) == {
+        "images": str(tmp_path / "photographs"), "run_name": "pictures"}
 
 
 @pytest.mark.parametrize("number", ["03", "04", "05"])
 def test_every_notebook_that_takes_pictures_hands_the_name_on(number):
     step = script.Step(next((script.REPOSITORY / "notebooks").glob(f"{number}_*.ipynb")), script.Run("one"),
                        {"images": "photographs"})
-    assert step.parameters == {"images": "photographs"}
+    assert step.parameters == {"images": "photographs", "run_name": "photographs"}
     assert any("write_images(images, store, held_out_images, seed)" in code for code in step.code)
