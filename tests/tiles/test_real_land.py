@@ -96,5 +96,5 @@ def test_photographs_on_the_command_line(tmp_path, monkeypatch):
 def test_every_notebook_that_takes_pictures_hands_the_name_on(number):
     step = script.Step(next((script.REPOSITORY / "notebooks").glob(f"{number}_*.ipynb")), script.Run("one"),
                        {"images": "photographs"})
-    assert step.parameters == {"images": "photographs", "run_name": "photographs"}
+    assert step.parameters == {"images": "photographs"}
     assert any("write_images(images, store, held_out_images, seed)" in code for code in step.code)
