@@ -334,13 +334,14 @@ def execute_all(steps, chosen, run):
 
 def print_results(run, chosen):
     """Print where the results are."""
+    metrics = run.metrics()
     print("\nHere it is:")
     for what, path in (("executed notebooks", run.folder / "notebooks"), ("map figure", run.figures / "map.png"),
                        ("prediction table", run.predictions), ("figures measured", run.metrics_path)):
         if Path(path).exists():  # A URI below TUTORIAL_STORAGE is no path.
             print(f"  {what:<20}{shorten(path)}")
     for framework in ("tensorflow", "cntk"):
-        figures = run.metrics().get(framework, {})
+        figures = metrics.get(framework, {})
         if "accuracy" in figures:
             print(f"  {framework + ' accuracy':<20}{figures['accuracy']:.1%} of the tiles or pictures held out")
     print(f"\nTo read on, notebook by notebook:\n  {shorten(Path(sys.executable).with_name('jupyter'))} lab "
@@ -351,7 +352,7 @@ def print_results(run, chosen):
         script, csv = REPOSITORY / "setup_scripts" / "score_tiles.py", run.folder / "predictions.csv"
         command = shlex.join(map(shorten, (sys.executable, script, store, model, run.predictions, "--csv", csv)))
         print(f"\nTo have the predictions as a spreadsheet:\n  {command}")
-    page = run.metrics().get("map", {}).get("page")
+    page = metrics.get("map", {}).get("page")
     if page and (run.maps / page).exists():
         print(f"\nTo review what is new, candidate by candidate, open in a browser:\n  {shorten(run.maps / page)}")
 

@@ -26,7 +26,8 @@ PHOTOGRAPHS = "photographs"
 # Pure tiles of each class that a network is trained on, where whole counties would have to be downloaded.
 PER_CLASS = 500
 # Options that say where tiles lie.
-PLACES = ("tiles_uri", "county", "years", "catalog", "train_counties", "validation_county", "leaf_off")
+PLACES = {"tiles_uri": "--tiles", "county": "--county", "years": "--years", "catalog": "--catalog",
+          "train_counties": "--train-counties", "validation_county": "--validation-county", "leaf_off": "--leaf-off"}
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,10 +73,10 @@ def parse(arguments: list) -> dict:
     chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     if "held_out_images" in chosen and "images" not in chosen:
         raise InputError("expected --images beside --held-out-images, got none. Name the folder to train on too.")
-    others = [name for name in PLACES if name in chosen]
-    if "images" in chosen and others:
-        raise InputError(f"expected either --images or a place, got --images and --{others[0].split('_uri')[0]}. Leave "
-                         "one out: pictures have no place on a map.".replace("_", "-"))
+    places = [option for name, option in PLACES.items() if name in chosen]
+    if "images" in chosen and places:
+        raise InputError(f"expected either --images or a place, got --images and {places[0]}. Leave one out: pictures "
+                         "have no place on a map.")
     if chosen.get("per_class", 1) < 1:
         raise InputError(f"expected --per-class of 1 or more, got {chosen['per_class']}. Choose another number.")
     if ("train_counties" in chosen) != ("validation_county" in chosen):

@@ -135,8 +135,8 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
         import pyarrow as pa
         use(known)
         for batch in batches:
-            for name, unit in (one for number in batch.column(0).to_pylist() for one in todo[slice(*cuts[number])]):
-                report = _do(name, unit, work, uri)
+            for number in (number for task in batch.column(0).to_pylist() for number in cuts[task]):
+                report = _do(*todo[number], work, uri)
                 yield pa.RecordBatch.from_arrays(
                     [pa.array([value], kind) for value, kind in zip(
                         report, (pa.string(), pa.int64(), pa.string(), pa.string(), pa.string()))],
@@ -153,12 +153,12 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
 
 
 def shares(units: int, slots: int, tasks=None) -> list:
-    """The first and the last (exclusive) unit of each Spark task, by number, in the order in which tasks start."""
+    """The numbers of the units of each Spark task, as ranges, in the order in which tasks start."""
     cuts, done = [], 0
     while done < units:
         left = units - done
         share = math.ceil(left / (tasks - len(cuts)) if tasks else left * SHARE / slots)
-        cuts.append((done, done + share))
+        cuts.append(range(done, done + share))
         done += share
     return cuts
 

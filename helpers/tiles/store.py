@@ -30,6 +30,8 @@ SCHEMA = pa.schema([
     ("split", pa.string()),
 ])
 MANIFEST = "_manifest.json"
+# The first file of a prediction table, which ``scoring.table`` writes.
+TABLE = "_table.json"
 _MANIFEST_NAME = re.compile(rf"county=[^/]+/year=[^/]+/{re.escape(MANIFEST)}")
 # A county has at least 16 files of at most 1,024 tiles each. Fewer than 32 tiles are not worth a task of their own.
 _FILES, _MOST_TILES, _FEWEST_TILES = 16, 1024, 32
@@ -105,7 +107,7 @@ def remove_manifest(uri: str, county: str, year: int):
 
 def check_folder(uri: str):
     """Refuse to write tiles into the folder of a prediction table: its files have the same names as a store's."""
-    system, path = filesystem(join(str(uri), "_table.json"))
+    system, path = filesystem(join(str(uri), TABLE))
     if system.exists(path):
         raise InputError(f"expected the folder of a tile store, or none, at {shown(uri)}, got that of a prediction "
                          "table. Choose another folder.")
