@@ -35,7 +35,7 @@ def training_curves(ax: Axes, history: list, title: str) -> Axes:
     higher = max(curves, key=lambda curve: values[curve[0]][-1])
     for key, colour, _, _ in curves:
         rise, side = (3, "bottom") if key == higher[0] else (-3, "top")
-        ax.annotate(f"{100 * values[key][-1]:.1f} %", (start - 1, values[key][-1]), xytext=(7, rise),
+        ax.annotate(f"{100 * values[key][-1]:.1f}%", (start - 1, values[key][-1]), xytext=(7, rise),
                     textcoords="offset points", va=side, fontsize=8.5, color=colour, fontweight="bold")
     ax.set(xlim=(0.5, start + max(1.0, 0.09 * start)), xlabel="epoch", ylabel="accuracy")
     ax.margins(y=0.12)
@@ -74,7 +74,7 @@ def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[st
                     clip_on=False, linestyle="none", transform=transform)
     ax.set(xticks=range(n), yticks=range(n), xlim=(-0.5, n - 0.5), ylim=(n - 0.5, -0.5),
            yticklabels=[f"{name} ({total:,.0f})" for name, total in zip(class_names, totals)],
-           xlabel="predicted class (per cent of the row)", ylabel="class of the label (tiles)")
+           xlabel="predicted class (per cent of the row)", ylabel="class of the label (count)")
     ax.set_xticklabels(class_names, rotation=30 if n > 4 else 0, ha="right" if n > 4 else "center")
     ax.tick_params(length=0, pad=12)
     ax.set_frame_on(False)
@@ -97,14 +97,14 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
                 y = row + (k - (len(kinds) - 1) / 2) * height
                 ax.barh(y, values[key], height=0.92 * height, color=colour)
                 # The text stands at the foot of the bar, where no floor's line crosses it.
-                ax.annotate(f"{100 * values[key]:.1f} %", (0, y), xytext=(6, 0), textcoords="offset points",
+                ax.annotate(f"{100 * values[key]:.1f}%", (0, y), xytext=(6, 0), textcoords="offset points",
                             va="center", fontsize=8.5, color="white" if colour == BLUE else INK)
     handles = [swatch(colour, label) for _, label, colour, _, _ in kinds]
     for key, label, _, colour, dashes in kinds:
         if floors and key in floors:
             look = dict(color=colour, linewidth=1.1, linestyle=dashes)
             ax.axvline(floors[key], **look)
-            handles.append(Line2D([], [], label=f"2017, {label} ({100 * floors[key]:.0f} %)", **look))
+            handles.append(Line2D([], [], label=f"2017, {label} ({100 * floors[key]:.0f}%)", **look))
     ax.set(xlim=(0, 1), ylim=(len(accuracies) - 0.5, -0.5), yticks=range(len(accuracies)),
            xlabel="validation tiles classified correctly")
     ax.set_yticklabels(list(accuracies), color=INK, fontsize=9)

@@ -158,7 +158,7 @@ def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[
     return frame_map(ax, title, handles, boundary, crs)
 
 
-def percent_legend(word: str = "{} %") -> dict:
+def percent_legend(word: str = "{}%") -> dict:
     """Names and colours of the whole numbers from 0 to 100: a legend for ``maps.files.write_map``."""
     colours = LinearSegmentedColormap.from_list("ramp", SCORE_RAMP)
     return {n: (word.format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
@@ -220,12 +220,12 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
     gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: the height of a line of text
-    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(5.5 * line)
+    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + 6 * line
     sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         # No score is certain.
-        score = f" · {min(99, 100 * candidate['score']):.0f} %" if "score" in candidates else ""
+        score = f" · {min(99, 100 * candidate['score']):.0f}%" if "score" in candidates else ""
         ax.text(x, y + 0.7 * line, f"#{candidate['rank']}{score}", fontsize=9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)
@@ -234,8 +234,8 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, ha="right",
                     fontweight="bold" if when else "normal")
-        words = [candidate["tile_id"], *textwrap.wrap(candidate["reason"], 21)]
-        ax.text(x, top + tile_px + 4, "\n".join(words[:9]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
+        words = [candidate["tile_id"], *textwrap.wrap(candidate["reason"], 19)]
+        ax.text(x, top + tile_px + 4, "\n".join(words[:10]), fontsize=6.5, va="top", color=INK, linespacing=1.15)
     ax.text(0, sheet.shape[0] + 0.8 * line, "At the right above each picture: the probability that the tile is "
             f"Developed. In blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
     return show_sheet(ax, sheet, title)

@@ -109,12 +109,12 @@ def class_colours(class_names: Sequence[str]) -> List[str]:
 
 def percent_axis(ax: Axes, axis: str = "y") -> None:
     """Label the shares on the axis ``"x"`` or ``"y"`` in per cent."""
-    getattr(ax, axis + "axis").set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+    getattr(ax, axis + "axis").set_major_formatter(PercentFormatter(1, decimals=0, symbol="%"))
 
 
 def share_as_text(share: float) -> str:
     """A share, 0 to 1, in whole per cent."""
-    return f"{100 * share:.0f} %" if share >= 0.005 else "< 1 %"
+    return f"{100 * share:.0f}%" if share >= 0.005 else "< 1%"
 
 
 def resize(picture: np.ndarray, px: int) -> np.ndarray:

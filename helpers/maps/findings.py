@@ -49,27 +49,28 @@ def reliability_as_text(name: str, scores, outcomes) -> str:
     unsure = (scores >= UNSURE[0]) & (scores <= UNSURE[1])
     low, high = (f"{100 * edge:.0f}" for edge in UNSURE)
     if unsure.sum() < 10:
-        return (f"{name}: of {len(scores):,} tiles only {unsure.sum()} have a value from {low} to {high} %, too few to "
+        return (f"{name}: of {len(scores):,} tiles only {unsure.sum()} have a value from {low} to {high}%, too few to "
                 "judge the middle of the chart.")
     said, came, n = scores[unsure].mean(), outcomes[unsure].mean(), int(unsure.sum())
     # Two standard deviations of the share, if the scores are right.
     chance = 2 * np.sqrt(said * (1 - said) / n)
     verdict = ("a difference of this size can be chance" if abs(came - said) <= chance else
                "the values are too low there" if came > said else "the values are too high there")
-    return (f"{name}: of {len(scores):,} tiles, {n:,} have a value from {low} to {high} %. The mean of these values is "
+    return (f"{name}: of {len(scores):,} tiles, {n:,} have a value from {low} to {high}%. The mean of these values is "
             f"{said:.0%}, and the share that is correct is {came:.0%}: {verdict}.")
 
 
 def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
-    """The number of tiles whose map group differs from the label, and the commonest kind of error."""
+    """The number of tiles whose map group differs from the label, and the most frequent error."""
     pairs = pd.DataFrame({"label": labels.to_numpy(), "predicted": predicted.to_numpy()}).dropna()
     wrong = pairs[pairs["label"] != pairs["predicted"]]
     if not len(wrong):
         return f"All {len(pairs):,} tiles have the group of their label."
     counts = wrong.value_counts()
     (label, taken), n = counts.index[0], counts.iloc[0]
-    return (f"{len(wrong):,} of {len(pairs):,} tiles differ from their label. The commonest kind, {n:,} tiles: "
-            f"labelled {GROUPS[int(label)].name}, taken for {GROUPS[int(taken)].name}.")
+    return (f"{len(wrong):,} of {len(pairs):,} tiles get another group than that of their label. The most frequent "
+            f"error, with {n:,} tiles: the label is {GROUPS[int(label)].name}, and the model says "
+            f"{GROUPS[int(taken)].name}.")
 
 
 def signs_as_text(neighbours: float, pictures: float) -> str:

@@ -184,7 +184,7 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
              "label": f"labelled {label} in {label_year}",
              "neighbours": _neighbours_as_text(tile.new_neighbours, terms["neighbours"]),
              "pictures": f"the difference between the two pictures is {tile.distance:.1f} times the usual one here"
-                         + ("" if terms["pictures"] > 0 else ", so the land may only look new")}
+                         + ("" if terms["pictures"] > 0 else ", so the tile may only look new")}
     # A rise from a thousandth to a hundredth can weigh much, but "from 0% to 0%" would puzzle.
     if "nan%" in (before, after) or before == after:
         del words["network"]
@@ -192,7 +192,7 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
     if abs(terms[largest[2]]) < abs(terms[largest[0]]) / 4:
         largest.pop()
     speaking = {begin: "; ".join(words[term] for term in largest if side * terms[term] > 0)
-                for begin, side in (("For it", 1), ("Against it", -1))}
+                for begin, side in (("Reason for", 1), ("Reason against", -1))}
     return " ".join(f"{begin}: {said}." for begin, said in speaking.items() if said)
 
 
@@ -273,7 +273,7 @@ def recall_by_size(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataF
     Single properties, by the ``kind`` in ``truth``, stand apart. ``area_error`` is the median error of the areas of the
     tiles that were found, as a share of the true area.
     """
-    sizes = ["single properties", "10 to 25 % of the tile", "25 to 50 %", "50 % and more"]
+    sizes = ["single properties", "10 to 25% of the tile", "25 to 50%", "50% and more"]
     real = truth[truth["share"] >= NEW_SHARE].merge(scores[["row", "col", "score", "new_m2", "tile_id"]], how="left")
     real["ours"], real["theirs"] = real["score"] >= CANDIDATE, real["tile_id"].isin(baseline["tile_id"])
     real["off"] = (real["new_m2"] / (real["share"] * TILE_M ** 2) - 1).abs().where(real["ours"])

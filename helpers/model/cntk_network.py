@@ -26,8 +26,8 @@ _SAME_FEATURES = {"AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Ide
 _ANSWERS = _SAME_FEATURES | {"Add", "LogSoftmax", "Relu", "Softmax"}
 _WANTED = "squeezenet, alexnet or the path of an .onnx file"
 _DEFAULT = "take the embedded default squeezenet."
-# A row of the table of layers; the shape leaves out the batch, ``weights`` is their number.
-Layer = namedtuple("Layer", "name operator shape weights receptive_field_px")
+# A row of the table of layers; the shape leaves out the batch, ``parameters`` is their number.
+Layer = namedtuple("Layer", "name operator shape parameters receptive_field_px")
 
 
 def get(name) -> "Pretrained":
@@ -196,8 +196,8 @@ class Pretrained:
         for node in self.needed(self.cut_at):
             layer = self._names[node.output[0]]
             function, seen = self.value(layer)
-            weights = sum(self.weights[name].size for name in node.input if name in self.weights)
-            found.append(Layer(layer, node.op_type, function.shape, weights, seen and seen.size))
+            parameters = sum(self.weights[name].size for name in node.input if name in self.weights)
+            found.append(Layer(layer, node.op_type, function.shape, parameters, seen and seen.size))
         return found
 
     def receptive_field(self, layer: str):

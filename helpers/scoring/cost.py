@@ -22,7 +22,7 @@ START_S, TILE_BYTES = 300, 72e3
 # Tiles of 224 m in Middlesex County MA (the county of 2017), Massachusetts (27,336 km²) and the conterminous US.
 REGIONS = {"Middlesex County": 65_563, "Massachusetts": 545_000, "conterminous US": 161_000_000}
 # Seconds to score 11,760 tiles on a number of nodes, read off the chart "Scoring time vs. number of worker nodes" of
-# github.com/Azure/Embarrassingly-Parallel-Image-Classification (2017), to about 2 %.
+# github.com/Azure/Embarrassingly-Parallel-Image-Classification (2017), to about 2%.
 NODES_2017 = (10, 15, 20, 25, 30, 35, 40, 45, 50)
 TIMES_2017 = {"CNTK": (NODES_2017, (248, 167, 118, 95, 85, 76, 65, 57, 49)),
               "TensorFlow": (NODES_2017, (212, 158, 124, 98, 88, 81, 77, 67, 66))}
@@ -51,8 +51,8 @@ def minibatches_as_text(gains: dict, size: int) -> str:
         text += " A higher speed comes from fewer calls: each call takes some extra time."
     if min(gains.values()) < 0.95:
         text += (f" A lower speed has a likely cause: the intermediate results of {size} tiles do not fit in the "
-                 "processor's cache, a small fast memory. Fetching them from main memory takes longer than the calls "
-                 "that were saved.")
+                 "processor's cache, a small fast memory. Fetching them from main memory costs more time than "
+                 "fewer calls save.")
     return text
 
 
@@ -75,7 +75,7 @@ def forecast_as_text(foretold_s: float, measured_s: float = None) -> str:
                 "measured time to compare.")
     off = foretold_s / measured_s - 1
     if abs(off) <= 0.1:
-        return f"The forecast of {foretold_s:.0f} s is within 10 % of the measured {measured_s:.0f} s."
+        return f"The forecast of {foretold_s:.0f} s is within 10% of the measured {measured_s:.0f} s."
     return (f"The forecast of {foretold_s:.0f} s is {abs(off):.0%} too {'low' if off < 0 else 'high'}: the job took "
             f"{measured_s:.0f} s. A forecast from a few short jobs cannot know how large the other pictures are, when "
             "other programs use the cores, or how long the cores wait for a job's last tasks.")
@@ -85,10 +85,10 @@ def assumptions_as_text() -> str:
     """The assumptions of ``capacity`` with its default numbers."""
     return ("The table assumes that each core in Azure scores as fast as a core did in the measured job, and that two "
             "of Azure's vCPUs (virtual processors) are one core. "
-            f"The cluster needs {START_S / 60:.0f} minutes to start. A tile takes {TILE_BYTES / 1e3:.0f} kB. The "
-            "machines read as fast as their networks, or as one storage account with "
+            f"A cluster of bare machines needs {START_S / 60:.0f} minutes to start; HDInsight needs longer. A tile has "
+            f"{TILE_BYTES / 1e3:.0f} kB. The machines read as fast as their networks, or as one storage account with "
             f"{STORAGE * 8 / 1e9:.0f} Gbit/s, whichever is slower. The tiles are cut already. Prices are list prices "
-            "of 2024 without a service's surcharge.")
+            "of 2024 for bare machines, without the surcharge of a service such as HDInsight.")
 
 
 def capacity(tiles: int, tiles_per_second: float, machine: Machine, machines: int = 1,

@@ -1,6 +1,6 @@
 """Label rasters in the manner of NLCD: the ground's codes at 30 m, wrong as often as NLCD's are.
 
-NLCD agrees with interpreters of aerial pictures at 88 % of places in 2011 and 83 to 90 % in 2016, by groups of classes
+NLCD agrees with interpreters of aerial pictures at 88% of places in 2011 and 83 to 90% in 2016, by groups of classes
 (Level I); it errs most along the gradient of forest, shrub and grass, and in telling grassland, hay and lawns apart
 (Wickham and others 2017, doi:10.1016/j.rse.2016.12.026; 2023, doi:10.1080/15481603.2023.2181143).
 """

@@ -305,7 +305,7 @@ class Landscape:
                 self.patches.append(Patch(polygon, wanted.pop()))
 
     def _single(self, rng, row, column):
-        """The polygon of a single property, 10 to 20 % of a tile and wholly inside it; None if there is no room."""
+        """The polygon of a single property, 10 to 20% of a tile and wholly inside it; None if there is no room."""
         area = rng.uniform(0.118, 0.20) * TILE_M ** 2
         ratio = rng.uniform(1.0, 1.5)
         w, h = np.sqrt(area * ratio), np.sqrt(area / ratio)

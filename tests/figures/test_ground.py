@@ -46,8 +46,8 @@ def test_the_nlcd_panel_lists_the_codes_present_with_their_shares(ax):
     codes = np.full((20, 30), 42, dtype=np.uint8)
     codes[:5], codes[5:10, :15] = 250, 11
     nlcd_panel(ax, codes, "Forest and a lake")
-    assert legend_of(ax) == {"11 Open Water (17 %)": NLCD_LEGEND[11][1],
-                             "42 Evergreen Forest (83 %)": NLCD_LEGEND[42][1]}
+    assert legend_of(ax) == {"11 Open Water (17%)": NLCD_LEGEND[11][1],
+                             "42 Evergreen Forest (83%)": NLCD_LEGEND[42][1]}
     shown = np.asarray(ax.images[0].get_array())
     assert (shown[:5, :, 3] == 0).all() and to_hex(shown[12, 3]) == NLCD_LEGEND[42][1]
 

@@ -17,7 +17,7 @@ def test_training_curves_run_on_from_phase_to_phase(ax):
     assert list(legend_of(ax)) == ["training tiles", "validation tiles"]
     assert [list(line.get_xdata()) for line in ax.lines if len(line.get_xdata()) > 2] == [[1, 2, 3]] * 2
     assert [4, 5] in [list(line.get_xdata()) for line in ax.lines]
-    assert {"frozen", "fine-tuned", "90.0 %", "77.0 %"} <= set(texts_of(ax))
+    assert {"frozen", "fine-tuned", "90.0%", "77.0%"} <= set(texts_of(ax))
     training_curves(plt.figure().add_subplot(), [("frozen", first)], "One phase")
 
 
@@ -30,7 +30,7 @@ def test_a_confusion_matrix_writes_counts_and_row_shares(ax):
     at = {(round(t.get_position()[0]), round(t.get_position()[1])): [] for t in ax.texts}
     for text in ax.texts:
         at[round(text.get_position()[0]), round(text.get_position()[1])].append(text.get_text())
-    assert at[4, 1] == ["20", "50 %"] and at[1, 1] == ["20", "50 %"] and at[5, 5] == ["60", "100 %"]
+    assert at[4, 1] == ["20", "50%"] and at[1, 1] == ["20", "50%"] and at[5, 5] == ["60", "100%"]
     swatches = [to_hex(line.get_color()) for line in ax.lines if line.get_marker() == "s"]
     assert set(swatches) == {c.colour for c in CLASSES}
 
@@ -45,9 +45,9 @@ def test_baselines_show_figures_and_floors(ax):
     baselines(ax, {"colour alone": {"accuracy": 0.6, "accuracy_grouped": 0.75},
                    "ResNet": {"accuracy": 0.9, "accuracy_grouped": 0.95}}, "Better by 30 points",
               floors={"accuracy": 0.8, "accuracy_grouped": 0.92})
-    assert list(legend_of(ax)) == ["six classes", "three groups", "2017, six classes (80 %)",
-                                   "2017, three groups (92 %)"]
-    assert texts_of(ax) == ["60.0 %", "75.0 %", "90.0 %", "95.0 %"]
+    assert list(legend_of(ax)) == ["six classes", "three groups", "2017, six classes (80%)",
+                                   "2017, three groups (92%)"]
+    assert texts_of(ax) == ["60.0%", "75.0%", "90.0%", "95.0%"]
     assert [p.get_width() for p in ax.patches] == [0.6, 0.75, 0.9, 0.95]
     baselines(plt.figure().add_subplot(), {"colour alone": {"accuracy": 0.6}}, "One measure")
 

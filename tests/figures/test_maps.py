@@ -138,11 +138,11 @@ def test_a_candidate_sheet_tells_score_and_reason(ax):
                                "reason": ["About 2 ha; Developed goes up; labelled Forest."]})
     figures.candidate_sheet(ax, candidates, [picture(40)], [picture(40)], "New", (2010, 2016), columns=2, tile_px=40)
     words = " ".join(" ".join(texts_of(ax)).split())
-    assert "#27 · 83 %" in words and "utm11-19480-01602" in words
+    assert "#27 · 83%" in words and "utm11-19480-01602" in words
     assert "About 2 ha; Developed goes up; labelled Forest." in words
 
 
 def test_a_legend_of_per_cents_runs_through_the_ramp():
     legend = figures.percent_legend()
-    assert list(legend) == list(range(101)) and legend[0] == ("0 %", figures.SCORE_RAMP[0])
-    assert legend[100] == ("100 %", figures.SCORE_RAMP[-1])
+    assert list(legend) == list(range(101)) and legend[0] == ("0%", figures.SCORE_RAMP[0])
+    assert legend[100] == ("100%", figures.SCORE_RAMP[-1])

@@ -120,7 +120,7 @@ def test_one_rule_for_what_shows_nothing(tmp_path, whole, kind):
         pixels[3] = 255
         profile.update(photometric="RGB", alpha="YES")
     west = 37
-    for tile_row, width in ((0, 2), (1, 3), (2, 224)):  # 2 of 224 columns are 0.9 %, 3 are 1.3 %
+    for tile_row, width in ((0, 2), (1, 3), (2, 224)):  # 2 of 224 columns are 0.9%, 3 are 1.3%
         top = 51 + tile_row * 224
         pixels[:, top:top + 224, west:west + width] = 0
     with rasterio.open(tmp_path / f"{kind}.tif", "w", **profile) as file:

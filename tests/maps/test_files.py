@@ -163,7 +163,7 @@ def shift(a, b, most=4):
 def test_the_score_map_says_what_it_is(run):
     with rasterio.open(run.maps / "99007_change_score.tif") as file:
         assert file.tags()["YEARS"] == "2010 2016" and file.tags()["SCORE"] == CHANCE
-        assert file.descriptions[0] == CHANCE + ", 2010 to 2016" and file.tags()["VALUE_40"] == "40 %"
+        assert file.descriptions[0] == CHANCE + ", 2010 to 2016" and file.tags()["VALUE_40"] == "40%"
         assert "not real land" in file.tags()["SOURCE"] and "NAIP" not in file.tags()["SOURCE"]
     assert 'label="Barren"' in (run.maps / "99007_class_2016.qml").read_text()
 

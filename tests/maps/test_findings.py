@@ -43,7 +43,8 @@ def test_scores_in_the_middle_are_compared_with_what_came_true(true, words):
 def test_the_commonest_error_is_named():
     labels, predicted = pd.Series([2] * 8 + [1] * 2), pd.Series([2] * 4 + [0] * 3 + [1] + [1, 2])
     assert findings.errors_as_text(labels, predicted) == (
-        "5 of 10 tiles differ from their label. The commonest kind, 3 tiles: labelled Undeveloped, taken for Developed.")
+        "5 of 10 tiles get another group than that of their label. The most frequent error, with 3 tiles: the label is "
+        "Undeveloped, and the model says Developed.")
     assert findings.errors_as_text(labels, labels) == "All 10 tiles have the group of their label."
 
 

@@ -58,7 +58,7 @@ def test_county_totals_are_nearer_than_the_rules(run):
 
 def test_a_single_propertys_area_is_about_right(run):
     off = run.metrics()["change"]["area_error_by_size"]
-    assert off["single properties"] <= 0.4 and off["50 % and more"] <= 0.3
+    assert off["single properties"] <= 0.4 and off["50% and more"] <= 0.3
     tiles = geopandas.read_parquet(run.maps / "99007_tiles.parquet")
     labels = tilestore.manifest(run.tiles, "99007", 2010)["labels"]
     truth = pd.read_csv(labels.replace("labels/nlcd_2011_99007.tif", "truth/99007_new_tiles.csv"))
@@ -112,30 +112,32 @@ TERMS = {"cells": 3.0, "network": 1.5, "label": 0.4, "neighbours": -0.9, "pictur
 
 def test_a_reason_names_what_weighs_most_in_words():
     tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 1.26)
-    assert new_development.reason_as_text(tile, TERMS, 2011) == ("For it: about 1.4 ha look newly built; Developed goes from 3% to "
-                                                     "97%. Against it: 1 neighbour changed too, so it may only be the edge of their new land.")
+    assert new_development.reason_as_text(tile, TERMS, 2011) == (
+        "Reason for: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
+        "Reason against: 1 neighbour changed too, so it may only be the edge of their new land.")
     # A third term that weighs next to nothing is left out, and the order is by weight.
     assert new_development.reason_as_text(tile, dict(TERMS, neighbours=-0.3, label=-4.0), 2011) == (
-        "For it: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
-        "Against it: labelled Herbaceous in 2011.")
+        "Reason for: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
+        "Reason against: labelled Herbaceous in 2011.")
     assert new_development.reason_as_text(tile, dict(TERMS, network=0.5, neighbours=0), 2011) == (
-        "For it: about 1.4 ha look newly built; Developed goes from 3% to 97%.")
+        "Reason for: about 1.4 ha look newly built; Developed goes from 3% to 97%.")
     # A reason leaves out a rise that rounds to nothing.
     hidden = tile._replace(probability_before=0.0001, probability_after=0.004)
-    assert new_development.reason_as_text(hidden, TERMS, 2011).startswith("For it: about 1.4 ha look newly built. Against it: 1 n")
+    assert new_development.reason_as_text(hidden, TERMS, 2011).startswith(
+        "Reason for: about 1.4 ha look newly built. Reason against: 1 n")
     unknown = new_development.reason_as_text(Tile(0, np.nan, 0.5, 1, pd.NA, 0, 1), dict(TERMS, cells=-2, label=1), 2011)
-    assert unknown == ("For it: labelled Cultivated in 2011. Against it: little of it looks newly built; no "
+    assert unknown == ("Reason for: labelled Cultivated in 2011. Reason against: little of it looks newly built; no "
                        "neighbour changed.")
-    for n, term, words in ((2, 3.0, "For it: 2 neighbours changed too;"),
-                           (0, 3.1, "For it: no neighbour changed, so it is not just the edge of other new land;")):
+    for n, term, words in ((2, 3.0, "Reason for: 2 neighbours changed too;"),
+                           (0, 3.1, "Reason for: no neighbour changed, so it is not just the edge of other new land;")):
         alone = tile._replace(new_neighbours=n)
         assert new_development.reason_as_text(alone, dict(TERMS, neighbours=term), 2011).startswith(words) or n
 
 
 def test_pictures_that_differ_as_a_whole_speak_against_with_their_reason():
     tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 3.6)
-    for term, words in ((-2.0, "Against it: the difference between the two pictures is 3.6 times the usual one here, so "
-                         "the land may only look new."),
+    for term, words in ((-2.0, "Reason against: the difference between the two pictures is 3.6 times the usual one here, so "
+                         "the tile may only look new."),
                         (2.0, "; the difference between the two pictures is 3.6 times the usual one here;")):
         assert words in new_development.reason_as_text(tile, dict(TERMS, pictures=term, neighbours=0), 2011)
 
@@ -199,7 +201,7 @@ def test_performance_by_hand():
     truth = pd.DataFrame({"row": 0, "col": [0, 1, 3, 5, 9], "share": [0.3, 0.1, 0.5, 0.2, 0.05]})
     rule = tiles.iloc[[0, 2, 3, 6, 7]]
     found = new_development.performance(tiles, rule, truth)
-    assert found["precision"] == 3 / 5 and found["recall"] == 3 / 4  # a share of 5 % doesn't count
+    assert found["precision"] == 3 / 5 and found["recall"] == 3 / 4  # a share of 5% doesn't count
     assert found["baseline_precision"] == 2 / 5 and found["baseline_recall"] == 1 / 2
     # Our second true candidate is the second of the list, so no false one comes before it. The rule has three.
     assert found["false_candidates_ratio"] == 0

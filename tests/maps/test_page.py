@@ -186,8 +186,8 @@ def test_a_click_shows_the_tile_that_lies_there(visit, county):
     predicted = predicted[(predicted["tile_id"] == name) & (predicted["county"] == "99007")].set_index("year")
     told = page.locator("#tile tbody tr").all_inner_texts()
     best = CLASS_NAMES[int(predicted.loc[2016, "class_id"])]
-    number = {"<1 %": 0, ">99 %": 100}
-    shares = {name: number.get(share, share.rstrip(" %")) for name, _, share in (line.split("\t") for line in told)}
+    number = {"<1%": 0, ">99%": 100}
+    shares = {name: number.get(share, share.rstrip("%")) for name, _, share in (line.split("\t") for line in told)}
     shares = {name: float(share) for name, share in shares.items()}
     assert max(shares, key=shares.get) == best and abs(sum(shares.values()) - 100) <= 3
     around = page.locator(".neighbours > *")
@@ -228,7 +228,7 @@ def test_a_candidate_is_half_or_more_everywhere(visit, county):
     n = sum(score >= 0.5 for score in scores)
     assert data["candidates"] == n < len(scores) and min(scores) >= 0.1
     assert f"{n:,} candidates" in page.locator("#about").inner_text()
-    told(page, f"{n} candidates, of 50 % or more; then {len(scores) - n} less likely tiles")
+    told(page, f"{n} candidates, with a score of 50% or more; then {len(scores) - n} less likely tiles")
     assert page.evaluate("candidateLayer.getSource().getFeatures().length") == n
     page.keyboard.press("n")
     page.keyboard.press("p")  # the last of the list
@@ -263,7 +263,7 @@ def test_all_that_is_needed_to_review_is_seen_in_a_small_window(visit, county):
     assert page.locator("#save").bounding_box()["y"] == page.locator("#load").bounding_box()["y"]
 
 
-# A window of 1366 x 650 has half as many pixels each way at 200 %.
+# A window of 1366 x 650 has half as many pixels each way at 200%.
 @pytest.mark.parametrize("width, height", [(700, 900), (683, 325), (390, 844)])
 def test_a_small_window_is_one_column_and_only_the_window_scrolls(visit, county, width, height):
     page = visit(county)
@@ -629,7 +629,7 @@ def test_the_legend_names_what_is_drawn(visit, county):
     page = visit(county)
     page.get_by_text("Legend", exact=True).click()
     words = page.locator("#legend").inner_text()
-    for name in ("Candidate: 50 % or more", "Chosen tile", "County boundary", "Your marks", "unsure",
+    for name in ("Candidate: 50% or more", "Chosen tile", "County boundary", "Your marks", "unsure",
                  "No prediction", "the probability that", *CLASS_NAMES):
         assert name in words, name
 
@@ -784,10 +784,10 @@ def test_no_probability_reads_as_certain(visit, tmp_path):
     page = visit(write(tmp_path / "page.html", store_of(tmp_path / "store", 4, 4), 4, 4))
     values = [1, 0.999, 0.996, 0.995, 0.9949, 0.5, 0.0051, 0.0049, 0]
     assert page.evaluate("values => values.map(percent)", values) == [
-        ">99 %", ">99 %", ">99 %", ">99 %", "99 %", "50 %", "1 %", "<1 %", "<1 %"]
+        ">99%", ">99%", ">99%", ">99%", "99%", "50%", "1%", "<1%", "<1%"]
     page.keyboard.press("n")
-    assert ">99 %" in page.locator("#list button").first.inner_text()
-    assert ">99 %" in page.locator("#tile strong").inner_text()
+    assert ">99%" in page.locator("#list button").first.inner_text()
+    assert ">99%" in page.locator("#tile strong").inner_text()
     assert not re.search(r"\b(100|0) %", page.locator("aside").inner_text())
 
 

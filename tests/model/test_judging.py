@@ -78,9 +78,9 @@ def test_a_damaged_int8_network_is_refused_and_float32_used(network, tmp_path, m
 
 
 @pytest.mark.parametrize("others, right_before, refused", [
-    (6, True, True),     # 98 % alike, but two points lost
-    (6, False, False),   # 98 % alike, nothing lost
-    (15, False, True)])  # nothing lost, but only 95 % alike
+    (6, True, True),     # 98% alike, but two points lost
+    (6, False, False),   # 98% alike, nothing lost
+    (15, False, True)])  # nothing lost, but only 95% alike
 def test_each_of_the_two_rules_refuses(network, tmp_path, monkeypatch, others, right_before, refused):
     """Some of the 300 tiles get another class, which were right before, or as wrong."""
     score = engines.OnnxRuntimeInt8.score

@@ -259,7 +259,7 @@ def test_the_committed_figures_of_other_worlds_reach_the_floors(world):
 
 
 @pytest.mark.parametrize("world", ["17", pytest.param("26", marks=pytest.mark.xfail(
-    reason="the county of seed 26 is harder: 77 % of all its tiles", strict=True))])
+    reason="the county of seed 26 is harder: 77% of all its tiles", strict=True))])
 def test_the_committed_figures_of_all_tiles_are_as_hard_as_of_real_counties(world):
     found = json.loads(OTHER_WORLDS.read_text())[world]["tensorflow"]["accuracy_all"]
     assert ALL_TILES[0] <= found <= ALL_TILES[1]

@@ -31,9 +31,9 @@ def test_the_fit_of_2017_stays_near_its_chart():
 
 def test_minibatches_gain_or_lose_in_their_own_words():
     gain, loss, same = (cost.minibatches_as_text({"a": of_a, "b": 1.0}, 32) for of_a in (1.5, 0.6, 1.0))
-    assert "one tile: a 1.5, b 1.0." in gain and "fewer calls" in gain and "cache" not in gain
-    assert "one tile: a 0.6, b 1.0." in loss and "cache" in loss and "fewer calls" not in loss
-    assert "cache" not in same and "fewer calls" not in same
+    assert "one tile: a 1.5, b 1.0." in gain and "A higher speed" in gain and "cache" not in gain
+    assert "one tile: a 0.6, b 1.0." in loss and "cache" in loss and "A higher speed" not in loss
+    assert "cache" not in same and "A higher speed" not in same
 
 
 @pytest.mark.parametrize("workers, line, words, quiet", [
@@ -44,7 +44,7 @@ def test_a_fit_tells_what_it_has_found(workers, line, words, quiet):
     assert words in text and ("busy" in text) != quiet
 
 
-@pytest.mark.parametrize("foretold, words", [(20, "50% too low"), (44, "10% too high"), (43.9, "within 10 %"),
+@pytest.mark.parametrize("foretold, words", [(20, "50% too low"), (44, "10% too high"), (43.9, "within 10%"),
                                              (60, "50% too high")])
 def test_a_forecast_tells_its_direction(foretold, words):
     measured = 39.9 if foretold == 44 else 40

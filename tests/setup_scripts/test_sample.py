@@ -129,7 +129,7 @@ def test_a_label_without_errors_is_the_majority_of_its_ground():
 
 
 def test_labels_are_wrong_as_often_as_nlcds_and_mostly_in_the_same_places():
-    """Level I agreement of NLCD with interpreters: 88 % for 2011, 83 to 90 % for 2016 (Wickham and others)."""
+    """Level I agreement of NLCD with interpreters: 88% for 2011, 83 to 90% for 2016 (Wickham and others)."""
     county = COUNTIES[TINY]
     scape = units.landscape(0, TINY)
     x, y = np.meshgrid(np.arange(0, scape.width, 30), np.arange(0, scape.height, 30))

@@ -8,8 +8,8 @@ const probabilities = D.tiles.probabilities.map(bytes);   // of the two years: N
 const index = new Map(Array.from({length: N}, (_, i) => [D.tiles.row[i] + " " + D.tiles.col[i], i]));
 const tileAt = (row, col) => index.get(row + " " + col);
 const nameOf = i => D.tiles.id[i];
-// No probability is 0 or 1, so none is shown as 0 % or 100 %.
-const percent = p => p >= 0.995 ? ">99 %" : p < 0.005 ? "<1 %" : (100 * p).toFixed(0) + " %";
+// No probability is 0 or 1, so none is shown as 0% or 100%.
+const percent = p => p >= 0.995 ? ">99%" : p < 0.005 ? "<1%" : (100 * p).toFixed(0) + "%";
 
 function element(tag, attributes, ...children) {
   const made = document.createElement(tag);
@@ -261,7 +261,7 @@ $("legend").append(
   element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
   element("p", {}, "Predictions"), ...D.classes.map(c => key(c, c.name)), key(NOTHING, "No prediction"),
   element("p", {}, "To tell patterns apart, zoom in, or look where tiles of one kind lie together."),
-  ...scale(D.ramps.score, ...(D.calibrated ? ["0 %", "100 %"] : ["none", "first"]), SCORE + ": " + D.meaning),
+  ...scale(D.ramps.score, ...(D.calibrated ? ["0%", "100%"] : ["none", "first"]), SCORE + ": " + D.meaning),
   ...scale(D.ramps.uncertainty, "sure", "all classes alike", "Uncertainty of the class in " + second));
 
 // ---- a tile
@@ -370,8 +370,8 @@ function more() {   // A list of thousands grows while the reader scrolls.
 }
 function told(message = "") {
   const less = D.listed.length - D.candidates;
-  let words = D.candidates + " candidates, " + (D.calibrated ? "of " + percent(D.candidate) + " or more" : D.meaning);
-  if (less && D.calibrated) words += "; then " + less + " less likely tiles, of " + percent(D.least) + " or more";
+  let words = D.candidates + " candidates, " + (D.calibrated ? "with a score of " + percent(D.candidate) + " or more" : D.meaning);
+  if (less && D.calibrated) words += "; then " + less + " less likely tiles, with a score of " + percent(D.least) + " or more";
   $("progress").textContent = words + ". " + marks.size + " marked. " + message;
 }
 function marked() {
