@@ -62,7 +62,7 @@ def test_the_clusters_page_says_what_the_capacity_model_says():
     assert re.findall(r"^\| (?:%s) .*$" % "|".join({region for region, _ in NODES}), page, re.M) == rows
     said = " ".join(page.split())
     assert f": {rate:.0f} tiles a second on one core, with ResNet-50 in int8" in said
-    assert f"the same model foretold {measured['capacity_model_over_measured']:.2f} times the seconds" in said
+    assert f"The predicted time was {measured['capacity_model_over_measured']:.2f} times the measured" in said
     assert f"keep {cost.EFFICIENCY:.0%} of it" in said and f"offers {WORKER_MB // 1024} GB of its 64" in said
     terabytes = cost.REGIONS["conterminous US"] * cost.TILE_BYTES / 1e12
     dollars = terabytes * 1000 * cents["storage"] / 100
