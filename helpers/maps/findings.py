@@ -43,21 +43,21 @@ def temperature_as_text(temperature: float, before: float, after: float) -> str:
             f"the calibration error {change}: {verdict}.")
 
 
-def reliability_as_text(name: str, scores, outcomes) -> str:
-    """The mean of the scores that are neither sure nor hopeless, beside the share of them that is true."""
+def reliability_as_text(name: str, scores, outcomes, true: str = "correct") -> str:
+    """The mean of the scores that are neither sure nor hopeless, beside the share of their tiles that is ``true``."""
     scores, outcomes = np.asarray(scores, dtype=float), np.asarray(outcomes, dtype=bool)
     unsure = (scores >= UNSURE[0]) & (scores <= UNSURE[1])
     low, high = (f"{100 * edge:.0f}" for edge in UNSURE)
     if unsure.sum() < 10:
-        return (f"{name}: of {len(scores):,} tiles only {unsure.sum()} have a value from {low} to {high}%, too few to "
-                "judge the middle of the chart.")
+        return (f"{name}: of {len(scores):,} tiles only {unsure.sum()} have a probability from {low} to {high}%, "
+                "too few to judge the middle of the chart.")
     said, came, n = scores[unsure].mean(), outcomes[unsure].mean(), int(unsure.sum())
     # Two standard deviations of the share, if the scores are right.
     chance = 2 * np.sqrt(said * (1 - said) / n)
     verdict = ("a difference of this size can be chance" if abs(came - said) <= chance else
-               "the values are too low there" if came > said else "the values are too high there")
-    return (f"{name}: of {len(scores):,} tiles, {n:,} have a value from {low} to {high}%. The mean of these values is "
-            f"{said:.0%}, and the share that is correct is {came:.0%}: {verdict}.")
+               "the probabilities are too low there" if came > said else "the probabilities are too high there")
+    return (f"{name}: of {len(scores):,} tiles, {n:,} have a probability from {low} to {high}%. The mean of these "
+            f"probabilities is {said:.0%}, and the share of the tiles that is {true} is {came:.0%}: {verdict}.")
 
 
 def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
@@ -77,9 +77,9 @@ def signs_as_text(neighbours: float, pictures: float) -> str:
     """Whether two terms count for or against a tile, by their coefficients, and a likely cause."""
     return ("In this run, changed neighbours count " + (
         "**for** a tile: new land comes in groups." if neighbours >= 0 else
-        "**against** a tile. The model compares tiles whose own cells look equally new. In the training counties, such "
-        "a tile was less often new if it lay beside new land. A likely cause: near a new quarter, roads and bare soil "
-        "look new too.") + " Pictures that differ as a whole count " + (
+        "**against** a tile. Of two tiles whose own cells look equally new, the one beside new land gets the lower "
+        "score. In the training counties, such a tile was less often really new. A likely cause: beside new houses, "
+        "roads and bare soil look new too.") + " Pictures that differ as a whole count " + (
         "**for** a tile: much in it has changed." if pictures >= 0 else
         "**against** a tile. A likely cause: another light or season makes cells look new that are not."))
 

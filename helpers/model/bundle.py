@@ -8,6 +8,7 @@ import contextlib
 import gc
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -21,6 +22,7 @@ from helpers.model import engines, judging
 from helpers.model.engines import ONNX
 from helpers.model.evaluation import softmax
 from helpers.model.int8 import OPSET
+from helpers.model.retrain_tensorflow import as_graph
 from helpers.runs import home
 from helpers.uri import join, shown
 
@@ -50,14 +52,9 @@ def parity(reference: np.ndarray, exported: np.ndarray, quantity: str) -> dict:
 def export_onnx(model, path):
     """Write a Keras model as ONNX: ``tiles`` uint8 (N, height, width, 3) in, ``probabilities`` out."""
     import onnx
-    import tensorflow as tf
     import tf2onnx
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    specification = tf.TensorSpec((None,) + tuple(model.input_shape[1:]), tf.uint8, name="tiles")
-    graph = tf.function(lambda tiles: model(tiles, training=False)).get_concrete_function(specification)
-    # Frozen first, because Keras's own exporter turns constants that the graph captured into inputs.
-    frozen = convert_variables_to_constants_v2(graph)
+    # Keras's own exporter would turn constants that the graph captured into inputs.
+    frozen = as_graph(lambda tiles: model(tiles, training=False), model.input_shape[1:])
     output = frozen.outputs[0].name
     with _collecting():
         exported, _ = tf2onnx.convert.from_graph_def(
@@ -65,7 +62,7 @@ def export_onnx(model, path):
             tensors_to_rename={"tiles:0": "tiles", output: "probabilities"})
         onnx.checker.check_model(exported)
         onnx.save(exported, str(path))
-        del graph, frozen, exported
+        del frozen, exported
 
 
 @contextlib.contextmanager
@@ -99,7 +96,7 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
     with whole_folder(folder) as part:
         model.save(str(part / KERAS))
         export_onnx(model, part / ONNX)
-        exported = engines.OnnxRuntime(part / ONNX).score(tiles)
+        exported = engines.OnnxRuntime(part / ONNX, os.cpu_count()).score(tiles)
         facts = dict(facts, framework="tensorflow", input_px=list(model.input_shape[1:3]),
                      parity={ONNX: parity(reference, exported, "probabilities")})
         finish(part, facts, calibration, validation)

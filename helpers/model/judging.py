@@ -4,6 +4,7 @@ An engine that rounds to int8 or bfloat16 is faster and less exact, and another 
 judged on validation tiles when the bundle is written, and ``model.json`` keeps the facts under ``judged``.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -29,13 +30,14 @@ def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
                    "float32 is used; hold more tiles out to have faster ones.")
         return {name: {"tiles": len(tiles), "refused": refused} for name in engines.JUDGED}
     unusable = _quantise(folder, calibration)
-    exact, facts = engines.OnnxRuntime(folder / ONNX).score(tiles).argmax(axis=1), {}
+    exact, facts = engines.OnnxRuntime(folder / ONNX, os.cpu_count()).score(tiles).argmax(axis=1), {}
     for name in engines.JUDGED:
         file, kind = engines.FILES[name]
         facts[name] = {"tiles": len(tiles), "refused": unusable if file == INT8 else None}
         if facts[name]["refused"] is None:
             try:
-                facts[name].update(_compare(name, kind(folder / file).score(tiles).argmax(axis=1), exact, labels))
+                predicted = kind(folder / file, os.cpu_count()).score(tiles).argmax(axis=1)
+                facts[name].update(_compare(name, predicted, exact, labels))
             except InputError as error:  # The library isn't installed, or not for this processor.
                 facts[name]["refused"] = str(error)
             except Exception as error:  # Each library has its own kinds of errors.

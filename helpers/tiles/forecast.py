@@ -56,8 +56,9 @@ def download_bytes(tiles: pd.DataFrame, scenes: list, crs: str) -> float:
 def as_text(sources: dict, jobs: list, table: pd.DataFrame) -> list:
     """A forecast as lines to print: the table, its sums, and the mapped county's scenes that may show bare trees."""
     lines = table.to_string(index=False).splitlines()
+    minutes = max(1, round(table["minutes"].sum()))
     lines.append(f"In all {table['tiles'].sum():,} tiles, {table['download_mb'].sum():,.0f} MB to download, "
-                 f"{table['disk_mb'].sum():,} MB on the disk, about {table['minutes'].sum():.0f} minutes.")
+                 f"{table['disk_mb'].sum():,} MB on the disk, about {minutes} minute{'s' * (minutes > 1)}.")
     for county, year, split in jobs:
         if split == "map":
             scenes = sources[split].scenes(county, year)

@@ -543,7 +543,9 @@ def others_in_words(results):
         lines += [f"- The default network, MobileNet: {rate / results['machine']['cores']:.0f} tiles/s on each core in "
                   f"{engine} (goal: {goal}).",
                   f"- One core spends these milliseconds on a tile of the default network, in {spent['engine']}: "
-                  f"{', '.join(f'{stage} {ms:.2f}' for stage, ms in spent['ms'].items())}."]
+                  f"{', '.join(f'{stage} {ms:.2f}' for stage, ms in spent['ms'].items())}. Together they would give "
+                  f"{1e3 / sum(spent['ms'].values()):.0f} tiles/s on each core. A job gives fewer: Spark plans it, and "
+                  "the cores share the memory."]
         if "daft_onnxruntime" in results["goals"]:
             lines.append(f"- Our fastest engine against Daft with ONNX Runtime: "
                          f"{results['ratios']['resnet50']['daft_onnxruntime']:.2f} × (goal: "
@@ -564,8 +566,8 @@ def others_in_words(results):
                      f"{statistics.median(run['first_s'] for run in runs):.1f} s after the command starts, and all "
                      f"rows after {statistics.median(run['all_s'] for run in runs):.1f} s.")
     if "preparation" in results:
-        lines.append(f"- Preparation cuts {results['preparation']['tiles_per_second']:.0f} tiles/s on all cores (goal: "
-                     f"{PREPARATION_GOAL}).")
+        lines.append(f"- Preparation cuts {results['preparation']['tiles_per_second']:.0f} tiles/s on all cores, after a first "
+                     f"county has warmed them up (goal: {PREPARATION_GOAL}).")
     if "growth" in results:
         growth, rows = results["growth"], results["growth"]["runs"]
         sizes = sorted({row["tiles"] for row in rows})
