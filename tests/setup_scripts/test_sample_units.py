@@ -64,6 +64,7 @@ def same_as_world(folder, world):
 
 # ---- for real: processes that draw, and are killed
 
+@pytest.mark.slow
 def test_a_killed_drawing_goes_on_beside_another_and_ends_in_the_same_bytes(sample_world, tmp_path):
     process = start(tmp_path, workers=2)
     while process.poll() is None and not list(tmp_path.glob("scenes/m_*.tif")):
