@@ -178,9 +178,10 @@ def whole_file(path):
 
 @contextlib.contextmanager
 def whole_folder(folder):
-    """A new folder, which takes the place of a local ``folder`` when everything in it has been written.
+    """A new folder, whose files move to a local ``folder`` when everything in it has been written.
 
-    It replaces an earlier folder only if they share a file name: any other may hold somebody's own files.
+    There they replace files of the same names, and others stay. A folder of other files only is somebody's own: it is
+    refused.
     """
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
@@ -192,9 +193,10 @@ def whole_folder(folder):
         if there and not there & {path.name for path in part.iterdir()}:
             raise InputError(f"expected an earlier folder of the same files at {folder}, or none, got one with "
                              f"{', '.join(sorted(there)[:3])}. Choose another.")
-        if folder.exists():
-            shutil.rmtree(str(folder))
-        part.rename(folder)
+        with making(folder):
+            folder.mkdir(exist_ok=True)
+        for path in sorted(part.iterdir(), key=os.path.getmtime):  # The file that was written last moves last.
+            os.replace(str(path), str(folder / path.name))
     finally:
         shutil.rmtree(str(part), ignore_errors=True)
 

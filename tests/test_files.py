@@ -42,18 +42,30 @@ def test_where_nothing_can_be_made_there_is_one_sentence(tmp_path, make, name, w
     assert [path.name for path in tmp_path.rglob("*")] == ["file"]
 
 
-def test_a_folder_of_other_files_is_not_replaced(tmp_path):
+def test_a_folder_is_written_again_and_other_files_in_it_stay(tmp_path):
     for content in ("first", "second"):
         with storage.whole_folder(tmp_path / "model") as part:
             (part / "model.json").write_text(content)
+        (tmp_path / "model" / "figures").mkdir(exist_ok=True)
+        (tmp_path / "model" / "notes.txt").write_text("mine")
     assert (tmp_path / "model" / "model.json").read_text() == "second"
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["figures", "model.json", "notes.txt"]
+    assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
+    with pytest.raises(RuntimeError), storage.whole_folder(tmp_path / "model") as part:
+        (part / "model.json").write_text("third")
+        raise RuntimeError
+    assert (tmp_path / "model" / "model.json").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_folder_of_other_files_is_not_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
     with pytest.raises(InputError, match="expected an earlier folder of the same files at .*, got one with chapter.txt"):
         with storage.whole_folder(tmp_path / "thesis") as part:
             (part / "model.json").write_text("third")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "thesis"]
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
 
 
 def test_a_folder_that_can_only_be_read(tmp_path, monkeypatch):
