@@ -1,6 +1,5 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online`` and ``Folder`` have the same methods."""
 
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,7 +13,8 @@ from helpers.land import boundaries, downloads
 from helpers.land.listing import files_in, told
 from helpers.land.online import RASTERS, Online, label_files
 from helpers.land.rasters import footprint
-from helpers.land.sources import County, Labels, Scene, Source, date_of, nearest, outline_of, refusing, scene_of
+from helpers.land.sources import (County, Labels, Scene, Source, date_in, date_of, nearest, outline_of, refusing,
+                                  scene_of)
 from helpers.runs import home
 
 # Twelve counties, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields, pastures,
@@ -104,14 +104,14 @@ class Folder(Online):
                  if "nlcd" not in path.name.lower() and path.suffix.lower() != ".img"]
         scenes, stems = [], Counter(path.stem for path in files)
         for path in files:
-            date = re.search(r"(?<!\d)((?:19|20)\d\d)([01]\d)([0-3]\d)(?!\d)", path.stem)
+            date = date_in(path.stem)
             if not date:
                 raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, "
-                                 "got none. Rename it.")
+                                 "got no date. Rename it.")
             outline = footprint(str(path))
             if shapely.intersects(outline, county.boundary):
                 name = path.stem if stems[path.stem] == 1 else path.name
-                scenes.append(Scene(name, str(path), "-".join(date.groups()), int(date[1]), outline))
+                scenes.append(Scene(name, str(path), date.isoformat(), date.year, outline))
         return scenes
 
     def _labels(self, county, year):

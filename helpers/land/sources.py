@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import re
 from collections import Counter, namedtuple
 
 import numpy as np
@@ -96,11 +97,19 @@ def refusing(wanted: str, advice: str):
         raise InputError(f"expected {wanted}, got {type(error).__name__}: {said(error)}. {advice}") from None
 
 
+def date_in(name: str) -> datetime.date:
+    """The first date as ``YYYYMMDD`` in a name, None if there is none; 20180230 is not a date."""
+    for digits in re.findall(r"(?<!\d)(?:19|20)\d{6}(?!\d)", name):
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(digits, "%Y%m%d").date()
+
+
 def date_of(item: pystac.Item, key: str) -> tuple[datetime.date, int]:
     """The date of a STAC item, and the year of its property ``key``, or else of the date."""
     with refusing(f"a date in the STAC item {item.id}", _ADD_IT):
         date = (item.datetime or item.common_metadata.start_datetime).date()
-        return date, int(float(item.properties.get(key) or date.year))
+        year = int(float(item.properties.get(key) or 0))
+        return date, year if 1900 <= year < 2100 else date.year
 
 
 def outline_of(item: pystac.Item) -> shapely.Geometry:

@@ -78,7 +78,7 @@ def _read(uri):
         county, year, tiles, names = (facts[name] for name in ("county", "year", "tiles", "classes"))
         files = facts.get("files", [])
         if ([f"county={county}", f"year={year}"] == uri.split("/")[-3:-1]
-                and [type(value) for value in (county, tiles, names, files)] == [str, int, list, list]
+                and [type(value) for value in (county, year, tiles, names, files)] == [str, int, int, list, list]
                 and all(isinstance(name, str) for name in names + files) and "/" not in "".join(files)):
             return facts
         came = "one with other kinds of values"

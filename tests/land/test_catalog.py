@@ -7,7 +7,7 @@ import shapely
 
 import scenes
 from helpers import InputError
-from helpers.land import catalog, grid
+from helpers.land import catalog, grid, sources
 from helpers.land.scenes import cut_tiles
 
 COUNTY, YEAR = "99001", 2010
@@ -29,9 +29,12 @@ def test_a_folder_of_geotiffs_is_a_catalogue(sample, tmp_path, monkeypatch):
     assert [s.scene_id for s in scenes] == [s.scene_id for s in sample.scenes(COUNTY, YEAR)]
     ours, theirs = (cut_tiles(tiles.head(4), found, crs) for found in (scenes, sample.scenes(COUNTY, YEAR)))
     assert ours[1] == theirs[1] and all(np.array_equal(a, b) for a, b in zip(ours[0], theirs[0]))
-    (folder / "scene.tif").symlink_to(sample.scenes(COUNTY, YEAR)[0].href)
-    with pytest.raises(InputError, match="YYYYMMDD in the name of the scene scene.tif"):
-        source.scenes("my_place", YEAR)
+    for name in ("scene", "scene_20180230", "scene_20181345", "scene_20180700"):
+        (folder / f"{name}.tif").symlink_to(sample.scenes(COUNTY, YEAR)[0].href)
+        with pytest.raises(InputError, match=f"YYYYMMDD in the name of the scene {name}.tif, got no date. Rename it"):
+            source.scenes("my_place", YEAR)
+        (folder / f"{name}.tif").unlink()
+    assert sources.date_in("m_20180230_ne_19_060_20180714_20190203").isoformat() == "2018-07-14"
 
 
 def test_training_counties_are_twelve_and_split_by_county():

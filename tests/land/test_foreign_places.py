@@ -176,7 +176,9 @@ def make(folder, geometry=PLACE, labels=(("nlcd:year", 2016),), more=()):
 def test_catalogues_with_less_or_in_another_order(tmp_path):
     source = make(tmp_path / "null", more=[None, {"type": "Polygon", "coordinates": []}])
     assert [scene.scene_id for scene in source.scenes("25017", 2018)] == ["naip-0"]
-    assert make(tmp_path / "year", labels=()).labels("25017", 2018).year == 2018
+    # A year that no picture can have is none: the year of the date serves.
+    for i, labels in enumerate([(), [("nlcd:year", 20180230)], [("nlcd:year", True)], [("nlcd:year", -1)]]):
+        assert make(tmp_path / f"year {i}", labels=labels).labels("25017", 2018).year == 2018
     w, s, e, n = PLACE.buffer(0.001).bounds
     for i, corners in enumerate(itertools.permutations([(w, n), (e, n), (e, s), (w, s)])):
         if i % 7 == 0:

@@ -41,6 +41,14 @@ def test_a_manifest_that_lacks_what_is_needed(folder, tmp_path):
         store.manifest(uri, "photos", 0, required=["tiles", "crs"])
 
 
+def test_a_year_as_text_is_refused(own):
+    """The text "0" would pass for the year of pictures on a grid, and no number would find the year "2010"."""
+    path = own.folder / store.MANIFEST
+    path.write_text(path.read_text().replace(": 2010", ': "2010"'))
+    with pytest.raises(InputError, match="expected a manifest .*, got one with other kinds of values"):
+        store.partitions(own.uri)
+
+
 @pytest.fixture
 def own(tmp_path):
     """A store of somebody's own: 90 tiles in three files of two row groups each, in order of their names."""
