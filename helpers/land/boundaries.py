@@ -18,7 +18,9 @@ from helpers.land.sources import County
 
 # How files of each kind begin, and the prefix that keeps GDAL to one driver: some drivers read other files.
 _KINDS = {b"{": "GEOJSON:", b"\0\0\x27\x0a": "", b"SQLite format 3\0": ""}
-_COLUMNS = ["GEOID", "NAMELSAD", "NAME", "STUSPS"]
+# Columns, and the names that the Census has given them in other years.
+_COLUMNS = {"GEOID": r"GEO_?ID(00|10|20)?", "NAMELSAD": r"NAMELSAD(00|10|20)?", "NAME": r"NAME(00|10|20)?",
+            "STUSPS": "STUSPS"}
 _WANTED = "a shapefile, a GeoPackage or a GeoJSON file with a CRS, zipped or not"
 # The words behind a county's name in the Census's longer name.
 _LONGER = re.compile(r" (county|parish|borough|census area|municipality|municipio|planning region)(?= *(,|$))")
@@ -38,13 +40,9 @@ def read(where: str) -> geopandas.GeoDataFrame:
             # Some programs leave a ring open, or mix numbers and text: GDAL closes it, and ``_text`` makes texts.
             warnings.simplefilter("ignore")
             checked = _checked(Path(where))
-            # Of GEOID and geoid, the one in capitals.
-            there = {name.upper(): name for name in sorted(pyogrio.read_info(checked)["fields"], reverse=True)}
-            names = {there[column]: column for column in _COLUMNS if column in there}
+            layer, names = _layer(checked)
             # A height that isn't a number would open a ring again, so heights are dropped.
-            shapes = geopandas.read_file(checked, on_invalid="fix", force_2d=True, columns=list(names))
-            if not isinstance(shapes, geopandas.GeoDataFrame):
-                raise ValueError("a table without shapes")
+            shapes = geopandas.read_file(checked, layer=layer, on_invalid="fix", force_2d=True, columns=list(names))
             shapes = shapes.rename(columns=names).to_crs("EPSG:4326")
             shapes.geometry = shapely.make_valid(shapes.geometry.to_numpy())
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException, OSError,
@@ -86,6 +84,22 @@ def _checked(path):
     return f"{_KINDS[begin]}{where}"
 
 
+def _layer(where):
+    """The layer with counties, else the only one with areas, and its columns with the names that they get here."""
+    found, layers = {}, pyogrio.list_layers(where)
+    for layer, kind in layers:
+        if kind and not (len(layers) > 1 and re.search("Point|Line", kind)):
+            # GEOID comes before geoid, and geoid before GEOID20.
+            fields = sorted(pyogrio.read_info(where, layer=layer)["fields"], key=lambda field: (len(field), field))
+            names = {column: [field for field in fields if re.fullmatch(pattern, field, re.I)]
+                     for column, pattern in _COLUMNS.items()}
+            found[layer] = {same[0]: column for column, same in names.items() if same}
+    counties = {layer: names for layer, names in found.items() if "GEOID" in names.values()} or found
+    if len(counties) != 1:
+        raise ValueError(f"several layers with areas ({', '.join(counties)})" if counties else "none with areas")
+    return counties.popitem()
+
+
 def _text(value):
     return "" if value is None or value != value else " ".join(str(value).split())
 
@@ -122,7 +136,8 @@ def county_of(shapes: geopandas.GeoDataFrame, county: str, where: str) -> County
         raise InputError(f"expected the FIPS code of five digits of a county in {where}, or its name and state such as "
                          f"'Middlesex, MA', got {county!r}. Choose one of {', '.join(listed[:12])}"
                          f"{', …' if len(listed) > 12 else ''}.")
-    row, shape = found.iloc[0], shapely.union_all(found.geometry.dropna().to_numpy())
+    parts = shapely.get_parts(found.geometry.dropna().to_numpy())
+    row, shape = found.iloc[0], shapely.union_all(parts[shapely.area(parts) > 0])
     if not shape.area > 0:
         raise InputError(f"expected the boundary of {row['full']} ({row['GEOID']}) as an area, got none in {where}. "
                          "Draw its outline there, or take it out.")

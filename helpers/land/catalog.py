@@ -66,7 +66,7 @@ class Catalog(Source):
         if items is None:
             raise InputError(f"expected a collection {collection!r} in {self.folder}/catalog.json, got "
                              f"{list(children)}. Add it.")
-        for item in sorted(items, key=lambda item: item.id):
+        for item in sorted(items, key=lambda item: str(item.id)):
             if asset not in item.assets:
                 raise InputError(f"expected an asset {asset!r} in item {item.id}, got {sorted(item.assets)}. "
                                  "Give the asset this name.")

@@ -124,4 +124,4 @@ def outline_of(item: pystac.Item) -> shapely.Geometry:
 def scene_of(item: pystac.Item, href: str) -> Scene:
     """The scene of a STAC item; None for an item without an outline."""
     outline, (date, year) = outline_of(item), date_of(item, "naip:year")
-    return outline and Scene(item.id, href, date.isoformat(), year, outline)
+    return outline and Scene(str(item.id), href, date.isoformat(), year, outline)

@@ -44,7 +44,9 @@ def use(tmp_path, monkeypatch):
 @pytest.mark.parametrize("asked, columns", [
     ("25017", dict(GEOID=25017, NAME="Middlesex", STUSPS="MA")), ("25017", dict(GEOID=25017.0, NAME="Middlesex")),
     ("25017", dict(geoid="25017", Name="Middlesex")), ("25017", dict(GEOID="25017", geoid="1", Name="Middlesex")),
-    ("25017", dict(GEOID="0500000US25017", NAME="Middlesex")),
+    ("25017", dict(GEOID="0500000US25017", NAME="Middlesex")), ("25017", dict(GEO_ID="0500000US25017", NAME="Middlesex")),
+    ("25017", dict(GEOID20="25017", NAME20="Middlesex")), ("25017", dict(GEOID10="1", GEOID="25017", GEOIDFQ="x")),
+    ("Middlesex County", dict(GEOID10="25017", NAMELSAD10="Middlesex County")),
     ("06065", dict(GEOID="6065", NAME="Riverside")), ("06065", dict(GEOID=6065, NAME="Riverside")),
     ("25017", dict(GEOID="25017", NAMELSAD="Middlesex County")), ("25017", dict(GEOID="25017", NAME=None)),
     ("Middlesex County, MA", dict(GEOID="25017", NAME="Middlesex", STUSPS="MA")),
@@ -87,6 +89,25 @@ def test_parts_of_a_county_are_one_place(use, tmp_path, monkeypatch):
         tmp_path / "parts.gpkg")
     monkeypatch.setenv("TUTORIAL_COUNTIES", str(tmp_path / "parts.gpkg"))
     assert boundary_of("25017").boundary.area == pytest.approx(0.02)
+
+
+def test_of_several_layers_the_one_with_counties_is_read(use, tmp_path):
+    def write(layer, geometry, **columns):
+        geopandas.GeoDataFrame({key: [value] for key, value in columns.items()}, geometry=[geometry],
+                               crs=4326).to_file(tmp_path / "own.gpkg", layer=layer)
+    use("own.gpkg", PLACE.boundary, road="1")
+    write("study area", PLACE.buffer(1), author="me")
+    assert boundary_of("own").boundary.area == pytest.approx(PLACE.buffer(1).area)
+    write("counties", PLACE, GEOID="25017")
+    assert boundary_of("25017").boundary.area == pytest.approx(PLACE.area)
+    write("tracts", PLACE, GEOID="25017350100")
+    with pytest.raises(InputError, match=r"got several layers with areas \(counties, tracts\)\. Set"):
+        boundary_of("25017")
+
+
+def test_lines_beside_an_area_are_no_part_of_a_county(use):
+    use(geometry=shapely.GeometryCollection([PLACE, shapely.LineString([(-71, 42), (-60, 42)])]), GEOID="25017")
+    assert boundary_of("25017").boundary.equals(PLACE)
 
 
 def test_a_code_of_before_the_counties_changed_lists_the_states(use):
@@ -184,6 +205,14 @@ def test_catalogues_with_less_or_in_another_order(tmp_path):
         if i % 7 == 0:
             source = make(tmp_path / str(i), {"type": "Polygon", "coordinates": [[*corners, corners[0]]]})
             assert source.covered("25017") == {2018: 1.0}
+
+
+def test_numbers_as_ids_of_scenes(tmp_path):
+    make(tmp_path, more=[PLACE, PLACE])
+    for i, path in enumerate(sorted(tmp_path.rglob("naip-?.json"))):
+        item = json.loads(path.read_text())
+        path.write_text(json.dumps(dict(item, id="9" if i else 8)))
+    assert [scene.scene_id for scene in catalog.open(str(tmp_path)).scenes("25017", 2018)] == ["8", "9 (1)", "9 (2)"]
 
 
 ROOT = {"type": "Catalog", "id": "x", "stac_version": "1.0.0", "description": "d", "links": [
