@@ -73,13 +73,17 @@ def decode_all(tiles, size=None) -> np.ndarray:
 
 
 def readable(tiles):
-    """The rows of a frame with an ``image`` that can be decoded."""
-    def can_decode(image):
+    """The rows of a frame with an ``image`` that can be decoded. An InputError says why if there are none."""
+    reasons = {}
+    for i, image in enumerate(tiles["image"]):
         try:
-            return decode(image) is not None
-        except BadPicture:
-            return False
-    return tiles[[can_decode(image) for image in tiles["image"]]]
+            decode(image)
+        except BadPicture as bad:
+            reasons[i] = str(bad).rstrip(".")
+    if len(tiles) and len(reasons) == len(tiles):
+        raise InputError(f"expected pictures that can be read, got none among {len(tiles)} "
+                         f"({tiles['tile_id'].iloc[0]}: {reasons[0]}). Replace them.")
+    return tiles[[i not in reasons for i in range(len(tiles))]]
 
 
 def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:

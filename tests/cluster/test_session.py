@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+import tiny
 from helpers import InputError
 from helpers.cluster import session
+from helpers.scoring import table
+from helpers.tiles.folder import write_images
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -195,9 +198,12 @@ def test_a_machine_without_java_and_a_clean_folder(tmp_path):
 
 
 def test_what_a_shell_inherits_changes_nothing(tmp_path):
-    """Another Spark, a Hadoop client's settings, no locale, and a temporary folder with an odd name, all at once."""
+    """Another Spark, a Hadoop client's settings, no locale, and folders with odd names, all at once."""
     here = tmp_path / "First Last #1 %20 [x] Größe"
     (here / "conf").mkdir(parents=True)
+    tiny.pictures(here / "Würzburg", range(4))
+    write_images(here / "Würzburg", str(here / "tiles"))
+    tiny.model(here / "model")
     (here / "conf" / "core-site.xml").write_text(
         "<configuration><property><name>fs.defaultFS</name><value>hdfs://127.0.0.1:9</value></property></configuration>")
     program = ("import os, zipfile; from helpers.cluster import adapter, session\n"
@@ -209,9 +215,13 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
                "    import pandas as pd; from pyspark import SparkFiles\n"
                "    for _ in batches: yield pd.DataFrame({'text': [open(SparkFiles.get('sent') + '/a.txt').read()]})\n"
                "print(spark.range(1).mapInPandas(look, 'text string').first().text)\n"
+               "from helpers.model import bundle; from helpers.scoring.score import score\n"
+               "score(spark, here + '/tiles', bundle.load(here + '/model'), here + '/table')\n"
                "session.stop(spark)")
     done = run(program, TMPDIR=str(here), LC_ALL="C", SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7",
                PYSPARK_SUBMIT_ARGS="--master local[2]", SPARK_LOCAL_DIRS="/proc/nowhere", SPARK_CONF_DIR="/proc/nowhere",
                SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m", SPARK_DIST_CLASSPATH="/opt/hadoop-2.7/*",
                HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere")
     assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr[-2000:]
+    rows = table.read(here / "table")
+    assert rows["county"].tolist() == ["Würzburg"] * 4 and rows["class_id"].notna().all()
