@@ -8,12 +8,12 @@ from pathlib import Path
 
 from helpers import InputError
 from helpers.files import read_json, write_json
-from helpers.uri import join
+from helpers.uri import absolute, join
 
 
 def home() -> Path:
     """The folder that holds ``runs/`` and ``data/``: ``TUTORIAL_HOME``, else the repository itself."""
-    return Path(os.environ.get("TUTORIAL_HOME") or Path(__file__).resolve().parents[1])
+    return Path(absolute(os.environ.get("TUTORIAL_HOME") or Path(__file__).resolve().parents[1]))
 
 
 def check_seed(seed: int):

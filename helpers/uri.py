@@ -1,7 +1,22 @@
 """URIs as text."""
 
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from helpers import InputError
+
+
+def absolute(uri) -> str:
+    """A plain path as a path from the root, because workers have other working folders; any other URI as it is."""
+    uri = str(uri)
+    if not uri:
+        raise InputError("expected a path or URI, got an empty text. Name a folder.")
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"expected a path in UTF-8, got {ascii(uri)}. Rename it.")
+    return uri if "://" in uri or uri.startswith("file:") else str(Path(uri).expanduser().absolute())
 
 
 def shown(uri: str) -> str:

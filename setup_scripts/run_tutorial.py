@@ -16,6 +16,7 @@ import helpers
 from helpers import InputError
 from helpers.files import is_full, write_json
 from helpers.runs import Run, home
+from helpers.uri import absolute
 from tutorial_options import PER_CLASS, PHOTOGRAPHS, STEPS, parse
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -156,16 +157,15 @@ def kernels_write_to(path):
     with open(path, "a") as file:
         os.dup2(file.fileno(), 2)
     # Children inherit descriptor 2, so this process writes to the terminal through another one.
-    sys.stderr = os.fdopen(terminal, "w", buffering=1)
+    sys.stderr = os.fdopen(terminal, "w", buffering=1, errors="backslashreplace")
 
 
 def whole_paths():
-    """Make paths in the settings of addresses absolute: the notebooks run in another folder."""
-    from helpers.land.downloads import ADDRESSES, is_remote
-    for name in ADDRESSES:
-        value = os.environ.get(name)
-        if value and not is_remote(value):
-            os.environ[name] = str(Path(value).expanduser().resolve())
+    """Make paths in the environment absolute: the notebooks run in another folder."""
+    from helpers.land.downloads import ADDRESSES
+    for name in ("TUTORIAL_HOME", "TUTORIAL_STORAGE", *ADDRESSES):
+        if os.environ.get(name):
+            os.environ[name] = absolute(os.environ[name])
 
 
 def announce(chosen):

@@ -16,6 +16,7 @@ from helpers.land.rasters import footprint
 from helpers.land.sources import (County, Labels, Scene, Source, date_in, date_of, nearest, outline_of, refusing,
                                   scene_of)
 from helpers.runs import home
+from helpers.uri import absolute
 
 # Twelve counties, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields, pastures,
 # forests of both kinds, and towns in each.
@@ -126,7 +127,7 @@ def open(name: str = "sample", seed: int = 0) -> Source:
     if name == "naip":
         return Online()
     if name != "sample":
-        folder = Path(name)
+        folder = Path(absolute(name))
         is_static = (folder / "catalog.json").exists() or not files_in(folder, RASTERS)[0]
         return Catalog(folder) if is_static else Folder(folder)
     folder = home() / "data" / f"sample-{seed}"

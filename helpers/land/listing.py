@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 # Hidden files and notebook checkpoints begin with a dot; the other names are those of operating systems.
-_LEFT = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|@eaDir|\$RECYCLE\.BIN|System Volume Information", re.I)
+LEFT = re.compile(r"\..*|__MACOSX|Thumbs\.db|desktop\.ini|@eaDir|\$RECYCLE\.BIN|System Volume Information", re.I)
 
 
 def files_in(folder, suffixes: tuple, deep: bool = False) -> tuple:
@@ -17,12 +17,12 @@ def files_in(folder, suffixes: tuple, deep: bool = False) -> tuple:
     found, skipped = [], []
     for base, folders, names in os.walk(str(folder)):
         # A linked folder may belong to somebody else, or contain itself.
-        left = [name for name in folders if _LEFT.fullmatch(name) or deep and os.path.islink(os.path.join(base, name))]
+        left = [name for name in folders if LEFT.fullmatch(name) or deep and os.path.islink(os.path.join(base, name))]
         skipped += [Path(base) / name for name in left]
         folders[:] = sorted(set(folders) - set(left)) if deep else []
         for name in names:
             path = Path(base) / name
-            use = not _LEFT.fullmatch(name) and path.suffix.lower() in suffixes and path.is_file()
+            use = not LEFT.fullmatch(name) and path.suffix.lower() in suffixes and path.is_file()
             (found if use else skipped).append(path)
     return sorted(found), sorted(skipped)
 

@@ -24,7 +24,7 @@ from helpers.model.evaluation import softmax
 from helpers.model.int8 import OPSET
 from helpers.model.retrain_tensorflow import as_graph
 from helpers.runs import home
-from helpers.uri import join, shown
+from helpers.uri import absolute, join, shown
 
 FACTS = "model.json"
 KERAS = "model.keras"
@@ -228,7 +228,7 @@ def load(uri) -> Bundle:
     A bundle is refused if a file in it is missing or changed, or if an ONNX file keeps its weights elsewhere.
     """
     if "://" not in str(uri):
-        return _refuse_weights_elsewhere(Bundle(uri))
+        return _refuse_weights_elsewhere(Bundle(absolute(uri)))
     system, path = filesystem(uri)
     try:
         facts = system.cat_file(join(path, FACTS))

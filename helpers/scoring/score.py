@@ -30,7 +30,7 @@ from helpers.model import bundle as bundles
 from helpers.model import engines
 from helpers.scoring import guard, table
 from helpers.tiles import store
-from helpers.uri import shown
+from helpers.uri import absolute, shown
 
 # The most tiles and bytes that a worker reads at a time.
 BATCH_TILES, BATCH_BYTES = 64, 16 << 20
@@ -192,7 +192,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     -------
     The number of rows of the chosen tiles; ``table.summary`` says how many of them were scored now.
     """
-    started = time.monotonic()
+    started, tiles_uri, predictions_uri = time.monotonic(), absolute(tiles_uri), absolute(predictions_uri)
     if partitions is not None and not partitions >= 1:
         raise InputError(f"expected 1 partition or more, got {partitions}. Leave it out, or give more.")
     stored = store.partitions(tiles_uri)

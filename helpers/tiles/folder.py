@@ -1,6 +1,7 @@
 """A plain folder of pictures as a tile store."""
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,13 @@ from helpers import InputError
 from helpers.cluster import work
 from helpers.files import sha256
 from helpers.land.classes import CLASS_NAMES, group_of_class
-from helpers.land.listing import files_in, told
+from helpers.land.listing import LEFT, files_in, told
 from helpers.runs import check_seed
 from helpers.tiles import real_land
 from helpers.tiles.pictures import MAX_BYTES, BadPicture, decode
 from helpers.tiles.store import (SCHEMA, check_folder, facts_of, keep_only, partition_folder, unit_tiles,
                                  write_manifest)
+from helpers.uri import absolute
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 # Sub-folders with these names are splits, not classes.
@@ -44,6 +46,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     Names of the classes, in order of ``class_id``; empty for unlabelled pictures.
     """
     check_seed(seed)
+    uri = absolute(uri)
     check_folder(uri)
     if folder == real_land.NAME:
         folder, held_out = real_land.PHOTOGRAPHS, held_out or real_land.HELD_OUT
@@ -172,13 +175,19 @@ def _list_paths(folder):
 
 def _list_images(folder):
     """Class names of a folder of pictures, and a frame of ``county, tile_id, path, label``."""
-    folder = Path(folder)
+    folder = Path(absolute(folder))
     paths = _list_paths(folder)
-    tops = [p.relative_to(folder).parts[0] if p.parent != folder else None for p in paths]
+    # macOS takes accents apart. A class has one name all the same.
+    tops = [unicodedata.normalize("NFC", p.relative_to(folder).parts[0]) if p.parent != folder else None for p in paths]
     names = sorted(set(tops) - {None})
     if names and None in tops:
         raise InputError(f"expected every picture of {folder} in a sub-folder named after its class, got "
                          f"{paths[tops.index(None)].name} beside them. Move it.")
+    empty = sorted({unicodedata.normalize("NFC", path.name) for path in folder.iterdir() if path.is_dir()
+                    and not path.is_symlink() and not LEFT.fullmatch(path.name)} - set(names)) if names else []
+    if empty:
+        raise InputError(f"expected pictures in every sub-folder of {folder}, got none in {', '.join(empty)}. Add "
+                         "pictures of this class, or remove the sub-folder.")
     splits = [name for name in names if name.lower() in SPLITS]
     if len(splits) > 1 or splits and splits == names:
         raise InputError(f"expected one sub-folder for each class in {folder}, got {', '.join(splits)}. Give the "

@@ -25,7 +25,7 @@ from helpers.runs import check_seed
 from helpers.tiles import store
 from helpers.tiles.choose import drawn_blocks, in_blocks
 from helpers.tiles.pictures import CODEC, encode
-from helpers.uri import shown
+from helpers.uri import absolute, shown
 
 # A new version makes every job cut its tiles again: raise it when the same scenes and labels give other tiles.
 VERSION = [1, CODEC]
@@ -124,6 +124,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
     The manifest. It counts the ``tiles`` written and all tiles ``wanted``; ``not_drawn``, ``no_scene`` and ``no_label``
     count the difference. ``leaf_off`` has each scene's share of the county. ``reused`` is true if all was done before.
     """
+    uri = absolute(uri)
     store.check_folder(uri)
     found = sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_year)
     county, folder = found.county.fips, store.partition_folder(uri, found.county.fips, year)

@@ -61,8 +61,9 @@ def on_driver(store, saved, engine="onnxruntime"):
 
 
 @pytest.mark.parametrize("partitions", [None, 1, 2, 7])
-def test_the_same_predictions_whatever_the_partition_count(spark, model, store, tmp_path, partitions):
-    written = scoring.score(spark, store, model[0], str(tmp_path / "table"), partitions=partitions)
+def test_the_same_predictions_whatever_the_partition_count(spark, model, store, tmp_path, monkeypatch, partitions):
+    monkeypatch.chdir(tmp_path)  # The workers stay in another folder.
+    written = scoring.score(spark, os.path.relpath(store), model[0], "table", partitions=partitions)
     table = read(tmp_path / "table")
     expected = on_driver(store, model[0])
     assert written == len(table) == 150 and table["tile_id"].is_unique

@@ -1,12 +1,15 @@
 import errno
 import os
 import shutil
+import unicodedata
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import tiny
 from helpers import InputError
+from helpers.model import bundle
 from helpers.scoring import table
 from helpers.tiles import folder as folders, pictures, store
 from helpers.tiles.folder import write_images
@@ -90,8 +93,12 @@ def test_a_second_folder_is_held_out_whole(folder, tmp_path):
     frame = store.read(tmp_path / "store")
     assert set(frame[frame.split == "validation"].county) == {"photos_held_out"}
     assert (frame.split == "validation").sum() == 2 and (frame.split == "train").sum() == 18
+    # macOS takes accents apart: the class is the same.
+    (folder / "city").rename(folder / unicodedata.normalize("NFC", "cité"))
+    (other / "city").rename(other / unicodedata.normalize("NFD", "cité"))
+    assert write_images(folder, str(tmp_path / "store"), held_out=other) == (unicodedata.normalize("NFC", "cité"), "sea")
     (other / "sea").rename(other / "lake")
-    with pytest.raises(InputError, match="expected the classes city, sea in .*, got city, lake"):
+    with pytest.raises(InputError, match="expected the classes cité, sea in .*, got cité, lake"):
         write_images(folder, str(tmp_path / "store"), held_out=other)
 
 
@@ -197,6 +204,30 @@ def test_a_folder_with_its_own_splits_is_refused(folder, tmp_path, names):
         write_images(tmp_path / "split", str(tmp_path / "store"))
     shutil.copytree(folder / "sea", folder / "train")  # What runs on rails is a class.
     assert write_images(folder, str(tmp_path / "store")) == ("city", "sea", "train")
+
+
+@pytest.mark.parametrize("content", [None, "1.heic"])
+def test_a_class_without_a_picture_is_refused(folder, tmp_path, content):
+    """Without it all class ids would be others, and nobody would notice."""
+    (folder / "lake").mkdir()
+    if content:
+        (folder / "lake" / content).touch()
+    with pytest.raises(InputError, match="expected pictures in every sub-folder of .*, got none in lake. Add pictures"):
+        write_images(folder, str(tmp_path / "store"))
+    (folder / "lake").rename(folder / ".lake")
+    assert write_images(folder, str(tmp_path / "store")) == ("city", "sea")
+
+
+def test_paths_below_home_and_below_the_working_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    write_images("~/photos", "~/store")
+    write_images("photos", "other store")
+    assert len(store.read(tmp_path / "store")) == len(store.read(tmp_path / "other store")) == 20
+    assert bundle.load(tiny.model(tmp_path / "model").folder).checksum == bundle.load("~/model").checksum
+    for odd, words in (("", "a path or URI, got an empty text"), ("/tmp/\udcff", r"a path in UTF-8, got '/tmp/\\udcff'")):
+        with pytest.raises(InputError, match=f"expected {words}"):
+            write_images(folder, odd)
 
 
 def test_too_few_and_too_many_classes_are_refused(folder, tmp_path):
