@@ -109,6 +109,7 @@ def _harmless(texts):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # A container's output may be ASCII.
     try:
         main(sys.argv[1:])
     except InputError as error:

@@ -7,13 +7,19 @@ SparkContext and RDDs. All other code in this package uses DataFrames, which bot
 import os
 from pathlib import Path
 
+from helpers import InputError
+
 # Archives that this process has sent: application and name.
 _shipped = set()
 
 
 def running():
     """The Spark session of this thread, or None. If ``SPARK_REMOTE`` is set, a session on its Spark Connect server."""
-    from pyspark.sql import SparkSession
+    try:
+        from pyspark.sql import SparkSession
+    except Exception as error:  # Another Spark's PySpark fails in many ways in a newer Python.
+        raise InputError(f"expected PySpark that this Python can import, got {type(error).__name__}: {error}. Install "
+                         "it as requirements.txt says, and unset PYTHONPATH if it leads to another Spark.") from error
     found = SparkSession.getActiveSession()
     return SparkSession.builder.getOrCreate() if found is None and os.environ.get("SPARK_REMOTE") else found
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import re
 import shutil
 import subprocess
@@ -34,7 +35,7 @@ LIMIT = "spark.dynamicAllocation.maxExecutors"
 # 6,152 tiles in 18 s instead of 21 s.
 _QUICK = "-XX:TieredStopAtLevel=1"
 # Environment variables that are meant for another Spark, such as the cluster's. A local Spark must not use them.
-_FOREIGN = re.compile("SPARK_.*|PYSPARK_SUBMIT_ARGS")
+_FOREIGN = re.compile("SPARK_.*|PYSPARK_(SUBMIT_ARGS|GATEWAY_.*)|(HADOOP|YARN)_CONF_DIR")
 # Environment variables with options for every Java. Java does not start if one of the options is unknown to it.
 _JAVA_OPTIONS = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS")
 # Applications that ``start`` has started. Only these may be stopped here.
@@ -159,12 +160,19 @@ def _new(master, app_name, settings):
     except InputError:
         raise
     except Exception as error:
-        if master.startswith("local"):
-            raise
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\tat ")]
         said = (lines or [type(error).__name__])[-1].rstrip(".")
-        raise InputError(f"expected a Spark cluster at {master}, got {said}. Start it, or use "
-                         "master='local[*]'.") from error
+        raise InputError(f"expected Spark to start at {master}, got {said}. {_advice(master)}") from error
+
+
+def _advice(master):
+    if not master.startswith("local"):
+        return "Start the cluster, or use master='local[*]'."
+    try:
+        pwd.getpwuid(os.getuid())
+        return "The lines of Java above say why."
+    except KeyError:
+        return f"Java needs a user with a name: add the user {os.getuid()} to /etc/passwd."
 
 
 def _settings(master, heap=HEAP) -> dict:

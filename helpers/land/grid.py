@@ -3,6 +3,7 @@
 ``row`` and ``col`` of a tile are its northing and easting in whole tiles of 224 m; rows grow to the north.
 """
 
+import os
 from collections import namedtuple
 
 import geopandas
@@ -64,7 +65,7 @@ def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
     The boundary is in longitude and latitude. The tiles have ``tile_id``, ``row``, ``col``, from north to south and
     west to east.
     """
-    if boundary.is_empty or not (abs(boundary.bounds[0]) <= 180 and abs(boundary.bounds[1]) <= 90):
+    if boundary.is_empty or not (np.abs(boundary.bounds) <= (180, 90, 180, 90)).all():
         raise InputError(f"expected a county boundary in longitude and latitude, got bounds {boundary.bounds}. "
                          "Reproject it to EPSG:4326.")
     left, right = boundary.bounds[0::2]
@@ -79,6 +80,9 @@ def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
         raise InputError(f"expected a county in one UTM zone or two, got one from {left:.1f}° to {right:.1f}°. Give "
                          "its parts one by one.")
     polygon = project(boundary, crs)
+    if not np.isfinite(polygon.bounds).all():
+        raise InputError(f"expected a county with a position in {crs}, got none. Correct its boundary"
+                         f"{', or unset PROJ_NETWORK' if os.environ.get('PROJ_NETWORK') else ''}.")
     (row0, row1), (col0, col1) = tile_of(polygon.bounds[0::2], polygon.bounds[1::2])
     row, col = np.meshgrid(np.arange(row1, row0 - 1, -1), np.arange(col0, col1 + 1), indexing="ij")
     row, col = row.ravel(), col.ravel()

@@ -47,6 +47,11 @@ def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
     A CRS behind a local file's name, ``nlcd_2016.tif#crs=EPSG:5070``, replaces the CRS in the file. Some of GDAL's
     formats read other files, so only GeoTIFF is opened, and on this machine ERDAS Imagine (``.img``) too.
     """
+    try:
+        rasterio.CRS.from_epsg(4326)
+    except rasterio.errors.CRSError as error:  # Other programs set variables for a PROJ of their own.
+        raise InputError(f"expected PROJ's list of coordinate systems, got: {said(error)}. Unset PROJ_LIB and "
+                         "PROJ_DATA.") from None
     if not downloads.is_remote(href):
         path, crs = split_crs(href)
         if crs and "?" in path:

@@ -18,10 +18,15 @@ def start_tensorflow(threads: int = None) -> list:
     The number of ``threads``, by default all cores, is fixed once TensorFlow has computed something.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     with silent(2):  # TensorFlow's C++ part writes there before it reads its own log level.
         import tensorflow as tf
+        import keras
         devices = [device.device_type for device in tf.config.list_physical_devices()]
     tf.get_logger().setLevel("ERROR")
+    # A user's ~/.keras/keras.json may say otherwise.
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
     if threads is not None:
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(threads)

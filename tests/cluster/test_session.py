@@ -205,7 +205,8 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
     write_images(here / "Würzburg", str(here / "tiles"))
     tiny.model(here / "model")
     (here / "conf" / "core-site.xml").write_text(
-        "<configuration><property><name>fs.defaultFS</name><value>hdfs://127.0.0.1:9</value></property></configuration>")
+        "<configuration><property><name>fs.defaultFS</name><value>hdfs://127.0.0.1:9</value></property><property>"
+        "<name>hadoop.security.authentication</name><value>kerberos</value></property></configuration>")
     program = ("import os, zipfile; from helpers.cluster import adapter, session\n"
                "here = os.environ['TMPDIR']\n"
                "with zipfile.ZipFile(here + '/sent.zip', 'w') as archive: archive.writestr('a.txt', 'there')\n"
@@ -221,7 +222,28 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
     done = run(program, TMPDIR=str(here), LC_ALL="C", SPARK_HOME="/opt/spark-2.4.5-bin-hadoop2.7",
                PYSPARK_SUBMIT_ARGS="--master local[2]", SPARK_LOCAL_DIRS="/proc/nowhere", SPARK_CONF_DIR="/proc/nowhere",
                SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m", SPARK_DIST_CLASSPATH="/opt/hadoop-2.7/*",
-               HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere")
+               HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere", PYSPARK_GATEWAY_PORT="9",
+               PYSPARK_GATEWAY_SECRET="of another")
     assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr[-2000:]
     rows = table.read(here / "table")
     assert rows["county"].tolist() == ["Würzburg"] * 4 and rows["class_id"].notna().all()
+
+
+def test_a_java_that_does_not_start_is_one_sentence(monkeypatch):
+    done = run("import resource; from helpers import InputError; from helpers.cluster import session\n"
+               "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+               "try: session.start('local[1]')\n"
+               "except InputError as error: print(error)")
+    assert done.stdout == ("expected Spark to start at local[1,4], got [JAVA_GATEWAY_EXITED] Java gateway process exited "
+                           "before sending its port number. The lines of Java above say why.\n"), done.stderr[-2000:]
+
+    def unknown(uid):
+        raise KeyError(uid)
+    monkeypatch.setattr(session.pwd, "getpwuid", unknown)
+    assert "add the user" in session._advice("local[2]") and "to /etc/passwd." in session._advice("local[2]")
+
+
+def test_the_pyspark_of_another_spark_is_one_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    with pytest.raises(InputError, match="expected PySpark that this Python can import, got .*unset PYTHONPATH if it"):
+        session.start("local[1]")

@@ -167,6 +167,7 @@ def test_files_that_are_no_boundaries_are_refused(use, tmp_path, monkeypatch):
 @pytest.mark.parametrize("shape, words", [
     (shapely.union(shapely.box(172.5, 52.3, 173.5, 53), shapely.box(-180, 51.3, -176, 52.1)), "one side of 180°"),
     (shapely.box(-123, 40, -114, 40.1), "one UTM zone or two"),
+    (shapely.Polygon([(-71, 42), (-70.9, 42), (-70.9, 1e300)]), "in longitude and latitude"),
     (shapely.union(shapely.box(-123, 40, -122.9, 40.1), shapely.box(-71, 42, -70.9, 42.1)), "one UTM zone or two")])
 def test_places_that_the_grid_cannot_serve(shape, words):
     with pytest.raises(InputError, match=words):
@@ -205,6 +206,12 @@ def test_catalogues_with_less_or_in_another_order(tmp_path):
         if i % 7 == 0:
             source = make(tmp_path / str(i), {"type": "Polygon", "coordinates": [[*corners, corners[0]]]})
             assert source.covered("25017") == {2018: 1.0}
+
+
+def test_an_outline_with_a_corner_that_is_no_number_is_none(tmp_path):
+    corners = [[0, 0], [1, 0], [1, float("nan")]]
+    source = make(tmp_path, more=[{"type": "Polygon", "coordinates": [corners]}])
+    assert [scene.scene_id for scene in source.scenes("25017", 2018)] == ["naip-0"]
 
 
 def test_numbers_as_ids_of_scenes(tmp_path):

@@ -1,16 +1,21 @@
 """Rasters as GDAL means them: masks, colours, positions; and those that would read other files."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import rasterio
+import shapely
 from rasterio.enums import ColorInterp
 from rasterio.transform import Affine, from_origin
 
 import scenes as drawn
 import servers
 from helpers import InputError
-from helpers.land import downloads, rasters
+from helpers.land import downloads, grid, rasters
 from helpers.land.labels import label_counts, read_labels
 from helpers.land.scenes import cut_tiles, open_scene
 from helpers.land.sources import Scene
@@ -125,6 +130,19 @@ def test_a_raster_without_a_place_is_refused(tmp_path, more, words):
         path = write(tmp_path / "nowhere.tif", GROUND, **more)
     with pytest.raises(InputError, match=words):
         rasters.footprint(path)
+
+
+def test_a_proj_of_another_program_is_named(tmp_path, monkeypatch):
+    path = write(tmp_path / "here.tif", GROUND)
+    done = subprocess.run([sys.executable, "-c", f"from helpers.land import rasters; rasters.footprint({path!r})"],
+                          env=dict(os.environ, PROJ_LIB="/nowhere", PYTHONPATH=os.pathsep.join(sys.path)),
+                          capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1].endswith("Cannot find proj.db. Unset PROJ_LIB and PROJ_DATA."), done.stderr
+    place = drawn.county_boundary()
+    monkeypatch.setenv("PROJ_NETWORK", "ON")
+    monkeypatch.setattr(grid, "project", lambda *_: shapely.box(0, 0, np.inf, np.inf))
+    with pytest.raises(InputError, match="a position in EPSG:26919, got none. .* or unset PROJ_NETWORK.$"):
+        grid.county_tiles(place)
 
 
 def codes(**more):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,16 @@ def tiles():
     pictures = [np.where(patterns[i % 2][..., None], rng.integers(0, 256, 3), rng.integers(0, 256, 3))
                 for i in range(12)]
     return np.array(pictures, dtype=np.uint8), np.arange(12) % 2
+
+
+def test_a_users_settings_of_keras_change_nothing(monkeypatch):
+    import keras
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    retraining.start_tensorflow()
+    assert (os.environ["KERAS_BACKEND"], keras.config.image_data_format(), keras.config.floatx()) == (
+        "tensorflow", "channels_last", "float32")
 
 
 @pytest.fixture

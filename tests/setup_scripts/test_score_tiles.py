@@ -38,7 +38,8 @@ def command(folder, *options):
     return subprocess.Popen(
         [sys.executable, str(REPOSITORY / "setup_scripts" / "score_tiles.py"), str(folder / "tiles"),
          str(folder / "model"), str(folder / "table"), "--master", "local[1]", *options], cwd=REPOSITORY, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, PYTHONPATH=str(REPOSITORY)))
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env=dict(os.environ, PYTHONPATH=str(REPOSITORY), PYTHONIOENCODING="ascii"))
 
 
 def test_two_at_once_one_stopped_by_hand_and_run_again(folder):
@@ -55,11 +56,13 @@ def test_two_at_once_one_stopped_by_hand_and_run_again(folder):
     said, error = second.communicate(timeout=240)
     assert second.returncode == 0 and f"{TILES} in the table" in said, error
 
-    again = command(folder, "--csv", str(folder / "table.csv"))
+    spreadsheet = folder / "größe.csv"
+    again = command(folder, "--csv", str(spreadsheet))
     said, error = again.communicate(timeout=240)
     assert again.returncode == 0 and f"Nothing new: all {TILES} tiles already have a row." in said, error
-    assert said.splitlines()[-1] == f"For a spreadsheet: {folder / 'table.csv'}"
-    rows, written = table.read(str(folder / "table")), pd.read_csv(folder / "table.csv", dtype={"county": str})
+    # What an output of ASCII alone lacks is written as an escape.
+    assert said.splitlines()[-1] == f"For a spreadsheet: {spreadsheet}".replace("ö", "\\xf6").replace("ß", "\\xdf")
+    rows, written = table.read(str(folder / "table")), pd.read_csv(spreadsheet, dtype={"county": str})
     assert len(rows) == TILES and rows["tile_id"].is_unique
     written = written.sort_values("tile_id", ignore_index=True)
     assert (written["tile_id"] == rows["tile_id"]).all() and (written["county"] == rows["county"]).all()
