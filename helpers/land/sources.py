@@ -41,7 +41,8 @@ class Source:
     def _all_scenes(self, county):
         """Scenes in order of their ids. Parts of a catalogue may use the same id: those scenes get numbers."""
         county = self.county(county)
-        scenes = self._scenes(county)
+        # Some servers give an item on two pages.
+        scenes = list({(scene.scene_id, scene.href): scene for scene in self._scenes(county)}.values())
         if not scenes:
             raise InputError(f"expected scenes over county {county.fips} ({county.name}), got none in {self.name}. "
                              "Choose a county inside the scenes, or add scenes that cover it.")

@@ -148,7 +148,9 @@ def _listed(uri, part):
     """The files of a county and year by name, each as ``ls(detail=True)`` describes it; None for one that is gone."""
     system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
     system.invalidate_cache()
-    there = {info["name"].rsplit("/", 1)[-1]: info for info in system.ls(folder, detail=True)}
+    # Spark and Dask write folders whose names end in .parquet.
+    there = {info["name"].rsplit("/", 1)[-1]: info for info in system.ls(folder, detail=True)
+             if info["type"] != "directory"}
     names = part["files"] if "files" in part else [
         name for name in there if name.endswith(".parquet") and name[0] not in "._"]
     return {name: there.get(name) for name in sorted(names)}
@@ -171,7 +173,7 @@ def files(uri: str, part: dict) -> tuple:
 
     def look(name):
         try:
-            return _look(join(folder, name), listed[name])
+            return listed[name] and _look(join(folder, name), listed[name])
         except DamagedFile:
             return None
 

@@ -247,8 +247,9 @@ def test_scenes_that_parts_of_a_catalogue_call_the_same(tmp_path):
     west, east = (drawn.write_scene(tmp_path / f"{i}.tif", drawn.LEFT - 36 + 648 * i, drawn.TOP + 48, 648, 1500)
                   for i in (0, 1))
     source = make(tmp_path / "catalogue")
+    # And one of them comes twice.
     source._items = lambda *_: [(pystac.Item("scene", shapely.geometry.mapping(place), None, datetime.datetime(
-        2018, 7, 14), {}), href) for place, href in ((rasters.footprint(p), str(p)) for p in (east, west))]
+        2018, 7, 14), {}), href) for place, href in ((rasters.footprint(p), str(p)) for p in (east, west, east))]
     scenes = source.scenes("25017", 2018)
     assert [(scene.scene_id, scene.href) for scene in scenes] == [("scene (1)", str(west)), ("scene (2)", str(east))]
     tiles, crs = grid.county_tiles(PLACE)

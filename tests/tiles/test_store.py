@@ -217,6 +217,12 @@ def test_a_name_is_neither_a_pattern_nor_an_escape(folder, tmp_path, name):
     assert not list(here.rglob("_*.json")) and len(store.partitions(str(neighbour / "store"))) == 1
 
 
+def test_a_folder_that_is_named_as_a_file_is_none(own):
+    (own.folder / "part-3.parquet").mkdir()
+    assert len(own.files()[0]) == 3
+    assert own.files(files=["part-3.parquet"]) == ([], ["county=99001/year=2010/part-3.parquet"])
+
+
 def test_rows_without_a_tile_id_are_refused(own):
     own.write("part-1.parquet", range(30, 60), tile_id=[None] + [f"{i:03d}" for i in range(31, 60)])
     with pytest.raises(InputError, match="expected a tile_id in every row of .*part-1.parquet, got rows without one"):
