@@ -26,7 +26,7 @@ S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOK
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime")
 # Errors of a system where nothing can be made in a place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
-NOT_JSON = json.JSONDecodeError, UnicodeDecodeError
+NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
 
 
 class DiskFull(InputError):

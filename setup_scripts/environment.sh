@@ -3,7 +3,7 @@
 # interpreter in $python. It installs only when the requirements, the interpreter or the folder have changed.
 # It works with bash 3.2, which macOS still has.
 
-repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+repository=$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 environment=$repository/.venv
 python=$environment/bin/python
 # This file is written when everything is installed, so that a half-finished installation is done again.

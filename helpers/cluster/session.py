@@ -139,6 +139,9 @@ def _new(master, app_name, settings):
         os.environ["PYSPARK_PYTHON"] = sys.executable
     chosen = dict(_settings(master, settings.get("spark.driver.memory", HEAP)), **settings)
     if _is_here(master):
+        if re.search('[,"]', tempfile.gettempdir()):  # Spark takes a comma for the end of a folder's name.
+            raise InputError(f"expected a temporary folder without a comma or a quotation mark in its name, got "
+                             f"{tempfile.gettempdir()}. Set TMPDIR to another.")
         for name in list(filter(_FOREIGN.fullmatch, os.environ)):
             del os.environ[name]
         if next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "C") in ("C", "POSIX"):

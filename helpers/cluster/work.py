@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import adapter
-from helpers.files import DiskFull, credentials, filesystem, is_damage, is_full, remove, use, write_whole
+from helpers.files import NOT_JSON, DiskFull, credentials, filesystem, is_damage, is_full, remove, use, write_whole
 from helpers.uri import join, shown
 
 _REPORT = "unit string, rows long, seconds string, kind string, error string"
@@ -98,8 +98,11 @@ def footer(uri: str, advice: str = WRITE_AGAIN):
 
 def facts_in(metadata) -> dict:
     """The facts that ``write`` has put into a footer; None for a file that another program wrote."""
-    found = (metadata.metadata or {}).get(_FACTS)
-    return None if found is None else json.loads(found)
+    try:
+        found = json.loads((metadata.metadata or {}).get(_FACTS, b"null"))
+    except NOT_JSON:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:

@@ -13,7 +13,7 @@ from typing import Callable
 from urllib.parse import urlsplit
 
 from helpers import InputError
-from helpers.files import read_json, sha256, write_json, write_whole
+from helpers.files import NOT_JSON, read_json, sha256, write_json, write_whole
 from helpers.runs import home
 from helpers.uri import host, shown
 
@@ -192,7 +192,7 @@ def signed(href: str, anew: bool = False) -> tuple[str, float]:
             answer = json.loads(content)
             token = answer["token"]
             expires = datetime.datetime.fromisoformat(answer["msft:expiry"].replace("Z", "+00:00")).timestamp()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*NOT_JSON, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"expected {what} from {urlsplit(service).hostname}, got an answer without one "
                              f"({type(error).__name__}). {OFFLINE}") from None
         until = time.time() + 0.8 * (expires - time.time())

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
-from helpers.files import filesystem, sha256, whole_file, whole_folder, write_json, write_whole
+from helpers.files import NOT_JSON, filesystem, sha256, whole_file, whole_folder, write_json, write_whole
 from helpers.model import engines, judging
 from helpers.model.engines import ONNX
 from helpers.model.evaluation import softmax
@@ -187,6 +187,7 @@ def _facts(content: bytes, source) -> dict:
         facts = json.loads(content.decode())
         texts = [*facts["classes"], *facts["files"], *facts["files"].values()]
         if not (facts["classes"] and all(isinstance(text, str) for text in texts)
+                and len(set(facts["classes"])) == len(facts["classes"])
                 and [type(px) for px in facts["input_px"]] == [int, int] and min(facts["input_px"]) > 0
                 and isinstance(facts["backbone"], dict)
                 and all(isinstance(one["refused"], (str, type(None))) for one in facts.get("judged", {}).values())):
@@ -195,7 +196,7 @@ def _facts(content: bytes, source) -> dict:
             if not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(f"a file {name!r}, which lies elsewhere")
         return facts
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*NOT_JSON, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"expected {FACTS} of a model bundle at {source}, got one that can't be used ({error!r}). "
                          "Bring the bundle again.")
 

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import work
-from helpers.files import changed, filesystem, remove, write_json
+from helpers.files import NOT_JSON, changed, filesystem, remove, write_json
 from helpers.land.classes import CLASS_NAMES
 from helpers.tiles.pictures import CODEC, digest
 from helpers.uri import join, shown
@@ -86,7 +86,7 @@ def _read(uri):
         return None
     except KeyError as error:
         came = f"one without {error}"
-    except (ValueError, TypeError):
+    except (*NOT_JSON, ValueError, TypeError):
         came = "one that is cut off"
     raise InputError(f"expected a manifest with county, year and tiles at {shown(uri)}, got {came}. Write the tiles "
                      "of this county and year again.")

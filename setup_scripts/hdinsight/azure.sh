@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # The other scripts source this file. It reads the settings, handles --dry-run, and runs and shows commands.
 
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck disable=SC2034
-repository=$(cd "$here/../.." && pwd)
+repository=$(CDPATH="" cd "$here/../.." && pwd)
 # shellcheck source-path=SCRIPTDIR source=settings.sh
 source "$here/settings.sh"
 dry_run=no

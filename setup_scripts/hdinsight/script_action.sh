@@ -51,7 +51,7 @@ fail() {
 }
 
 mkdir -p "$prefix" 2>/dev/null || fail "expected a folder $prefix that this account may write, got none. Run it as root, or set TUTORIAL_PREFIX."
-[ ! -d "$source" ] || source=$(cd "$source" && pwd)
+[ ! -d "$source" ] || source=$(CDPATH="" cd "$source" && pwd)
 # Leave the folder in which the script was started: Python would look for modules there first.
 cd "$prefix"
 # Two runs at the same time wait for each other: autoscale may start a second one.

@@ -27,7 +27,7 @@ done
 prefix=${TUTORIAL_PREFIX:-/opt/landcover}
 spark=${TUTORIAL_SPARK:-/usr/hdp/current/spark3-client}
 master=${MASTER:-yarn}
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH="" cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # All other Spark settings are the cluster's own. The program must be the copy of the code from which the archive was
 # made.
 read -r -a options <<< "${SUBMIT_OPTIONS:-}"

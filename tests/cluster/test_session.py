@@ -247,3 +247,11 @@ def test_the_pyspark_of_another_spark_is_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with pytest.raises(InputError, match="expected PySpark that this Python can import, got .*unset PYTHONPATH if it"):
         session.start("local[1]")
+
+
+@pytest.mark.parametrize("name", ["a,b", 'a"b'])
+def test_a_temporary_folder_that_spark_would_divide_is_refused(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.setattr(session.tempfile, "tempdir", str(tmp_path / name))
+    with pytest.raises(InputError, match="expected a temporary folder without a comma .* Set TMPDIR to another.$"):
+        session._new("local[1]", "none", {})

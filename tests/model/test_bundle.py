@@ -107,6 +107,15 @@ def test_bundles_that_cannot_be_used(copy, tmp_path):
         bundle.load(copy)
 
 
+@pytest.mark.parametrize("change", [lambda facts: "[" * 100_000,
+                                    lambda facts: json.dumps(dict(facts, classes=["a"] * 6))])
+def test_facts_that_cannot_be_used(tmp_path, change):
+    saved = tiny.model(tmp_path / "bundle")
+    (saved.folder / "model.json").write_text(change(saved.facts))
+    with pytest.raises(InputError, match="expected model.json of a model bundle at .*, got one that can't be used"):
+        bundle.load(saved.folder)
+
+
 @pytest.mark.parametrize("name", ["../secret.txt", "/etc/passwd", "folder/file"])
 def test_a_bundle_that_points_outside_itself(copy, tmp_path, name):
     """Even with the right checksum."""

@@ -342,11 +342,20 @@ def broken_manifest(pile, text):
     Path(tilestore.partition_folder(pile.store, "pile", 0), "_manifest.json").write_text(text)
 
 
+def deep_table(pile):
+    Path(pile.table).mkdir()
+    Path(pile.table, "_table.json").write_text("[" * 100_000)
+
+
 MISTAKES = {
     "a manifest of another number": (lambda pile: tilestore.write_manifest(pile.store, "pile", 0, tiles=91), "",
                                      "expected 91 tiles of county pile, year 0 .* got 90"),
     "a manifest that is cut off": (lambda pile: broken_manifest(pile, '{"tiles": '), "",
                                    "expected a manifest with county, year and tiles at .*, got one that is cut off"),
+    "a manifest that is nested too deep": (lambda pile: broken_manifest(pile, "[" * 100_000), "",
+                                           "expected a manifest with county, year and tiles at .*, got one that is cut"),
+    "a table that is nested too deep": (deep_table, "",
+                                        "got a _table.json of another program"),
     "a manifest without tiles": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0}'), "",
                                  "expected a manifest .* got one without 'tiles'"),
     "a manifest of words": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0, "tiles": "many", "classes": []}'), "",

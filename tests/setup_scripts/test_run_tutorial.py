@@ -133,6 +133,14 @@ def test_an_environment_that_is_not_there_is_refused(tmp_path, name):
     assert not (tmp_path / "planted").exists()
 
 
+def test_folders_that_cd_searches_change_nothing(tmp_path):
+    """Where CDPATH is set, cd prints the folder that it has found."""
+    done = subprocess.run(["bash", "setup_scripts/local_cluster.sh", "status"], cwd=REPOSITORY, text=True,
+                          capture_output=True, env=dict(os.environ, CDPATH=".", TUTORIAL_HOME=str(tmp_path),
+                                                        TUTORIAL_ENVIRONMENT=sys.prefix))
+    assert done.stdout.startswith("No cluster runs here."), done.stderr
+
+
 @pytest.mark.parametrize("name", ["/proc/nowhere", "file"])
 def test_a_home_that_cannot_be_written_is_refused(house, name):
     (house.folder / "file").touch()

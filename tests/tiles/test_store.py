@@ -217,6 +217,13 @@ def test_a_name_is_neither_a_pattern_nor_an_escape(folder, tmp_path, name):
     assert not list(here.rglob("_*.json")) and len(store.partitions(str(neighbour / "store"))) == 1
 
 
+def test_facts_of_another_program_in_a_footer_are_none(own):
+    for unit in ("metres", "[" * 100_000, "[1]"):
+        pq.write_table(pq.read_table(own.folder / "part-1.parquet", partitioning=None).replace_schema_metadata(
+            {"unit": unit}), own.folder / "part-1.parquet")
+        assert [file["pictures"] for file in own.files()[0]] == [None] * 3
+
+
 def test_a_folder_that_is_named_as_a_file_is_none(own):
     (own.folder / "part-3.parquet").mkdir()
     assert len(own.files()[0]) == 3
