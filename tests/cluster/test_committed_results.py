@@ -33,6 +33,14 @@ def test_the_readme_says_what_the_committed_kills_say():
             f"and {kills['processes_left']} processes were left over") in said
 
 
+def test_a_long_run_of_every_property_test_is_committed():
+    counts = json.loads((REPOSITORY / "tests" / "fuzz.json").read_text())
+    tests = [name for path in (REPOSITORY / "tests").rglob("test_*.py")
+             for name in re.findall(r"^@many\n@[^@]*?^def (test_\w+)", path.read_text(), re.M)]
+    assert len(tests) >= 9 and set(tests) == set(counts)
+    assert min(one["examples"] for one in counts.values()) >= 5000
+
+
 # Of HDInsight's page: worker nodes for each region. YARN is taken to offer 56 of a node's 64 GB.
 NODES = (("Middlesex County", 3), ("Massachusetts", 4), ("conterminous US", 10), ("conterminous US", 40))
 WORKER_MB = 56 * 1024
