@@ -1,7 +1,7 @@
 """Files and folders that are there as a whole or not at all, on any file system.
 
 A plain path or ``file:`` is this machine's disk, ``abfs:`` and ``abfss:`` are Azure storage, ``s3:`` and ``s3a:`` are
-S3. fsspec finds every other scheme.
+S3, ``hdfs:`` is Hadoop's. fsspec finds every other scheme.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from helpers.uri import is_azure, shown
 S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
                   "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 # Names that file systems have for the time of a change, or for a tag that changes with the content.
-_CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime")
+_CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime", "modification_time")
 # Errors of a system where nothing can be made in a place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
@@ -48,8 +48,11 @@ def filesystem(uri: str):
         if uri.startswith(("s3://", "s3a://")):
             from helpers.s3_filesystem import open_uri
             return open_uri(uri)
+        if uri.startswith("hdfs://"):
+            from helpers.hdfs_filesystem import open_uri
+            return open_uri(uri)
     except ImportError as error:
-        package = "adlfs" if is_azure(uri) else "s3fs"
+        package = "adlfs" if is_azure(uri) else "s3fs" if uri.startswith("s3") else "hdfs-native"
         raise InputError(f"expected the package {package}, which reads {shown(uri)}, got none ({error}). Install it on "
                          f"the driver and the workers: pip install {package}, in the version of requirements.txt.")
     if uri.startswith(("http://", "https://")):
@@ -69,8 +72,9 @@ def filesystem(uri: str):
 
 def credentials() -> dict:
     """The environment's variables with credentials. They travel to the workers inside the function that Spark runs:
-    others could see a setting or an argument."""
-    return dict(azure.credentials(), **{name: os.environ[name] for name in S3_CREDENTIALS if os.environ.get(name)})
+    others could see a setting or an argument. Without Kerberos, HDFS knows only the name of an account."""
+    return dict(azure.credentials(), **{name: os.environ[name] for name in (*S3_CREDENTIALS, "HADOOP_USER_NAME")
+                                        if os.environ.get(name)})
 
 
 def use(known: dict):

@@ -166,6 +166,13 @@ def test_without_s3fs_there_is_one_sentence(monkeypatch, scheme):
     assert "\n" not in str(told.value)
 
 
+def test_without_hdfs_native_there_is_one_sentence(monkeypatch):
+    monkeypatch.delitem(sys.modules, "helpers.hdfs_filesystem", raising=False)
+    monkeypatch.setitem(sys.modules, "hdfs_native", None)
+    with pytest.raises(InputError, match="expected the package hdfs-native, which reads hdfs://name-node:8020/a, got"):
+        storage.filesystem("hdfs://name-node:8020/a")
+
+
 def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
     from azure.identity.aio import DefaultAzureCredential
     system, _ = storage.filesystem("abfss://tiles@account.dfs.core.windows.net/a")

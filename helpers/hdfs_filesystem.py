@@ -1,0 +1,44 @@
+"""hdfs-native's file system with one sentence for an error; imported with the first ``hdfs:`` URI."""
+
+import functools
+
+from hdfs_native.fsspec import HdfsFileSystem
+
+from helpers import InputError
+from helpers.uri import shown
+
+# After these tries, in half a minute, a name node counts as gone. The package's default takes six minutes.
+_PATIENCE = {"dfs.client.failover.max.attempts": "5"}
+
+
+class Hdfs(HdfsFileSystem):
+    """A class of its own: fsspec would take the silence of a name node for an empty folder."""
+
+
+def _told(method):
+    @functools.wraps(method)
+    def call(self, *arguments, **named):
+        try:
+            return method(self, *arguments, **named)
+        except (OSError, RuntimeError) as error:
+            if type(error) not in (OSError, RuntimeError):  # Such as a FileNotFoundError.
+                raise
+            # Of Java's error, the sentence without the class before it and the calls behind it.
+            reason = str(error).split("\\n")[0].rpartition('", "')[2].rstrip('")').replace('\\"', '"')
+            raise InputError(
+                f"expected an answer from the name node of hdfs://{self.host or ''}, got: {reason}. Start it, correct "
+                "the URI (hdfs://name-node:port/path), or let your account (HADOOP_USER_NAME) read and write there."
+            ) from None
+    return call
+
+
+for _name in ("info", "ls", "mkdir", "mv", "rm", "_open"):
+    setattr(Hdfs, _name, _told(getattr(HdfsFileSystem, _name)))
+
+
+def open_uri(uri: str):
+    """The file system of a URI, and the path in it."""
+    try:
+        return Hdfs(**Hdfs._get_kwargs_from_urls(uri), **_PATIENCE), Hdfs._strip_protocol(uri)
+    except RuntimeError as error:  # Without a host in the URI, Hadoop's settings must name one.
+        raise InputError(f"expected hdfs://name-node:port/path, got {shown(uri)} ({error}). Name the name node.")
