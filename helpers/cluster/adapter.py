@@ -82,8 +82,11 @@ def given(name: str):
     return SparkConf().get(name)
 
 
-def yarn_nodes() -> list:
-    """Cores and MB of memory of each YARN node, in use or free. Call ``start_java`` with the master yarn first."""
+def yarn_offer(queue: str) -> tuple:
+    """Cores and MB of memory of each YARN node, in use or free, and those that a queue has left now, in all.
+
+    Call ``start_java`` with the master yarn first.
+    """
     from pyspark import SparkContext
     yarn = SparkContext._jvm.org.apache.hadoop.yarn
     states = SparkContext._gateway.new_array(yarn.api.records.NodeState, 1)
@@ -92,7 +95,14 @@ def yarn_nodes() -> list:
     client.init(yarn.conf.YarnConfiguration())
     client.start()
     try:
-        offers = [node.getCapability() for node in client.getNodeReports(states)]
-        return [(offer.getVirtualCores(), offer.getMemorySize()) for offer in offers]
+        reports = client.getNodeReports(states)
+        nodes, used = ([(its.getVirtualCores(), its.getMemorySize()) for its in resources] for resources in (
+            [node.getCapability() for node in reports], [node.getUsed() for node in reports]))
+        free = tuple(sum(node[what] for node in nodes) - sum(node[what] for node in used) for what in (0, 1))
+        found = client.getQueueInfo(queue)  # None if there is no such queue: Spark will say so.
+        if found:
+            left = found.getQueueStatistics()
+            free = min(free[0], left.getAvailableVCores()), min(free[1], left.getAvailableMemoryMB())
+        return nodes, free
     finally:
         client.stop()

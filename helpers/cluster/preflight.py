@@ -22,8 +22,12 @@ from helpers.uri import join
 JAVA_FOR_SPARK = {3: (8, 11, 17), 4: (17, 21)}
 # GB of disk that the sample, its tiles and a run's results take.
 DISK_GB = 2.0
-# Memory in GB: of the driver's Java beside its heap (the heap is already allocated), and of a slot's Python processes.
-DRIVER_GB, SLOT_GB = 0.3, 0.25
+# GB of the driver's Java beside its heap, which is already allocated.
+DRIVER_GB = 0.3
+# MB of a slot's two Python processes: one reads tiles, the other scores them. We measured 560 MB for MobileNet in ONNX
+# Runtime and 1,210 MB in TensorFlow. This machine must have the first. Of YARN, which kills an executor that uses more
+# memory than it has requested, we request more than the second.
+LEAST_SLOT_MB, SLOT_MB = 560, 1400
 GIB = 2 ** 30
 # Packages that must have the same version on the driver and the workers.
 PACKAGES = ("numpy", "pandas", "pyarrow", "onnxruntime")
@@ -50,7 +54,7 @@ def preflight(spark) -> pd.DataFrame:
     _check_workers(spark, check, min(slots, ASKED), is_local)
     check("cores", "1 or more", f"{slots} slots", slots >= 1, "Add a number of cores to the master's name: local[2].")
     if is_local:
-        needed, free = DRIVER_GB + SLOT_GB * slots, psutil.virtual_memory().available / GIB
+        needed, free = DRIVER_GB + LEAST_SLOT_MB / 1024 * slots, psutil.virtual_memory().available / GIB
         check("memory", f"{needed:.1f} GB free for {slots} slots", f"{free:.1f} GB free", free >= needed,
               f"Close other programs, or use fewer slots: master='local[{max(1, slots // 2)}]'.")
     for name, folder, variable in [("disk", home(), "TUTORIAL_HOME"),

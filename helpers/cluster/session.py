@@ -12,7 +12,7 @@ from pathlib import Path
 
 from helpers import InputError
 from helpers.cluster import adapter
-from helpers.cluster.preflight import JAVA_FOR_SPARK, preflight
+from helpers.cluster.preflight import JAVA_FOR_SPARK, SLOT_MB, preflight
 from helpers.runs import home
 
 # The most rows in a batch that a notebook's function gets. A batch of 64 pictures of 100 KB has about 6 MB.
@@ -24,9 +24,6 @@ TASK_ATTEMPTS = 4
 HEAP = "1g"
 # An executor on YARN: the most cores, the MB of Java's heap, and the MB of Java beside the heap (Spark's default).
 EXECUTOR_CORES, HEAP_MB, BESIDE_MB = 4, 1024, 384
-# Memory of a slot's two Python processes: one reads tiles, the other scores them. We measured 560 MB for MobileNet in
-# ONNX Runtime and 1,210 MB in TensorFlow. YARN kills an executor that uses more memory than it has requested.
-SLOT_MB = 1400
 # MB of the application master.
 MASTER_MB = 1024
 # The user's limit on executors, from ``settings``, from an option of spark-submit, or from spark-defaults.conf.
@@ -103,7 +100,7 @@ def start(master: str = "local[*]", app_name: str = "land-cover", settings: dict
         cluster. ``TUTORIAL_MASTER``, which the kernels of a cluster set, replaces the default.
     app_name : shown in Spark's lists of applications.
     settings : Spark settings that override those chosen here. On a YARN cluster that you share with others,
-        ``spark.dynamicAllocation.maxExecutors`` limits the executors, and ``spark.yarn.queue`` chooses the queue.
+        ``spark.yarn.queue`` chooses the queue, and ``spark.dynamicAllocation.maxExecutors`` limits the executors.
     """
     master = re.sub(r"^local\[(\*|\d+)\]$", rf"local[\1,{TASK_ATTEMPTS}]", check_master(_chosen(master)))
     spark = adapter.running()
@@ -154,8 +151,8 @@ def _new(master, app_name, settings):
     try:
         if master == "yarn":
             adapter.start_java(dict(chosen, **{"spark.master": master}))
-            most = chosen.get(LIMIT) or adapter.given(LIMIT)
-            chosen = dict(_executors(adapter.yarn_nodes(), most), **chosen)
+            most, queue = (chosen.get(name) or adapter.given(name) for name in (LIMIT, "spark.yarn.queue"))
+            chosen = dict(_executors(*adapter.yarn_offer(queue or "default"), most), **chosen)
         builder = SparkSession.builder.master(master).appName(app_name)
         for key, value in chosen.items():
             builder = builder.config(key, value)
@@ -217,11 +214,12 @@ def _settings(master, heap=HEAP) -> dict:
     return {**settings, **here} if _is_here(master) else settings
 
 
-def _executors(nodes: list, most=None) -> dict:
+def _executors(nodes: list, free: tuple, most=None) -> dict:
     """Spark settings for as many executors as fit on YARN's nodes, with room for the application master.
 
-    ``nodes``: the cores and the MB of memory of each node, in use or free. ``most``: the user's limit on executors.
-    While tasks wait, Spark requests more executors, for which autoscale may add nodes. Spark gives idle ones back.
+    ``nodes``: the cores and the MB of memory of each node, in use or free. ``free``: those that our queue has left.
+    ``most``: the user's limit on executors. While tasks wait, Spark requests more executors: the queue may have room
+    for them later, or autoscale may add nodes. Spark gives idle ones back.
     """
     cores = max(1, min(EXECUTOR_CORES, min((cores for cores, _ in nodes), default=0) // 2))
     beside_mb = BESIDE_MB + cores * SLOT_MB
@@ -233,9 +231,10 @@ def _executors(nodes: list, most=None) -> dict:
     if number < 1:
         raise InputError(f"expected room on YARN for an executor of {cores} cores and {gb:.1f} GB and for an "
                          f"application master, got {offered} in all. Add nodes, or larger ones.")
-    number = min(number, max(1, int(most or number)))
-    print(f"YARN offers {offered}. Executors to begin with: {number}, each with slots: {cores}, GB: {gb:.1f}. "
-          f"{LIMIT} limits them.")
+    left = free[0] // cores, (free[1] - MASTER_MB) // (HEAP_MB + beside_mb)
+    number = max(1, min(number, *left, int(most or number)))
+    print(f"YARN has {offered}. Your queue has {free[0]} cores and {free[1] / 1024:.0f} GB left. Executors to begin "
+          f"with: {number}, each with slots: {cores}, GB: {gb:.1f}. {LIMIT} limits them.")
     return {"spark.executor.cores": cores, "spark.executor.memory": f"{HEAP_MB}m",
             "spark.executor.memoryOverhead": f"{beside_mb}m", "spark.yarn.am.memory": f"{MASTER_MB - BESIDE_MB}m",
             "spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true",

@@ -52,7 +52,8 @@ def capacity_table(rate, cents):
     executor = cost.Machine("half a Standard_E8ads_v5", 2, 0, 12.5e9 / 8 / 2)
     for region, nodes in NODES:
         tiles = cost.REGIONS[region]
-        executors = session._executors([(8, WORKER_MB)] * nodes)["spark.dynamicAllocation.initialExecutors"]
+        executors = session._executors([(8, WORKER_MB)] * nodes, (8 * nodes, WORKER_MB * nodes))[
+            "spark.dynamicAllocation.initialExecutors"]
         hours = cost.capacity(tiles, rate, executor, executors, efficiency=cost.EFFICIENCY, start_s=1800)["hours"]
         dollars = hours * (nodes * cents["worker"] + 2 * cents["head"] + 3 * cents["zookeeper"]) / 100
         yield f"| {region} | {tiles:,} | {nodes} | {executors} | {hours:.1f} | {dollars:,.0f} |"

@@ -69,6 +69,11 @@ def test_where_it_runs(monkeypatch, kernel, master, where):
     assert session.where_it_runs(master) == where
 
 
+def whole(nodes):
+    """What a queue has left if nobody else is there."""
+    return sum(cores for cores, _ in nodes), sum(mb for _, mb in nodes)
+
+
 @pytest.mark.parametrize("nodes, number, cores", [
     ([(8, 57344)] * 4, 7, 4),                   # HDInsight's default workers: the application master takes a place
     ([(8, 57344)] * 10, 19, 4),
@@ -78,7 +83,7 @@ def test_where_it_runs(monkeypatch, kernel, master, where):
     ([(1, 4096), (64, 4096)], 2, 1),
 ])
 def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
-    chosen = session._executors(nodes)
+    chosen = session._executors(nodes, whole(nodes))
     assert chosen["spark.dynamicAllocation.initialExecutors"] == number and chosen["spark.executor.cores"] == cores
     assert chosen["spark.default.parallelism"] == number * cores
     its = session.HEAP_MB + int(chosen["spark.executor.memoryOverhead"].rstrip("m"))
@@ -91,9 +96,19 @@ def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
 @pytest.mark.parametrize("most, number", [(None, 7), ("3", 3), ("2147483647", 7)])
 def test_a_users_limit_on_executors_holds(most, number):
     """On a shared YARN: of its settings, of spark-submit, or infinity, which is Spark's default."""
-    chosen = session._executors([(8, 57344)] * 4, most)
+    nodes = [(8, 57344)] * 4
+    chosen = session._executors(nodes, whole(nodes), most)
     assert chosen["spark.dynamicAllocation.initialExecutors"] == number
     assert chosen["spark.default.parallelism"] == 4 * number
+
+
+@pytest.mark.parametrize("free, number", [
+    ((16, 114688), 4), ((32, 22000), 2), ((3, 114688), 1), ((0, 0), 1),  # A queue may be full: then YARN lets us wait.
+])
+def test_what_others_use_is_not_counted(free, number, capsys):
+    chosen = session._executors([(8, 57344)] * 4, free)
+    assert chosen["spark.dynamicAllocation.initialExecutors"] == number
+    assert f"Your queue has {free[0]} cores and {free[1] / 1024:.0f} GB left." in capsys.readouterr().out
 
 
 def test_a_limit_given_to_spark_submit_is_seen():
@@ -107,7 +122,7 @@ def test_a_limit_given_to_spark_submit_is_seen():
 @pytest.mark.parametrize("nodes", [[], [(8, 2048)], [(1, 2700)]])
 def test_a_yarn_that_is_too_small_is_told(nodes):
     with pytest.raises(InputError, match="expected room on YARN for an executor of . cores and .* got . nodes with"):
-        session._executors(nodes)
+        session._executors(nodes, whole(nodes))
 
 
 def test_a_running_session_is_used_again(spark):
