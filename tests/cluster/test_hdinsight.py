@@ -18,11 +18,14 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
+import pyspark
 import pytest
 import rasterio
 
+import scenes
 import spark4
 import symbols
+import tiny
 import toy
 import yarn
 from azurite import ACCOUNT, Azurite
@@ -30,10 +33,12 @@ from helpers import InputError
 from helpers.azure import CREDENTIALS, TOKEN_FILE
 from helpers.cluster import session
 from helpers.files import filesystem, write_whole
+from helpers.land.catalog import Catalog
 from helpers.maps import new_development
 from helpers.model import bundle
 from helpers.model.engine_cntk import cntk_environment
 from helpers.tiles import store as tilestore
+from helpers.tiles.prepare import prepare
 from helpers.scoring import score as scoring_module
 from helpers.scoring.table import read
 from livy import KERNEL, PACKAGES, Livy, kernel, texts
@@ -499,14 +504,14 @@ def test_a_token_goes_to_the_head_node_and_is_shown_nowhere(no_az, tmp_path):
 # A node's set-up --------------------------------------------------------------------------------------------------
 
 
-def find_python310():
-    for candidate in [os.environ.get("PYTHON310"), "python3.10",
+def find_python(version):
+    variable = "PYTHON" + version.replace(".", "")
+    for candidate in [os.environ.get(variable), f"python{version}",
                       *sorted(map(str, Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv").glob(
-                          "versions/3.10.*/bin/python3.10")))]:
-        if candidate and run(candidate, "-c", "import ensurepip").returncode == 0 if candidate and shutil.which(
-                candidate) else False:
+                          f"versions/{version}.*/bin/python{version}")))]:
+        if candidate and shutil.which(candidate) and run(candidate, "-c", "import ensurepip").returncode == 0:
             return shutil.which(candidate)
-    pytest.skip("no Python 3.10 here: install one (pyenv install 3.10.13), or set PYTHON310")
+    pytest.skip(f"no Python {version} here: install one (pyenv install {version}), or set {variable}")
 
 
 class Node:
@@ -576,7 +581,7 @@ class Node:
 
 @pytest.fixture(scope="session")
 def node():
-    python = find_python310()
+    python = find_python("3.10")
     spark = KEPT / "spark"
     if not (spark / "pyspark" / "python" / "lib" / "pyspark.zip").exists():
         done = run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--target", spark, *PYSPARK, timeout=500)
@@ -886,7 +891,7 @@ def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
     count = sum(part["tiles"] for part in tilestore.partitions(tiles))
     assert f"{count:,} tiles scored in" in first.stdout, first.stderr[-3000:]
     # How large the job is comes from what YARN offers, and is told before.
-    offered = f"YARN offers 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB. "
+    offered = f"YARN has 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB. "
     assert first.stdout.index(offered) < first.stdout.index("tiles scored in") and len(read(table)) == count
     record_seconds("submitted job", time.monotonic() - started)
 
@@ -1042,15 +1047,76 @@ def record_passed(request, started, **found):
                                             seconds=round(time.monotonic() - started))})
 
 
-def environment_of(name, *packages):
+def environment_of(name, *packages, python=sys.executable):
     """An environment beside the others, kept between runs."""
     folder = REPOSITORY / name
     if not (folder / "complete").exists():
-        assert run(sys.executable, "-m", "venv", "--clear", folder).returncode == 0
+        assert run(python, "-m", "venv", "--clear", folder).returncode == 0
         done = run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages, timeout=900)
         assert done.returncode == 0, done.stderr[-2000:]
         (folder / "complete").touch()
     return folder / "bin" / "python"
+
+
+# An account of HDFS that is none of this machine; its queue has half of YARN.
+ACCOUNT_ON_HDFS, QUEUES = "ada", {"queues": "default,maps", "default.capacity": 50, "maps.capacity": 50,
+                                  "maps.maximum-capacity": 50}
+JOB = """import sys
+from helpers.cluster import session
+from helpers.land.catalog import Catalog
+from helpers.model import bundle
+from helpers.scoring.score import score
+from helpers.tiles.prepare import prepare
+catalogue, home, jars = sys.argv[1:]
+spark = session.start("yarn", settings={"spark.yarn.jars": jars, "spark.yarn.queue": "maps"})
+prepare(spark, Catalog(catalogue), "99001", 2010, "map", home + "/tiles")
+score(spark, home + "/tiles", bundle.load(home + "/model"), home + "/table", "onnxruntime")
+session.stop(spark)"""
+
+
+@pytest.mark.slow
+def test_the_laptops_spark_on_a_yarn_of_its_own_hadoop(spark, request, tmp_path, monkeypatch):
+    """Tiles are prepared and scored with store, bundle and table at ``hdfs://``: the files of a laptop, in the name of
+    the driver's account. The session asks for what its queue has.
+    """
+    started, folder = time.monotonic(), Path(pyspark.__file__).parent
+    monkeypatch.setattr(tiny, "PX", 224)
+    (tmp_path / "county").mkdir()
+    catalogue = scenes.write_county(tmp_path / "county")
+    model = tiny.model(tmp_path / "model")
+    prepare(spark, Catalog(catalogue), "99001", 2010, "map", str(tmp_path / "tiles"))
+    scoring_module.score(spark, str(tmp_path / "tiles"), model, str(tmp_path / "table"), "onnxruntime")
+    servers = Yarn(folder, KEPT, tmp_path / "yarn", **QUEUES)
+    try:
+        system, _ = filesystem(servers.hdfs)
+        home = f"/user/{ACCOUNT_ON_HDFS}"
+        system.makedirs(home)
+        system.client.set_owner(home, owner=ACCOUNT_ON_HDFS)
+        bundle.upload(model, f"{servers.hdfs}{home}/model")
+        done = run(sys.executable, "-W", "ignore", "-c", JOB, catalogue, servers.hdfs + home, f"local:{folder}/jars/*",
+                   env=dict(os.environ, HADOOP_CONF_DIR=str(servers.conf), HADOOP_USER_NAME=ACCOUNT_ON_HDFS,
+                            SPARK_LOCAL_IP="127.0.0.1", TUTORIAL_HOME=str(tmp_path)))
+        assert done.returncode == 0, done.stderr[-3000:]
+        whole = f"YARN has 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB."
+        half = f"Your queue has {yarn.CORES} cores and {yarn.NODE_MB / 1024:.0f} GB left. Executors to begin with: 1,"
+        assert f"{whole} {half}" in done.stdout
+        tiles, table = (tilestore.read(f"{servers.hdfs}{home}/tiles"), read(f"{servers.hdfs}{home}/table"))
+        assert tiles.equals(tilestore.read(str(tmp_path / "tiles")))
+        here = read(str(tmp_path / "table"))
+        assert table.drop(columns="probabilities").equals(here.drop(columns="probabilities"))
+        assert len(here) == len(tiles)
+        written = [path for name in ("tiles", "table") for path in system.find(f"{home}/{name}")]
+        assert written and {system.info(path)["owner"] for path in written} == {ACCOUNT_ON_HDFS}
+        monkeypatch.setenv("HADOOP_USER_NAME", "nobody")
+        system.clear_instance_cache()
+        with pytest.raises(InputError, match='got: Permission denied: user=nobody, access=WRITE, inode="/user/ada":'):
+            write_whole(f"{servers.hdfs}{home}/t/file", b"")
+    finally:
+        servers.close()
+    with pytest.raises(InputError, match="expected an answer from the name node of hdfs://.*, got: Connection refused"):
+        tilestore.partitions(servers.hdfs)
+    hadoop = next(re.findall(r"api-(.+)\.jar", jar.name)[0] for jar in servers.jars if "client-api" in jar.name)
+    record_passed(request, started, spark=pyspark.__version__, hadoop=hadoop, tiles=len(tiles))
 
 
 @pytest.mark.slow
@@ -1092,17 +1158,42 @@ def test_the_azure_cli_takes_each_command(no_az, tmp_path, request):
         python, "-c", "from importlib.metadata import version; print(version('azure-cli'))").stdout.strip())
 
 
+def passed_on(python, environment, *tests):
+    """The tests of units of work, of preflight and of scoring, and others, in a Python and its environment."""
+    tests = ["scoring/test_score", "scoring/test_table", "cluster/test_preflight", "cluster/test_work", *tests]
+    done = run(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"tests/{name}.py" for name in tests),
+               "-W", "ignore::FutureWarning", env=environment, timeout=900)
+    assert done.returncode == 0, done.stdout[-3000:]
+    return done.stdout.strip().splitlines()[-1].split(" in ")[0]
+
+
 @pytest.mark.slow
 def test_scoring_on_spark_4(request):
-    """For Microsoft Fabric. The newest Spark goes before the other on Python's path; everything else is the same."""
+    """The newest Spark goes before the other on Python's path; everything else is the same."""
     started = time.monotonic()
     environment = spark4.environment()
-    done = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/scoring/test_score.py",
-               "tests/scoring/test_table.py", "tests/cluster/test_preflight.py", "tests/cluster/test_work.py", "-W", "ignore::FutureWarning", env=environment, timeout=900)
-    assert done.returncode == 0, done.stdout[-3000:]
+    passed = passed_on(sys.executable, environment)
     version = run(sys.executable, "-c", "import pyspark; print(pyspark.__version__)", env=environment)
-    record_passed(request, started, version=version.stdout.strip(),
-                  tests=done.stdout.strip().splitlines()[-1].split(" in ")[0])
+    record_passed(request, started, version=version.stdout.strip(), tests=passed)
+
+
+VERSIONS = """import platform, pyspark
+from helpers.cluster import adapter, session
+spark = session.start("local[1]")
+print(pyspark.__version__, adapter.java(spark), platform.python_version())
+session.stop(spark)"""
+
+
+@pytest.mark.slow
+def test_scoring_on_the_versions_of_fabric(request):
+    """Runtime 2.0 of Microsoft Fabric: Spark 4.1, classic and by Connect, Java 21, Python 3.13."""
+    started = time.monotonic()
+    python = environment_of(".venv-fabric", "-r", REPOSITORY / "requirements.txt", python=find_python("3.13"))
+    environment = spark4.fabric(python)
+    versions = run(python, "-W", "ignore", "-c", VERSIONS, env=environment).stdout.split()
+    assert [version.rpartition(".")[0] for version in versions] == ["4.1", "21.0", "3.13"]
+    passed = passed_on(python, environment, "cluster/test_connect")
+    record_passed(request, started, tests=passed, **dict(zip(("spark", "java", "python"), versions)))
 
 
 def test_the_committed_results_name_every_slow_test():

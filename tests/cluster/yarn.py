@@ -51,7 +51,8 @@ def servers(spark: Path, kept: Path) -> list:
 class Yarn:
     """One HDFS data node, and two nodes of YARN."""
 
-    def __init__(self, spark, kept, folder):
+    def __init__(self, spark, kept, folder, **queues):
+        """``queues``: settings of a scheduler with more than one queue, by what follows ``root.`` in their names."""
         self.folder, self.jars = folder, servers(spark, kept)
         self.conf = folder / "conf"
         self.conf.mkdir(parents=True)
@@ -63,10 +64,12 @@ class Yarn:
         self._gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
         hadoop = self._gateway.jvm.org.apache.hadoop
         conf = hadoop.yarn.conf.YarnConfiguration()
-        for name, value in dict(SETTINGS, **{"hdfs.minidfs.basedir": folder / "hdfs"}).items():
+        for name, value in dict(SETTINGS, **{"hdfs.minidfs.basedir": folder / "hdfs"}, **{
+                f"yarn.scheduler.capacity.root.{name}": value for name, value in queues.items()}).items():
             conf.set(name, str(value))
         self._hdfs = hadoop.hdfs.MiniDFSCluster.Builder(conf).numDataNodes(1).build()
-        conf.set("fs.defaultFS", self._hdfs.getURI().toString())
+        self.hdfs = self._hdfs.getURI().toString()
+        conf.set("fs.defaultFS", self.hdfs)
         self._yarn = hadoop.yarn.server.MiniYARNCluster("rehearsal", 2, 1, 1)
         self._yarn.init(conf)
         self._yarn.start()
@@ -99,7 +102,7 @@ class Yarn:
         there = hadoop.Path("/" + path.name)
         system.copyFromLocalFile(hadoop.Path(path.as_uri()), there)
         system.setPermission(there, hadoop.permission.FsPermission(mode))
-        return f"{self._hdfs.getURI().toString()}/{path.name}"
+        return f"{self.hdfs}/{path.name}"
 
     def logs(self):
         """What applications and their executors have written."""
