@@ -133,6 +133,18 @@ def test_an_environment_that_is_not_there_is_refused(tmp_path, name):
     assert not (tmp_path / "planted").exists()
 
 
+def test_paths_in_the_environment_become_absolute(tmp_path, monkeypatch):
+    """The notebooks run in another folder. They would write a second home there."""
+    monkeypatch.chdir(tmp_path)
+    given = {"HOME": str(tmp_path), "TUTORIAL_HOME": "out", "TUTORIAL_LABELS": "~/labels", "TUTORIAL_SIGNING": "",
+             "TUTORIAL_STORAGE": "abfss://tiles@lake/x"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    run_tutorial.whole_paths()
+    assert {name: os.environ[name] for name in given} == dict(
+        given, TUTORIAL_HOME=str(tmp_path / "out"), TUTORIAL_LABELS=str(tmp_path / "labels"))
+
+
 def test_folders_that_cd_searches_change_nothing(tmp_path):
     """Where CDPATH is set, cd prints the folder that it has found."""
     done = subprocess.run(["bash", "setup_scripts/local_cluster.sh", "status"], cwd=REPOSITORY, text=True,
