@@ -117,7 +117,7 @@ def outline_of(item: pystac.Item) -> shapely.Geometry:
     """The outline of a STAC item, with its corners in any order; None where it has none."""
     with refusing(f"a footprint in the STAC item {item.id}", _ADD_IT), np.errstate(invalid="ignore"):
         shape = shapely.force_2d(shapely.geometry.shape(item.geometry)) if item.geometry else None
-    if shape is None or shape.is_empty or not np.isfinite(shape.bounds).all():
+    if shape is None or shape.is_empty or not np.isfinite(shapely.get_coordinates(shape)).all():
         return None
     return shape if shape.is_valid else shape.convex_hull
 

@@ -188,6 +188,7 @@ def _facts(content: bytes, source) -> dict:
         texts = [*facts["classes"], *facts["files"], *facts["files"].values()]
         if not (facts["classes"] and all(isinstance(text, str) for text in texts)
                 and len(set(facts["classes"])) == len(facts["classes"])
+                and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in facts["files"].values())
                 and [type(px) for px in facts["input_px"]] == [int, int] and min(facts["input_px"]) > 0
                 and isinstance(facts["backbone"], dict)
                 and all(isinstance(one["refused"], (str, type(None))) for one in facts.get("judged", {}).values())):

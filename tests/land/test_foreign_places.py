@@ -209,8 +209,8 @@ def test_catalogues_with_less_or_in_another_order(tmp_path):
 
 
 def test_an_outline_with_a_corner_that_is_no_number_is_none(tmp_path):
-    corners = [[0, 0], [1, 0], [1, float("nan")]]
-    source = make(tmp_path, more=[{"type": "Polygon", "coordinates": [corners]}])
+    corners = [[[0, 0], [1, 0], [1, float("nan")]], [[0, 0], [0, 1], [1, float("nan")]]]
+    source = make(tmp_path, more=[{"type": "Polygon", "coordinates": [some]} for some in corners])
     assert [scene.scene_id for scene in source.scenes("25017", 2018)] == ["naip-0"]
 
 

@@ -108,7 +108,8 @@ def test_bundles_that_cannot_be_used(copy, tmp_path):
 
 
 @pytest.mark.parametrize("change", [lambda facts: "[" * 100_000,
-                                    lambda facts: json.dumps(dict(facts, classes=["a"] * 6))])
+                                    lambda facts: json.dumps(dict(facts, classes=["a"] * 6)),
+                                    lambda facts: json.dumps(dict(facts, files={"model.onnx": "a\nb"}))])
 def test_facts_that_cannot_be_used(tmp_path, change):
     saved = tiny.model(tmp_path / "bundle")
     (saved.folder / "model.json").write_text(change(saved.facts))
