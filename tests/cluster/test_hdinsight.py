@@ -757,7 +757,7 @@ def test_the_way_of_an_account_that_is_not_root(node, tmp_path, no_az):
 JAVA_OPTIONS = "-Dhdp.version=5.1.0 -Djavax.xml.accessExternalDTD=all"
 
 
-# Ten minutes in all, so only -m slow runs them; RECORD_SECONDS=1 keeps what each takes.
+# Half an hour in all, so only -m slow runs them; RECORD_SECONDS=1 keeps what each takes.
 on_yarn = pytest.mark.slow
 
 
@@ -876,13 +876,15 @@ def test_its_predictions_are_those_of_the_laptop(spark, cluster, ran, tmp_path):
 
 @on_yarn
 def test_a_long_job_is_submitted_with_an_archive(cluster, ran, tmp_path):
-    """Tiles from HDFS, rows to it, by the archive's helpers: YARN would hand on those of a PYTHONPATH."""
+    """Tiles from HDFS at ``webhdfs://``, rows to it at ``hdfs://``, by the archive's helpers: YARN would hand on those
+    of a PYTHONPATH.
+    """
     (tmp_path / "helpers").mkdir()
     (tmp_path / "helpers" / "__init__.py").write_text("raise SystemExit('the wrong helpers')")
     environment = dict(cluster.environment, TUTORIAL_PREFIX=str(cluster.node.prefix), PYTHONPATH=str(tmp_path),
                        TUTORIAL_SPARK=str(cluster.node.spark),
                        SPARK_CONF_DIR=str(cluster.configure("submit", cluster.defaults)))
-    tiles, table = cluster.storage + "/runs/tiny/tiles", cluster.storage + "/table"
+    tiles, table = cluster.storage + "/runs/tiny/tiles", cluster.yarn.hdfs + "/tutorial/table"
     submit = [SCRIPTS / "submit_scoring.sh", tiles, ran / "models" / "tensorflow", table]
     refused = run(*submit, env=dict(environment, HADOOP_USER_NAME="nobody"))
     assert refused.returncode == 2 and "the cluster's storage, got: mkdir: Permission denied" in refused.stderr
