@@ -41,8 +41,7 @@ def soak(table):
     started = time.monotonic()
     while time.monotonic() - started < 60 * MINUTES:
         shutil.rmtree(table, ignore_errors=True)
-        rows = scoring.score(spark, str(run.tiles), model, table, county=part["county"], years=[part["year"]],
-                             chunk_tiles=512)
+        rows = scoring.score(spark, str(run.tiles), model, table, county=part["county"], years=[part["year"]])
         family = {"driver": [psutil.Process()], "java": [], "workers": []}
         for child in psutil.Process().children(recursive=True):
             family["java" if child.name() == "java" else "workers"].append(child)
@@ -107,7 +106,7 @@ def test_twenty_minutes(tmp_path):
         assert last[name + "_handles"] <= first[name + "_handles"] + 2, name
     assert left == []
     if MINUTES >= 20:
-        (REPOSITORY / "tests" / "soak.json").write_text(json.dumps(figures, indent=1) + "\n")
+        Path(__file__).with_name("soak.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
