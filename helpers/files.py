@@ -1,4 +1,4 @@
-"""Files and folders that are there as a whole or not at all, on any file system.
+"""Files and folders that are complete or not taken for finished, on any file system.
 
 A plain path or ``file:`` is this machine's disk, ``abfs:`` and ``abfss:`` are Azure storage, ``s3:`` and ``s3a:`` are
 S3, ``hdfs:`` is Hadoop's. fsspec finds every other scheme.
@@ -57,8 +57,8 @@ def filesystem(uri: str):
                          f"the driver and the workers: pip install {package}, in the version of requirements.txt.")
     if uri.startswith(("http://", "https://")):
         # fsspec's own errors would show a signature in the address.
-        raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)}, whose server lists no folders. "
-                         "Copy it to one of these.")
+        raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)}, whose server lists "
+                         "no folders. Copy it to one of these.")
     if "://" not in uri or uri.startswith("file://"):
         # url_to_fs would take "::" in a name for a chain of URLs.
         disk = fsspec.filesystem("file")
@@ -66,8 +66,8 @@ def filesystem(uri: str):
     try:
         return fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise InputError(f"expected a path, file:, abfss: or s3: URI, got {shown(uri)} ({error}). Copy it to one of "
-                         "these.")
+        raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)} ({error}). Copy it to "
+                         "one of these.")
 
 
 def credentials() -> dict:
@@ -101,9 +101,12 @@ def write_whole(uri: str, content: bytes):
         part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
         system.makedirs(folder, exist_ok=True)
         system.pipe_file(part, content)
-        if system.exists(path):
-            system.rm_file(path)
-        system.mv(part, path)
+        if system.protocol == "hdfs":
+            system.mv(part, path, overwrite=True)
+        else:  # WebHDFS renames to free names only.
+            if system.exists(path):
+                system.rm_file(path)
+            system.mv(part, path)
 
 
 def create(uri: str, content: bytes):
@@ -181,11 +184,12 @@ def whole_file(path):
 
 
 @contextlib.contextmanager
-def whole_folder(folder):
+def whole_folder(folder, names: list):
     """A new folder, whose files move to a local ``folder`` when everything in it has been written.
 
-    There they replace files of the same names, and others stay. A folder of other files only is somebody's own: it is
-    refused.
+    ``names`` are those that the files may have. An earlier folder loses its files of these names, the last name first,
+    and gets the new ones, the last name last: with that file a folder is complete. Other files there stay. A folder of
+    other files only is somebody's own: it is refused.
     """
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
@@ -194,13 +198,15 @@ def whole_folder(folder):
     try:
         yield part
         there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-        if there and not there & {path.name for path in part.iterdir()}:
+        if there and not there & set(names):
             raise InputError(f"expected an earlier folder of the same files at {folder}, or none, got one with "
                              f"{', '.join(sorted(there)[:3])}. Choose another.")
         with making(folder):
             folder.mkdir(exist_ok=True)
-        for path in sorted(part.iterdir(), key=os.path.getmtime):  # The file that was written last moves last.
-            os.replace(str(path), str(folder / path.name))
+            for name in filter(there.__contains__, reversed(names)):
+                (folder / name).unlink()
+            for name in filter(os.listdir(str(part)).__contains__, names):
+                (part / name).rename(folder / name)
     finally:
         shutil.rmtree(str(part), ignore_errors=True)
 

@@ -1,6 +1,8 @@
 """hdfs-native's file system with one sentence for an error; imported with the first ``hdfs:`` URI."""
 
 import functools
+import os
+from urllib.parse import urlsplit
 
 from hdfs_native.fsspec import HdfsFileSystem
 
@@ -13,6 +15,11 @@ _PATIENCE = {"dfs.client.failover.max.attempts": "5"}
 
 class Hdfs(HdfsFileSystem):
     """A class of its own: fsspec would take the silence of a name node for an empty folder."""
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        """The path of a URI, or a path as it is: its names may have a hash sign or a question mark."""
+        return "/" + path.partition("://")[2].partition("/")[2].lstrip("/") if "://" in path else path or "/"
 
 
 def _told(method):
@@ -39,6 +46,9 @@ for _name in ("info", "ls", "mkdir", "mv", "rm", "_open"):
 def open_uri(uri: str):
     """The file system of a URI, and the path in it."""
     try:
-        return Hdfs(**Hdfs._get_kwargs_from_urls(uri), **_PATIENCE), Hdfs._strip_protocol(uri)
-    except RuntimeError as error:  # Without a host in the URI, Hadoop's settings must name one.
+        place, account = urlsplit(uri), os.environ.get("HADOOP_USER_NAME", "")
+        place.port  # It must be a number. The name stays as it is written, because HDFS's own names have capitals.
+        # fsspec keeps one client for equal arguments: with the account among them, another account is used at once.
+        return Hdfs(place.netloc or None, account=account, **_PATIENCE), Hdfs._strip_protocol(uri)
+    except (RuntimeError, ValueError) as error:  # Without a host in the URI, Hadoop's settings must name one.
         raise InputError(f"expected hdfs://name-node:port/path, got {shown(uri)} ({error}). Name the name node.")

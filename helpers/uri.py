@@ -16,7 +16,11 @@ def absolute(uri) -> str:
         uri.encode()
     except UnicodeEncodeError:
         raise InputError(f"expected a path in UTF-8, got {ascii(uri)}. Rename it.")
-    return uri if "://" in uri or uri.startswith("file:") else str(Path(uri).expanduser().absolute())
+    try:
+        return uri if "://" in uri or uri.startswith("file:") else str(Path(uri).expanduser().absolute())
+    except RuntimeError as error:
+        raise InputError(f"expected a path that begins with the name of an account here, got {uri} ({error}). Write ./ "
+                         "before it if it is the name of a folder.")
 
 
 def shown(uri: str) -> str:

@@ -12,7 +12,9 @@ from helpers import InputError, files as storage
 from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials
 from helpers.model import bundle
 from helpers.tiles import store
-from helpers.uri import shown
+from helpers.uri import absolute, shown
+
+NAMES = ["model.onnx", "model.json"]
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def test_a_plain_path_and_a_file_uri_are_this_disk(tmp_path, uri):
     ("/proc/nowhere/x", "No such file or directory"), ("file/x", "(File exists|Not a directory)"),
     ("file/below/x", "Not a directory"),
     (f"{'long' * 99}/x", "File name too long"), ("long" * 99, "File name too long")])
-@pytest.mark.parametrize("make", [storage.whole_file, storage.whole_folder])
+@pytest.mark.parametrize("make", [storage.whole_file, lambda path: storage.whole_folder(path, NAMES)])
 def test_where_nothing_can_be_made_there_is_one_sentence(tmp_path, make, name, words):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=f"^expected a place to write .*, got: {words}. Choose another, "):
@@ -44,14 +46,16 @@ def test_where_nothing_can_be_made_there_is_one_sentence(tmp_path, make, name, w
 
 def test_a_folder_is_written_again_and_other_files_in_it_stay(tmp_path):
     for content in ("first", "second"):
-        with storage.whole_folder(tmp_path / "model") as part:
+        with storage.whole_folder(tmp_path / "model", NAMES) as part:
             (part / "model.json").write_text(content)
+            if content == "first":
+                (part / "model.onnx").write_text(content)
         (tmp_path / "model" / "figures").mkdir(exist_ok=True)
         (tmp_path / "model" / "notes.txt").write_text("mine")
     assert (tmp_path / "model" / "model.json").read_text() == "second"
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["figures", "model.json", "notes.txt"]
     assert (tmp_path / "model" / "notes.txt").read_text() == "mine"
-    with pytest.raises(RuntimeError), storage.whole_folder(tmp_path / "model") as part:
+    with pytest.raises(RuntimeError), storage.whole_folder(tmp_path / "model", NAMES) as part:
         (part / "model.json").write_text("third")
         raise RuntimeError
     assert (tmp_path / "model" / "model.json").read_text() == "second"
@@ -62,7 +66,7 @@ def test_a_folder_of_other_files_is_not_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
     with pytest.raises(InputError, match="expected an earlier folder of the same files at .*, got one with chapter.txt"):
-        with storage.whole_folder(tmp_path / "thesis") as part:
+        with storage.whole_folder(tmp_path / "thesis", NAMES) as part:
             (part / "model.json").write_text("third")
     assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["chapter.txt"]
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
@@ -101,7 +105,7 @@ def test_the_room_of_a_folder_that_is_not_there_yet(tmp_path):
     ("s3:///path", "expected s3://bucket/path, got s3:///path. Name a bucket"),
     ("s3://key:hidden@bucket/path", "expected s3://bucket/path, got keys before it. Set AWS_ACCESS_KEY_ID"),
     ("s3://key:hid/hidden@bucket/path", "expected s3://bucket/path, got keys before it"),
-    ("nonsense://x", "expected a path, file:, abfss: or s3: URI, got nonsense://x"),
+    ("nonsense://x", "expected a path, or a file:, abfss:, s3: or hdfs: URI, got nonsense://x"),
 ])
 def test_what_cannot_be_used_is_one_sentence(uri, sentence):
     with pytest.raises(InputError) as told:
@@ -203,3 +207,26 @@ def test_a_web_address_is_refused_without_its_signature(scheme):
         with pytest.raises(InputError, match=f"got {scheme}://127.0.0.1:1/x, whose server") as error:
             act(f"{scheme}://127.0.0.1:1/x?sv=1&sig={secret}")
         assert secret not in "".join(traceback.format_exception(error.value))
+
+
+@pytest.mark.parametrize("uri, path", [
+    ("hdfs://NameService1/runs/trip #2?/_manifest.json", "/runs/trip #2?/_manifest.json"), ("hdfs://nn:8020", "/"),
+    ("hdfs://nn//user/ada/x.json", "/user/ada/x.json"), ("/user/ada/trip #2", "/user/ada/trip #2")])
+def test_a_path_in_hdfs_is_the_one_of_the_uri(uri, path):
+    from helpers.hdfs_filesystem import Hdfs
+    assert Hdfs._strip_protocol(uri) == path == Hdfs._strip_protocol(path)
+
+
+def test_an_account_and_a_port_that_is_no_number(monkeypatch):
+    from helpers.hdfs_filesystem import open_uri
+    first = open_uri("hdfs://nn:8020/a")[0]
+    assert open_uri("hdfs://nn:8020/b")[0] is first
+    monkeypatch.setenv("HADOOP_USER_NAME", "ada")
+    assert open_uri("hdfs://nn:8020/a")[0] is not first
+    with pytest.raises(InputError, match="expected hdfs://name-node:port/path, got hdfs://nn:port/a"):
+        open_uri("hdfs://nn:port/a")
+
+
+def test_an_account_that_is_unknown_here():
+    with pytest.raises(InputError, match="expected a path that begins with the name of an account here, got ~nobody-"):
+        storage.filesystem(absolute("~nobody-of-this-name/x"))

@@ -25,7 +25,7 @@ def model(folder, seed=0, scale=0.05):
         nodes, "tiny", [helper.make_tensor_value_info("tiles", TensorProto.UINT8, ["n", PX, PX, 3])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 6])],
         [numpy_helper.from_array(weights, "weights")])
-    with whole_folder(folder) as part:
+    with whole_folder(folder, bundle.FILES) as part:
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8),
                   str(part / "model.onnx"))
         bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "tiny"}, "input_px": [PX, PX]})

@@ -135,6 +135,9 @@ def _new(master, app_name, settings):
     if master.startswith("local") or "PYSPARK_PYTHON" not in os.environ:
         os.environ["PYSPARK_PYTHON"] = sys.executable
     chosen = dict(_settings(master, settings.get("spark.driver.memory", HEAP)), **settings)
+    # Java must not see a Hadoop client's settings, but Python finds the name nodes of hdfs: URIs there.
+    hadoop = {name: os.environ[name] for name in ("HADOOP_CONF_DIR",) if name in os.environ and _is_here(master)}
+    chosen.update({"spark.executorEnv." + name: value for name, value in hadoop.items()})
     if _is_here(master):
         if re.search('[,"]', tempfile.gettempdir()):  # Spark takes a comma for the end of a folder's name.
             raise InputError(f"expected a temporary folder without a comma or a quotation mark in its name, got "
@@ -163,6 +166,8 @@ def _new(master, app_name, settings):
         lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("\tat ")]
         said = (lines or [type(error).__name__])[-1].rstrip(".")
         raise InputError(f"expected Spark to start at {master}, got {said}. {_advice(master)}") from error
+    finally:
+        os.environ.update(hadoop)
 
 
 def _advice(master):
@@ -231,15 +236,15 @@ def _executors(nodes: list, free: tuple, most=None) -> dict:
     if number < 1:
         raise InputError(f"expected room on YARN for an executor of {cores} cores and {gb:.1f} GB and for an "
                          f"application master, got {offered} in all. Add nodes, or larger ones.")
-    left = free[0] // cores, (free[1] - MASTER_MB) // (HEAP_MB + beside_mb)
-    number = max(1, min(number, *left, int(most or number)))
+    number = max(1, min(number, int(most or number)))
+    first = max(1, min(number, free[0] // cores, (free[1] - MASTER_MB) // (HEAP_MB + beside_mb)))
     print(f"YARN has {offered}. Your queue has {free[0]} cores and {free[1] / 1024:.0f} GB left. Executors to begin "
-          f"with: {number}, each with slots: {cores}, GB: {gb:.1f}. {LIMIT} limits them.")
+          f"with: {first}, each with slots: {cores}, GB: {gb:.1f}. {LIMIT} limits them.")
     return {"spark.executor.cores": cores, "spark.executor.memory": f"{HEAP_MB}m",
             "spark.executor.memoryOverhead": f"{beside_mb}m", "spark.yarn.am.memory": f"{MASTER_MB - BESIDE_MB}m",
             "spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true",
-            "spark.dynamicAllocation.initialExecutors": number,
-            # Jobs cut their work for this number of slots, even while some executors have not started yet.
+            "spark.dynamicAllocation.initialExecutors": first,
+            # Jobs cut their work for all slots that they may get, even while some executors have not started yet.
             "spark.default.parallelism": number * cores}
 
 

@@ -220,7 +220,10 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
     gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: the height of a line of text
-    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + 7 * line
+    words = [[tile_id, *textwrap.wrap(reason, 19)]
+             for tile_id, reason in zip(candidates["tile_id"], candidates["reason"])]
+    most = max(map(len, words))  # a line of words is a little more than half as high as a line
+    step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(0.58 * most * line)
     sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
@@ -234,8 +237,7 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, ha="right",
                     fontweight="bold" if when else "normal")
-        words = [candidate["tile_id"], *textwrap.wrap(candidate["reason"], 19)]
-        ax.text(x, top + tile_px + 4, "\n".join(words[:12]), fontsize=6.2, va="top", color=INK, linespacing=1.15)
+        ax.text(x, top + tile_px + 4, "\n".join(words[k]), fontsize=6.2, va="top", color=INK, linespacing=1.15)
     ax.text(0, sheet.shape[0] + 0.8 * line, "At the right above each picture: the probability that the tile is "
             f"Developed. In blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
     return show_sheet(ax, sheet, title)

@@ -96,7 +96,8 @@ def _layer(where):
             found[layer] = {same[0]: column for column, same in names.items() if same}
     counties = {layer: names for layer, names in found.items() if "GEOID" in names.values()} or found
     if len(counties) != 1:
-        raise ValueError(f"several layers with areas ({', '.join(counties)})" if counties else "none with areas")
+        raise ValueError(f"several layers with areas ({', '.join(counties)}): keep only the counties" if counties
+                         else "no layer with areas")
     return counties.popitem()
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from helpers import InputError
 from helpers.files import NOT_JSON, filesystem, sha256, whole_file, whole_folder, write_json, write_whole
 from helpers.model import engines, judging
-from helpers.model.engines import ONNX
+from helpers.model.engines import INT8, ONNX
 from helpers.model.evaluation import softmax
 from helpers.model.int8 import OPSET
 from helpers.model.retrain_tensorflow import as_graph
@@ -29,6 +29,8 @@ from helpers.uri import absolute, join, shown
 FACTS = "model.json"
 KERAS = "model.keras"
 CNTK = "model.model"
+# The files of a bundle. With the last one it is complete.
+FILES = [KERAS, CNTK, ONNX, INT8, FACTS]
 # Two programs that add the same float32 numbers in a different order differ by less in a probability or logit.
 TOLERANCE = 1e-3
 
@@ -85,7 +87,7 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
 
     Parameters
     ----------
-    folder : A whole new bundle replaces an older one there.
+    folder : The bundle replaces an older one there; other files stay.
     tiles : Tiles to compare the export on, uint8.
     facts : JSON values for ``model.json``: at least ``classes`` and ``backbone``.
     calibration : Some 200 training tiles of all classes to calibrate an int8 network on; without them no faster engine
@@ -93,7 +95,7 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
     validation : Other tiles and their class ids, at least ``judging.JUDGED_TILES``, to judge engines on.
     """
     reference = model.predict(tiles, batch_size=32, verbose=0)
-    with whole_folder(folder) as part:
+    with whole_folder(folder, FILES) as part:
         model.save(str(part / KERAS))
         export_onnx(model, part / ONNX)
         exported = engines.OnnxRuntime(part / ONNX, os.cpu_count()).score(tiles)
@@ -112,7 +114,7 @@ def save_cntk(draft, folder):
     draft = Path(draft)
     with np.load(str(draft / "arrays.npz"), allow_pickle=False) as file:
         arrays = dict(file)
-    with whole_folder(folder) as part:
+    with whole_folder(folder, FILES) as part:
         shutil.copy(str(draft / CNTK), str(part / CNTK))
         try:
             logits, probabilities = _modernise(draft / ONNX, part / ONNX, arrays["tiles"])

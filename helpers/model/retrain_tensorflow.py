@@ -92,7 +92,7 @@ def compute(network, tiles, seeds=(None,)) -> np.ndarray:
 
 
 def as_graph(function, tile_shape: tuple):
-    """A function of uint8 tiles as a graph whose weights are constants: TensorFlow then joins layers, and runs faster."""
+    """A function of uint8 tiles as a graph with constant weights: TensorFlow then joins layers, and runs faster."""
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
     specification = tf.TensorSpec((None, *tile_shape), tf.uint8, name="tiles")
@@ -114,9 +114,9 @@ def new_head(features: np.ndarray, n_classes: int, seed: int):
 def train(network, data, validation, seed: int, epochs: int, learning_rate: float) -> dict:
     """Train a network by Adam with a learning rate that falls to zero along a cosine.
 
-    The data are inputs and labels in memory, or a dataset of ``batches``. Those of ``validation`` choose nothing. They
-    are measured after each epoch, and those of a dataset, which take long, after the last one. The history has a list
-    of values of ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``.
+    The data are inputs and labels in memory, or a dataset of ``batches``. ``validation`` is measured after each epoch
+    of data in memory, and only once, at the end, of a dataset, which takes longer. It chooses nothing. The history has
+    lists of ``loss``, ``accuracy``, ``val_loss`` and ``val_accuracy``.
     """
     import keras
     keras.utils.set_random_seed(seed)

@@ -28,7 +28,7 @@ def draw(folder):
     folder.mkdir(parents=True)
     pd.DataFrame({"tile_id": [f"utm19-{n:05d}" for n in range(10)], "county": "99001", "year": 2010,
                   "image": [encode(image) for image in pixels]}).to_parquet(folder / "tiles.parquet")
-    with whole_folder(folder / "model") as part:
+    with whole_folder(folder / "model", bundle.FILES) as part:
         network(part / "model.onnx")
         bundle.finish(part, {"classes": list("abcdef"), "backbone": {"name": "squeezenet"},
                              "input_px": [PX, PX]})

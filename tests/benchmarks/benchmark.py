@@ -566,8 +566,8 @@ def others_in_words(results):
                      f"{statistics.median(run['first_s'] for run in runs):.1f} s after the command starts, and all "
                      f"rows after {statistics.median(run['all_s'] for run in runs):.1f} s.")
     if "preparation" in results:
-        lines.append(f"- Preparation cuts {results['preparation']['tiles_per_second']:.0f} tiles/s on all cores, after a first "
-                     f"county has warmed them up (goal: {PREPARATION_GOAL}).")
+        lines.append(f"- Preparation cuts {results['preparation']['tiles_per_second']:.0f} tiles/s on all cores, after "
+                     f"a first county has warmed them up (goal: {PREPARATION_GOAL}).")
     if "growth" in results:
         growth, rows = results["growth"], results["growth"]["runs"]
         sizes = sorted({row["tiles"] for row in rows})

@@ -108,6 +108,7 @@ def test_a_users_limit_on_executors_holds(most, number):
 def test_what_others_use_is_not_counted(free, number, capsys):
     chosen = session._executors([(8, 57344)] * 4, free)
     assert chosen["spark.dynamicAllocation.initialExecutors"] == number
+    assert chosen["spark.default.parallelism"] == 7 * 4  # executors that come later find tasks
     assert f"Your queue has {free[0]} cores and {free[1] / 1024:.0f} GB left." in capsys.readouterr().out
 
 
@@ -228,9 +229,11 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
                "spark = session.start('local[1]')\n"
                "adapter.ship(spark, here + '/sent.zip', 'sent')\n"
                "def look(batches):\n"
-               "    import pandas as pd; from pyspark import SparkFiles\n"
-               "    for _ in batches: yield pd.DataFrame({'text': [open(SparkFiles.get('sent') + '/a.txt').read()]})\n"
-               "print(spark.range(1).mapInPandas(look, 'text string').first().text)\n"
+               "    import os, pandas as pd; from pyspark import SparkFiles\n"
+               "    for _ in batches: yield pd.DataFrame({'text': [open(SparkFiles.get('sent') + '/a.txt').read()],\n"
+               "                                          'hadoop': [os.environ['HADOOP_CONF_DIR']]})\n"
+               "row = spark.range(1).mapInPandas(look, 'text string, hadoop string').first()\n"
+               "print(row.text, row.hadoop == os.environ['HADOOP_CONF_DIR'] == here + '/conf')\n"
                "from helpers.model import bundle; from helpers.scoring.score import score\n"
                "score(spark, here + '/tiles', bundle.load(here + '/model'), here + '/table')\n"
                "session.stop(spark)")
@@ -239,7 +242,7 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
                SPARK_SUBMIT_OPTS="-XX:MaxPermSize=512m", SPARK_DIST_CLASSPATH="/opt/hadoop-2.7/*",
                HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere", PYSPARK_GATEWAY_PORT="9",
                PYSPARK_GATEWAY_SECRET="of another")
-    assert (done.returncode, done.stdout) == (0, "there\n"), done.stderr[-2000:]
+    assert (done.returncode, done.stdout) == (0, "there True\n"), done.stderr[-2000:]
     rows = table.read(here / "table")
     assert rows["county"].tolist() == ["Würzburg"] * 4 and rows["class_id"].notna().all()
 

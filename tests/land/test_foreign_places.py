@@ -101,7 +101,7 @@ def test_of_several_layers_the_one_with_counties_is_read(use, tmp_path):
     write("counties", PLACE, GEOID="25017")
     assert boundary_of("25017").boundary.area == pytest.approx(PLACE.area)
     write("tracts", PLACE, GEOID="25017350100")
-    with pytest.raises(InputError, match=r"got several layers with areas \(counties, tracts\)\. Set"):
+    with pytest.raises(InputError, match=r"got several layers with areas \(counties, tracts\): keep only the counties\. Set"):
         boundary_of("25017")
 
 

@@ -788,7 +788,7 @@ def test_no_probability_reads_as_certain(visit, tmp_path):
     page.keyboard.press("n")
     assert ">99%" in page.locator("#list button").first.inner_text()
     assert ">99%" in page.locator("#tile strong").inner_text()
-    assert not re.search(r"\b(100|0) %", page.locator("aside").inner_text())
+    assert not re.search(r"\b(100|0)%", page.locator("aside").inner_text())
 
 
 def write(path, store, rows, cols):

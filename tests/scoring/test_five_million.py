@@ -1,4 +1,4 @@
-"""Five million tiles: the driver lists, scores and resumes them in less than 1 GB. It never holds the tiles.
+"""Five million tiles: the driver lists, scores and resumes them its Python in less than 1 GB. It never holds the tiles.
 
     setup_scripts/run_tests.sh tests/scoring/test_five_million.py -m slow
 
