@@ -77,10 +77,11 @@ make_environment() {
     rm -f "$stamp"
     "$interpreter" -m venv --clear "$environment"
     install_system_packages "$repository/setup_scripts/system_packages.txt"
-    # pip compiles one file at a time; the next line uses all cores.
-    "$python" -m pip install --quiet --disable-pip-version-check --no-compile -r "$repository/requirements.txt"
+    # -I: otherwise a package on another program's PYTHONPATH counts as installed. pip compiles one file at a time; the
+    # line after it uses all cores.
+    "$python" -I -m pip install --quiet --disable-pip-version-check --no-compile -r "$repository/requirements.txt"
     "$python" -W ignore -m compileall -q -q -j 0 "$environment/lib" || true
-    "$python" -m pip install --quiet --disable-pip-version-check --no-deps --editable "$repository"
+    "$python" -I -m pip install --quiet --disable-pip-version-check --no-deps --editable "$repository"
     echo "$wanted $(usable_version "$python")" > "$stamp"
     echo "Set up: $("$python" --version), $("$python" -m pip list --disable-pip-version-check 2>/dev/null \
         | tail -n +3 | wc -l | tr -d ' ') packages."

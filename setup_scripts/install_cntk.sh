@@ -138,7 +138,7 @@ if [ -n "$hashed" ]; then
     packages=("--requirement=$cntk_environment/pip.txt" "--requirement=$hashed")
 fi
 for wanted_packages in "${packages[@]}"; do
-    "$cntk_python" -m pip install --quiet --quiet --disable-pip-version-check ${hashed:+--require-hashes --no-deps} \
+    "$cntk_python" -I -m pip install --quiet --quiet --disable-pip-version-check ${hashed:+--require-hashes --no-deps} \
         "$wanted_packages" \
         || skip "expected CNTK's packages from the package index, got the error above. Run setup_scripts/install_cntk.sh again."
 done

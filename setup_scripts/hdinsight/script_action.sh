@@ -134,7 +134,7 @@ for folder in pathlib.Path(sysconfig.get_paths()["purelib"]).glob("*.dist-info")
             file.locate().is_file() and file.locate().stat().st_size == file.size) for file in files):
         shutil.rmtree(folder)
 PYTHON
-    "$environment/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-compile --no-deps --only-binary=:all: --require-hashes \
+    "$environment/bin/python" -I -m pip install --quiet --quiet --disable-pip-version-check --no-compile --no-deps --only-binary=:all: --require-hashes \
         --requirement "$code/setup_scripts/hdinsight/requirements-cluster.txt" \
         || fail "expected the packages of requirements-cluster.txt with their checksums, got the error above. Run it again."
     # Compile now, on all cores: the accounts that use the environment may not write to it.
