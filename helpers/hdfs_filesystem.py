@@ -16,6 +16,10 @@ _PATIENCE = {"dfs.client.failover.max.attempts": "5"}
 class Hdfs(HdfsFileSystem):
     """A class of its own: fsspec would take the silence of a name node for an empty folder."""
 
+    # In a process that is forked, as when Java starts, fsspec would drop its clients, and dropping one waits for ever
+    # for threads that the new process does not have.
+    cachable = False
+
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
         """The path of a URI, or a path as it is: its names may have a hash sign or a question mark."""
@@ -43,12 +47,17 @@ for _name in ("info", "ls", "mkdir", "mv", "rm", "_open"):
     setattr(Hdfs, _name, _told(getattr(HdfsFileSystem, _name)))
 
 
+@functools.lru_cache(maxsize=None)
+def _client(place, account, process):
+    """One client for each account and process: a forked process can't use its parent's."""
+    return Hdfs(place or None, **_PATIENCE)
+
+
 def open_uri(uri: str):
     """The file system of a URI, and the path in it."""
     try:
         place, account = urlsplit(uri), os.environ.get("HADOOP_USER_NAME", "")
         place.port  # It must be a number. The name stays as it is written, because HDFS's own names have capitals.
-        # fsspec keeps one client for equal arguments: with the account among them, another account is used at once.
-        return Hdfs(place.netloc or None, account=account, **_PATIENCE), Hdfs._strip_protocol(uri)
+        return _client(place.netloc, account, os.getpid()), Hdfs._strip_protocol(uri)
     except (RuntimeError, ValueError) as error:  # Without a host in the URI, Hadoop's settings must name one.
         raise InputError(f"expected hdfs://name-node:port/path, got {shown(uri)} ({error}). Name the name node.")

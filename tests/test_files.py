@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 import traceback
 from pathlib import Path
@@ -217,8 +218,10 @@ def test_a_path_in_hdfs_is_the_one_of_the_uri(uri, path):
     assert Hdfs._strip_protocol(uri) == path == Hdfs._strip_protocol(path)
 
 
-def test_an_account_and_a_port_that_is_no_number(monkeypatch):
+def test_an_account_a_fork_and_a_port_that_is_no_number(monkeypatch):
     from helpers.hdfs_filesystem import open_uri
+    open_uri("hdfs://nn:8020/a")
+    assert subprocess.run(["true"], preexec_fn=lambda: None).returncode == 0  # as Spark starts Java
     first = open_uri("hdfs://nn:8020/a")[0]
     assert open_uri("hdfs://nn:8020/b")[0] is first
     monkeypatch.setenv("HADOOP_USER_NAME", "ada")
