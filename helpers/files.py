@@ -7,6 +7,7 @@ S3, ``hdfs:`` is Hadoop's. fsspec finds every other scheme.
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -22,6 +23,10 @@ from helpers.uri import is_azure, shown
 # The names that Amazon's own tools read. The endpoint is the address of another storage than Amazon's, or an emulator.
 S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
                   "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
+# For each scheme, our module that opens its URIs, imported with the first of them, and the package that it needs.
+_PACKAGES = {"abfs": ("helpers.azure_filesystem", "adlfs"), "abfss": ("helpers.azure_filesystem", "adlfs"),
+             "s3": ("helpers.s3_filesystem", "s3fs"), "s3a": ("helpers.s3_filesystem", "s3fs"),
+             "hdfs": ("helpers.hdfs_filesystem", "hdfs-native")}
 # Names that file systems have for the time of a change, or for a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime", "modification_time")
 # Errors of a system where nothing can be made in a place.
@@ -41,20 +46,14 @@ def filesystem(uri: str):
     if uri.startswith("adl://"):
         raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Azure Data "
                          "Lake Gen1 was retired in 2024: copy its files to Gen2.")
-    try:
-        if is_azure(uri):
-            from helpers.azure_filesystem import open_uri
-            return open_uri(uri)
-        if uri.startswith(("s3://", "s3a://")):
-            from helpers.s3_filesystem import open_uri
-            return open_uri(uri)
-        if uri.startswith("hdfs://"):
-            from helpers.hdfs_filesystem import open_uri
-            return open_uri(uri)
-    except ImportError as error:
-        package = "adlfs" if is_azure(uri) else "s3fs" if uri.startswith("s3") else "hdfs-native"
-        raise InputError(f"expected the package {package}, which reads {shown(uri)}, got none ({error}). Install it on "
-                         f"the driver and the workers: pip install {package}, in the version of requirements.txt.")
+    module, package = _PACKAGES.get(uri.partition("://")[0], (None, None))
+    if module:
+        try:
+            return importlib.import_module(module).open_uri(uri)
+        except ImportError as error:
+            raise InputError(f"expected the package {package}, which reads {shown(uri)}, got none ({error}). Install it "
+                             f"on the driver and the workers: pip install {package}, in the version of "
+                             "requirements.txt.")
     if uri.startswith(("http://", "https://")):
         # fsspec's own errors would show a signature in the address.
         raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)}, whose server lists "
@@ -66,8 +65,8 @@ def filesystem(uri: str):
     try:
         return fsspec.core.url_to_fs(uri)
     except (ValueError, ImportError) as error:
-        raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)} ({error}). Copy it to "
-                         "one of these.")
+        raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)} ({error}). Copy it "
+                         "to one of these.")
 
 
 def credentials() -> dict:

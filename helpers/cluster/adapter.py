@@ -96,8 +96,8 @@ def yarn_offer(queue: str) -> tuple:
     client.start()
     try:
         reports = client.getNodeReports(states)
-        nodes, used = ([(its.getVirtualCores(), its.getMemorySize()) for its in resources] for resources in (
-            [node.getCapability() for node in reports], [node.getUsed() for node in reports]))
+        nodes = [_cores_and_mb(node.getCapability()) for node in reports]
+        used = [_cores_and_mb(node.getUsed()) for node in reports]
         free = tuple(sum(node[what] for node in nodes) - sum(node[what] for node in used) for what in (0, 1))
         found = client.getQueueInfo(queue)  # None if there is no such queue: Spark will say so.
         if found:
@@ -106,3 +106,7 @@ def yarn_offer(queue: str) -> tuple:
         return nodes, free
     finally:
         client.stop()
+
+
+def _cores_and_mb(resource) -> tuple:
+    return resource.getVirtualCores(), resource.getMemorySize()
