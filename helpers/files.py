@@ -95,21 +95,28 @@ def write_whole(uri: str, content: bytes):
             part.write_bytes(content)
     elif isinstance(system, AsyncFileSystem):
         system.pipe_file(path, content)  # An object store shows only whole objects.
-    else:
-        folder, _, name = path.rpartition("/")
-        part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
-        system.makedirs(folder, exist_ok=True)
+    elif system.protocol == "hdfs":
+        _rename_into(system, path, content, overwrite=True)
+    else:  # WebHDFS renames to free names only.
+        if system.exists(path):
+            system.rm_file(path)
+        _rename_into(system, path, content)
+
+
+def _rename_into(system, path, content, **how):
+    folder, _, name = path.rpartition("/")
+    part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
+    system.makedirs(folder, exist_ok=True)
+    try:
         system.pipe_file(part, content)
-        if system.protocol == "hdfs":
-            system.mv(part, path, overwrite=True)
-        else:  # WebHDFS renames to free names only.
-            if system.exists(path):
-                system.rm_file(path)
-            system.mv(part, path)
+        system.mv(part, path, **how)
+    except BaseException:
+        remove(system, part)
+        raise
 
 
 def create(uri: str, content: bytes):
-    """Write a file where there is none, else raise a FileExistsError: in one step on a disk and on Azure."""
+    """Write a file where there is none, else raise a FileExistsError: in one step on a disk, on HDFS and on Azure."""
     system, path = filesystem(uri)
     if is_azure(uri):
         system.create(path, content)
@@ -123,6 +130,8 @@ def create(uri: str, content: bytes):
             os.link(str(part), str(path))
         finally:
             part.unlink()
+    elif system.protocol == "hdfs":
+        _rename_into(system, path, content)
     elif system.exists(path):
         raise FileExistsError(path)
     else:

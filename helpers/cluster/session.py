@@ -147,11 +147,11 @@ def _new(master, app_name, settings):
         if next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "C") in ("C", "POSIX"):
             os.environ["LC_ALL"] = "C.UTF-8"  # Without it, Java can't open files whose names have non-ASCII letters.
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-        if not master.startswith("local"):
+    try:
+        if _is_here(master) and not master.startswith("local"):
             adapter.start_java(chosen)  # Without the cluster's secret: all users can see Java's command line.
             lines = (cluster_folder() / "spark.conf").read_text().splitlines()
             chosen = dict((line.split(None, 1) for line in lines), **chosen)
-    try:
         if master == "yarn":
             adapter.start_java(dict(chosen, **{"spark.master": master}))
             most, queue = (chosen.get(name) or adapter.given(name) for name in (LIMIT, "spark.yarn.queue"))

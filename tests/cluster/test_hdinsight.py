@@ -32,7 +32,7 @@ from azurite import ACCOUNT, Azurite
 from helpers import InputError
 from helpers.azure import CREDENTIALS, TOKEN_FILE
 from helpers.cluster import session
-from helpers.files import filesystem, write_whole
+from helpers.files import create, filesystem, write_whole
 from helpers.land.catalog import Catalog
 from helpers.maps import new_development
 from helpers.model import bundle
@@ -1052,11 +1052,12 @@ def record_passed(request, started, **found):
 def environment_of(name, *packages, python=sys.executable):
     """An environment beside the others, kept between runs."""
     folder = REPOSITORY / name
-    if not (folder / "complete").exists():
+    wanted = repr(packages) + "".join(Path(p).read_text() for p in packages if Path(p).is_file())
+    if not (folder / "complete").exists() or (folder / "complete").read_text() != wanted:
         assert run(python, "-m", "venv", "--clear", folder).returncode == 0
         done = run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *packages, timeout=900)
         assert done.returncode == 0, done.stderr[-2000:]
-        (folder / "complete").touch()
+        (folder / "complete").write_text(wanted)
     return folder / "bin" / "python"
 
 
@@ -1107,6 +1108,11 @@ def test_the_laptops_spark_on_a_yarn_of_its_own_hadoop(spark, request, tmp_path,
         here = read(str(tmp_path / "table"))
         assert table.drop(columns="probabilities").equals(here.drop(columns="probabilities"))
         assert len(here) == len(tiles)
+        taken = f"{servers.hdfs}/taken/_table.json"
+        create(taken, b"first")
+        with pytest.raises(FileExistsError):
+            create(taken, b"second")
+        assert system.cat_file("/taken/_table.json") == b"first" and len(system.ls("/taken")) == 1
         written = [path for name in ("tiles", "table") for path in system.find(f"{home}/{name}")]
         assert written and {system.info(path)["owner"] for path in written} == {ACCOUNT_ON_HDFS}
         monkeypatch.setenv("HADOOP_USER_NAME", "nobody")
