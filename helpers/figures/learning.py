@@ -116,8 +116,9 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
     return set_title(ax, title)
 
 
-def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score") -> Axes:
-    """A quantity, 0 to 1, against the share of tiles that are correct: calibrated values lie on the diagonal.
+def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score",
+                true: str = "correct") -> Axes:
+    """A quantity, 0 to 1, against the share of tiles that are ``true``: calibrated values lie on the diagonal.
 
     ``tables`` are those of ``evaluation.reliability``, by name. Larger marks stand for more tiles.
     """
@@ -126,7 +127,7 @@ def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score") -> 
         ax.plot(table["score"], table["share"], color=colour, linewidth=1.2, zorder=2)
         ax.scatter(table["score"], table["share"], s=14 + 6 * np.sqrt(table["tiles"]), color=colour, marker=marker,
                    edgecolor="white", linewidth=0.6, label=name, zorder=3)
-    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=quantity, ylabel="share correct", aspect="equal")
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=quantity, ylabel=f"share {true}", aspect="equal")
     percent_axis(ax, "x")
     percent_axis(ax, "y")
     ax.grid(True)

@@ -202,6 +202,7 @@ def score_step_by_step(axes: Sequence[Axes], pictures: Sequence[np.ndarray], jud
     ends = np.cumsum(added)
     colours = [MUTED, *(BLUE if term > 0 else ORANGE for term in terms.values())]
     bars.barh(["usual tile", *terms], added, left=ends - added, height=0.7, color=colours)
+    bars.use_sticky_edges = False  # Otherwise the longest bar would end at the frame and look cut.
     bars.axvline(0, color=INK, linewidth=0.8)
     bars.set(ylim=(len(terms) + 0.6, -0.6), xlabel="log-odds, added up from above")
     bars.tick_params(axis="y", length=0)
@@ -219,7 +220,7 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
     if not n:
         raise InputError("expected at least one candidate, got none. Count them before drawing them.")
     columns = min(columns, n)
-    gap, line = max(3, tile_px // 12), max(16, tile_px // 5)  # line: the height of a line of text
+    gap, line = max(3, tile_px // 6), max(16, tile_px // 5)  # line: the height of a line of text
     words = [[tile_id, *textwrap.wrap(reason, 19)]
              for tile_id, reason in zip(candidates["tile_id"], candidates["reason"])]
     most = max(map(len, words))  # a line of words is a little more than half as high as a line
@@ -228,7 +229,8 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         # No score is certain.
-        score = f" · {min(99, 100 * candidate['score']):.0f}%" if "score" in candidates else ""
+        score = "" if "score" not in candidates else " · >99%" if candidate["score"] >= 0.995 else (
+            f" · {candidate['score']:.0%}")
         ax.text(x, y + 0.7 * line, f"#{candidate['rank']}{score}", fontsize=9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)

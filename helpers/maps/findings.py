@@ -49,15 +49,15 @@ def reliability_as_text(name: str, scores, outcomes, true: str = "correct") -> s
     unsure = (scores >= UNSURE[0]) & (scores <= UNSURE[1])
     low, high = (f"{100 * edge:.0f}" for edge in UNSURE)
     if unsure.sum() < 10:
-        return (f"{name}: of {len(scores):,} tiles only {unsure.sum()} have a probability from {low} to {high}%, "
+        return (f"{name}: only {unsure.sum()} of {len(scores):,} tiles lie between {low} and {high}%, "
                 "too few to judge the middle of the chart.")
     said, came, n = scores[unsure].mean(), outcomes[unsure].mean(), int(unsure.sum())
     # Two standard deviations of the share, if the scores are right.
     chance = 2 * np.sqrt(said * (1 - said) / n)
     verdict = ("a difference of this size can be chance" if abs(came - said) <= chance else
-               "the probabilities are too low there" if came > said else "the probabilities are too high there")
-    return (f"{name}: of {len(scores):,} tiles, {n:,} have a probability from {low} to {high}%. The mean of these "
-            f"probabilities is {said:.0%}, and the share of the tiles that is {true} is {came:.0%}: {verdict}.")
+               f"the values are too {'low' if came > said else 'high'} there")
+    return (f"{name}: {n:,} of {len(scores):,} tiles lie between {low} and {high}%. Their mean is {said:.0%}, and the "
+            f"share of these tiles that is {true} is {came:.0%}: {verdict}.")
 
 
 def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:

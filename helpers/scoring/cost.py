@@ -85,8 +85,8 @@ def assumptions_as_text() -> str:
     """The assumptions of ``capacity`` with its default numbers."""
     return ("The table assumes that each core in Azure scores as fast as a core did in the measured job, and that two "
             "of Azure's vCPUs (virtual processors) are one core. "
-            f"A cluster of bare machines needs {START_S / 60:.0f} minutes to start; HDInsight needs longer. A tile has "
-            f"{TILE_BYTES / 1e3:.0f} kB. The machines read as fast as their networks, or as one storage account with "
+            f"A cluster of bare machines needs {START_S / 60:.0f} minutes to start; HDInsight needs longer. A tile of "
+            f"real land has about {TILE_BYTES / 1e3:.0f} kB. The machines read as fast as their networks, or as one storage account with "
             f"{STORAGE * 8 / 1e9:.0f} Gbit/s, whichever is slower. The tiles are cut already. Prices are list prices "
             "of 2024 for bare machines, without the surcharge of a service such as HDInsight.")
 

@@ -100,13 +100,13 @@ class Guard:
         """
         if self._broken:
             raise EngineBroken(self._broken)
-        parts, start_s = [], 0.0
+        parts, load_s = [], 0.0
         for first in range(0, len(images), CALL_TILES):
             if not self._is_loaded:
-                start_s += self._load()
+                load_s += self._load()
             parts.append(self._halving(images[first:first + CALL_TILES], tile_px))
         scored = joined(parts)
-        return scored._replace(seconds=dict(scored.seconds, start=start_s))
+        return scored._replace(seconds=dict(scored.seconds, load=load_s))
 
     def close(self):
         self._pool.stop()

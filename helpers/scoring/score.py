@@ -40,7 +40,7 @@ NAMED = 3
 BROKEN_TILES = 16
 # Prefix of the temporary folders for archives.
 STAGED = "land-cover-bundle-"
-STAGES = ("start", "read", "decode", "network", "write")
+STAGES = ("load", "read", "decode", "network", "write")
 
 log = logging.getLogger(__name__)
 

@@ -215,7 +215,7 @@ def as_text(summary: dict) -> str:
             f"{name} {ms:.1f}" for name, ms in sorted(summary["engine_ms"].items(), key=lambda one: one[1])))
     spent = {name: seconds for name, seconds in summary["slot_seconds"].items() if seconds > 0}
     if spent:
-        lines.append("Share of the slots' time in each stage (start is loading the network): " + ", ".join(
+        lines.append("Share of the slots' time in each stage (load is loading the network): " + ", ".join(
             f"{name} {seconds / sum(spent.values()):.0%}" for name, seconds in spent.items()))
     return "\n".join(lines)
 

@@ -36,7 +36,7 @@ def test_scores_in_the_middle_are_compared_with_what_came_true(true, words):
     scores = np.r_[np.full(100, 0.5), np.zeros(900)]
     outcomes = np.r_[np.arange(100) < true, np.zeros(900)]
     text = findings.reliability_as_text("Score", scores, outcomes)
-    assert words in text and "of 1,000 tiles, 100" in text and f"share of the tiles that is correct is {true}%" in text
+    assert words in text and "100 of 1,000 tiles" in text and f"share of these tiles that is correct is {true}%" in text
     assert "too few" in findings.reliability_as_text("Score", scores[95:], outcomes[95:])
 
 

@@ -121,7 +121,7 @@ def test_a_unit_is_scored_by_plain_python(spark, model, store):
     rows = pa.concat_tables([rows for rows, _, _ in done]).sort_by("tile_id").to_pandas()
     assert rows["class_id"].fillna(-1).tolist() == on_driver(store, model[0])["class_id"].fillna(-1).tolist()
     assert sum(facts["errors"].get("unreadable", {"tiles": 0})["tiles"] for _, facts, _ in done) == 3
-    assert all(set(seconds) == {"start", "read", "decode", "network"} for _, _, seconds in done)
+    assert all(set(seconds) == {"load", "read", "decode", "network"} for _, _, seconds in done)
 
 
 def test_tiles_that_are_not_in_the_store(spark, model, store, tmp_path):

@@ -470,7 +470,7 @@ def test_the_summary_counts_and_shows_examples(spark, model, pile):
     counts = table["class_id"].value_counts()
     assert found["classes"] == {name: int(counts.get(i, 0)) for i, name in enumerate(model.classes)}
     assert found["tiles"] == TILES == sum(found["classes"].values()) + 6
-    assert set(found["slot_seconds"]) == {"start", "read", "decode", "network", "write"}
+    assert set(found["slot_seconds"]) == {"load", "read", "decode", "network", "write"}
     assert min(found["slot_seconds"].values()) >= 0
     assert "Errors: unreadable 5, wrong_size 1\n  unreadable, 00000.png: expected a whole picture" in as_text(found)
 
