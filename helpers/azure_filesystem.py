@@ -118,8 +118,9 @@ def open_uri(uri: str):
     parts = urlsplit(uri)
     container, _, host = parts.netloc.rpartition("@") if "@" in parts.netloc else (parts.netloc, "", "")
     if not container or parts.query:
-        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Leave out "
-                         "a question mark and all behind it: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
+        advice = "Name the container and the account." if not container else (
+            "Leave out a question mark and all behind it: a token belongs in AZURE_STORAGE_SAS_TOKEN.")
+        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. {advice}")
     known = credentials()
     account = host.split(".")[0] or known.get("AZURE_STORAGE_ACCOUNT_NAME")
     if "AZURE_STORAGE_CONNECTION_STRING" in known:
@@ -150,7 +151,7 @@ def _place(url):
 
 def _gave_up(url, came):
     return InputError(f"expected an answer from {_place(url)} within {TRIES} tries, got {came or 'none'}. Run "
-                      "the same again when the storage or the network has recovered: finished work is kept.")
+                      "the same command again when the storage or the network has recovered: finished work is kept.")
 
 
 def _refused(url, came):

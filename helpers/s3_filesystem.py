@@ -36,13 +36,13 @@ class S3(S3FileSystem):
             if code in _KEYS or isinstance(error, (PermissionError, NoCredentialsError, PartialCredentialsError)):
                 raise InputError(
                     f"expected to be allowed to use {place}, got {code}. Set AWS_ACCESS_KEY_ID and "
-                    "AWS_SECRET_ACCESS_KEY (for keys that end, AWS_SESSION_TOKEN too), or let the role of this "
+                    "AWS_SECRET_ACCESS_KEY (for temporary keys also AWS_SESSION_TOKEN), or let the role of this "
                     "machine read and write there.") from None
             if (isinstance(error, (BotoCoreError, asyncio.TimeoutError, ConnectionError))
                     or getattr(error, "errno", None) in (errno.EBUSY, EREMOTEIO)):
                 raise InputError(
-                    f"expected an answer for {place}, got {code} after several tries. Run the same again when the "
-                    "storage or the network has recovered: finished work is kept.") from None
+                    f"expected an answer for {place}, got {code} after several tries. Run the same command again "
+                    "when the storage or the network has recovered: finished work is kept.") from None
             raise
 
 

@@ -206,7 +206,7 @@ def test_throttling_without_end_is_one_sentence(azure, uri, monkeypatch):
     monkeypatch.setattr("helpers.azure_filesystem.TRIES", 2)
     azure.proxy.fault = lambda method, path: "busy"
     with pytest.raises(InputError, match=r"expected an answer from 127.0.0.1:\d+/devstoreaccount1/tutorial within 2 "
-                                         r"tries, got 503 ServerBusy\. Run the same again"):
+                                         r"tries, got 503 ServerBusy\. Run the same command again"):
         filesystem(uri)[0].cat_file("tutorial/note")
     with pytest.raises(InputError, match="within 2 tries"):
         tilestore.partitions(uri)

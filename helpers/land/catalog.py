@@ -133,7 +133,7 @@ def open(name: str = "sample", seed: int = 0) -> Source:
     folder = home() / "data" / f"sample-{seed}"
     if not (folder / "complete.json").is_file():
         raise InputError(f"expected the sample counties of seed {seed} in {folder}, got none. Draw them first, in two "
-                         f"or three minutes: python setup_scripts/sample --seed {seed}")
+                         f"or three minutes: .venv/bin/python setup_scripts/sample --seed {seed}")
     return Catalog(folder)
 
 

@@ -42,6 +42,7 @@ BACKOFF_S = 0.3
 # A server that computes its answer may take so long to begin.
 COMPUTE_S = 300
 OFFLINE = "Try again later: finished work is kept. Or use the sample, catalog='sample', which needs no network."
+CORRECT = "Check the address, if you have set TUTORIAL_SCENES, TUTORIAL_LABELS or TUTORIAL_COUNTIES. Or use a file."
 # Tokens of this process, and the time until which each is used.
 _tokens = {}
 
@@ -80,24 +81,26 @@ def _ask(url, what, params=None, block_s=None, first_byte=False):
     import requests
     from pebble import concurrent
     block_s = block_s or BLOCK_S
-    whole_s, kind = max(WHOLE_S, 2 * block_s), InputError
+    whole_s, kind, advice = max(WHOLE_S, 2 * block_s), InputError, OFFLINE
     try:
         # A thread of its own, since a server that sends a header byte by byte passes every other limit.
         return concurrent.thread(_answer)(url, params, block_s, whole_s, first_byte).result(whole_s)
     except requests.exceptions.HTTPError as error:
         came = f"status {error.response.status_code} {error.response.reason}"
         kind = Refused if error.response.status_code in (401, 403) else InputError
+        if error.response.status_code == 404:
+            advice = CORRECT
     except (requests.exceptions.Timeout, TimeoutError):
-        came = f"no whole answer within {block_s} s a block and {whole_s} s in all"
+        came = f"no complete answer (limits: {block_s} s for a block, {whole_s} s in all)"
     except requests.exceptions.ChunkedEncodingError:
-        came, kind = "an answer that breaks off", CutOff
+        came, kind = "an answer that ends too early", CutOff
     except OverflowError:
-        came = f"more than {MOST_BYTES >> 20} MB"
+        came, advice = f"more than {MOST_BYTES >> 20} MB", CORRECT
     except (requests.exceptions.RequestException, ValueError) as error:
         came = f"no answer ({type(error).__name__})"
     # Neither the query, which may hold a secret, nor requests' own error, which shows the query.
     where = f"at {shown(url)}" if first_byte else f"from {host(url)}"
-    raise kind(f"expected {what} {where}, got {came}. {OFFLINE}") from None
+    raise kind(f"expected {what} {where}, got {came}. {advice}") from None
 
 
 def _answer(url, params, block_s, whole_s, first_byte):

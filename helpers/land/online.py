@@ -96,7 +96,7 @@ def _stac_io():
             if self.answers > MOST_PAGES or self.size > downloads.MOST_BYTES:
                 raise InputError(f"expected NAIP scenes on at most {MOST_PAGES} pages and in at most "
                                  f"{downloads.MOST_BYTES >> 20} MB from {urlsplit(href).hostname}, got more. "
-                                 f"{downloads.OFFLINE}")
+                                 f"{downloads.CORRECT}")
             return content.decode()
 
         def read_text(self, source, *args, **kwargs):
@@ -116,8 +116,8 @@ def boundary_of(county: str) -> County:
         try:
             shapes = _boundaries(census)
         except InputError as error:
-            raise InputError(f"expected county {county} in {name} or among all counties, got none in the "
-                             f"file, and of the others: {error}") from None
+            raise InputError(f"expected county {county} in {name}, got none there, and the Census's file is not "
+                             f"available. {str(error)[0].upper()}{str(error)[1:]}") from None
         if len(boundaries.find(shapes, county)):
             print(f"The boundary of county {county} is the Census's: {name} has none.")
     return boundaries.county_of(shapes, county, shown(where))
@@ -131,7 +131,7 @@ def _boundaries(where):
         def check(content):
             if content[:2] != b"PK" and content.lstrip()[:1] != b"{":
                 raise InputError(f"expected a zipped shapefile or a GeoJSON from {server}, got something else. "
-                                 f"{downloads.OFFLINE}")
+                                 f"{downloads.CORRECT}")
         where = downloads.fetch(where, "county boundaries", ".zip" if where.endswith(".zip") else ".geojson",
                                 check=check)
     return boundaries.read(where)

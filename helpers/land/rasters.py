@@ -122,8 +122,8 @@ def whole(href: str, kind: str = "scene"):
         yield
     except READ_ERRORS as error:
         advice = downloads.OFFLINE if downloads.is_remote(href) else _BRING_AGAIN
-        raise InputError(f"expected a whole {kind} at {shown(href)}, got one that breaks off ({said(error)}). {advice}"
-                         ) from None
+        raise InputError(f"expected a whole {kind} at {shown(href)}, got one that ends too early ({said(error)}). "
+                         f"{advice}") from None
 
 
 def said(error: Exception) -> str:

@@ -45,7 +45,7 @@ class Source:
         scenes = list({(scene.scene_id, scene.href): scene for scene in self._scenes(county)}.values())
         if not scenes:
             raise InputError(f"expected scenes over county {county.fips} ({county.name}), got none in {self.name}. "
-                             "Choose a county inside the scenes, or add scenes that cover it.")
+                             "Choose a county that the scenes cover, or add scenes that cover it.")
         times, number, named = Counter(scene.scene_id for scene in scenes), Counter(), []
         for scene in sorted(scenes, key=lambda scene: (scene.scene_id, scene.href)):
             number[scene.scene_id] += 1
@@ -59,7 +59,7 @@ class Source:
         if not chosen:
             shares = self.covered(county)
             raise InputError(f"expected scenes of county {county} from {year}, got scenes from "
-                             + ", ".join(f"{y}" if share >= COVERED else f"{y} (of {share:.0%} of it)"
+                             + ", ".join(f"{y}" + f" (covering only {share:.0%} of the county)" * (share < COVERED)
                                          for y, share in shares.items()) + " only. Choose one of these years.")
         return chosen
 

@@ -79,7 +79,7 @@ def check_labels(content: bytes, what: str, bounds: tuple):
     if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         # Servers report their errors in XML, with status 200.
         came = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", content[:4000].decode("utf-8", "replace"))).strip()
-        raise InputError(f"expected {what} as a GeoTIFF, got {came[:200]!r}. {downloads.OFFLINE}")
+        raise InputError(f"expected {what} as a GeoTIFF, got {came[:200]!r}. {downloads.CORRECT}")
     try:
         with rasterio.MemoryFile(content) as memory, memory.open(driver="GTiff") as raster:
             crs, got, size = raster.crs, raster.bounds, raster.res
@@ -89,13 +89,13 @@ def check_labels(content: bytes, what: str, bounds: tuple):
             if crs is None or not (crs.wkt.startswith(("LOCAL_CS", "ENGCRS", "ENGINEERINGCRS"))
                                    or crs.to_dict().get("proj") == "aea" or crs.to_epsg() == 5070):
                 came = "none" if crs is None else repr(crs.to_string()[:60])
-                raise InputError(f"expected {what} in EPSG:5070, got {came}. {downloads.OFFLINE}")
+                raise InputError(f"expected {what} in EPSG:5070, got {came}. {downloads.CORRECT}")
             if not (np.allclose(got, bounds, rtol=0, atol=0.1) and np.allclose(size, NLCD_M, rtol=0, atol=1e-3)):
                 raise InputError(f"expected {what} with pixels of {NLCD_M} m within {tuple(map(int, bounds))}, got "
-                                 f"{size[0]:g} m within {tuple(round(b, 1) for b in got)}. {downloads.OFFLINE}")
+                                 f"{size[0]:g} m within {tuple(round(b, 1) for b in got)}. {downloads.CORRECT}")
             known_codes(raster, what)
     except rasterio.errors.RasterioIOError as error:
-        raise InputError(f"expected {what} as a whole GeoTIFF, got one that breaks off ({error}). "
+        raise InputError(f"expected {what} as a whole GeoTIFF, got one that ends too early ({error}). "
                          f"{downloads.OFFLINE}") from error
 
 

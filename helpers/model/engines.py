@@ -196,7 +196,7 @@ def load(bundle, engine: str = "fastest", threads: int = 1):
     if engine not in of(bundle):
         facts = bundle.facts.get("judged", {}).get(engine)
         if engine in JUDGED and (facts or name in bundle.facts["files"]):
-            came = f"one that refuses it: {facts['refused']}" if facts else (
+            came = f"which refuses it: {facts['refused']} Or choose the engine onnxruntime." if facts else (
                 "one in which it was never compared with float32. Write the bundle again with validation tiles, or "
                 "choose the engine onnxruntime.")
             raise InputError(f"expected a bundle that allows the engine {engine}, got {bundle.folder}, {came}")

@@ -27,7 +27,7 @@ def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
     tiles, labels = validation
     if len(tiles) < JUDGED_TILES:
         refused = (f"expected at least {JUDGED_TILES} labelled validation tiles to judge engines on, got {len(tiles)}. "
-                   "float32 is used; hold more tiles out to have faster ones.")
+                   "Hold more tiles out to have faster ones.")
         return {name: {"tiles": len(tiles), "refused": refused} for name in engines.JUDGED}
     unusable = _quantise(folder, calibration)
     exact, facts = engines.OnnxRuntime(folder / ONNX, os.cpu_count()).score(tiles).argmax(axis=1), {}
@@ -42,7 +42,7 @@ def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
                 facts[name]["refused"] = str(error)
             except Exception as error:  # Each library has its own kinds of errors.
                 facts[name]["refused"] = (f"expected a network that {name} can run, got: {engines.said(error)}. "
-                                          "float32 is used; cut the network at another layer to have it.")
+                                          "Cut the network at another layer to have it.")
     if all(facts[name]["refused"] for name in engines.JUDGED if engines.FILES[name][0] == INT8):
         (folder / INT8).unlink(missing_ok=True)
     return facts
@@ -53,8 +53,8 @@ def _quantise(folder, calibration):
     try:
         int8.quantise(folder / ONNX, folder / INT8, calibration)
     except Exception as error:  # A user's network may have any operator; the bundle is good without int8.
-        return (f"expected a network that ONNX Runtime can quantise, got: {engines.said(error)}. float32 is used; cut "
-                "the network at another layer to have int8.")
+        return (f"expected a network that ONNX Runtime can quantise, got: {engines.said(error)}. Cut the "
+                "network at another layer to have int8.")
 
 
 def _compare(name, predicted, exact, labels):
@@ -63,9 +63,9 @@ def _compare(name, predicted, exact, labels):
         (predicted, exact), (predicted, labels), (exact, labels)))
     is_good = same >= SAME_CLASS and before - accuracy <= ACCURACY_LOST
     return {"same_class": same, "accuracy": accuracy, "accuracy_float32": before, "refused": None if is_good else (
-        f"expected {name} to name {SAME_CLASS:.0%} of {len(labels)} validation tiles as float32 does and to lose at "
-        f"most {100 * ACCURACY_LOST:.1f} points of accuracy, got {same:.1%} and {100 * (before - accuracy):.1f} "
-        "points. float32 is used; calibrate on more tiles to have it.")}
+        f"expected {name} to give at least {SAME_CLASS:.0%} of {len(labels)} validation tiles the same class as "
+        f"float32, and to lose at most {100 * ACCURACY_LOST:.1f} percentage points of accuracy, got {same:.1%} and "
+        f"{100 * (before - accuracy):.1f}. Calibrate on more tiles to have it.")}
 
 
 def as_text(bundle) -> str:

@@ -159,4 +159,5 @@ def _finish(draft, folder):
     if done.returncode == 2:
         raise bundles.ExportRefused(done.stderr.strip().splitlines()[-1])
     if done.returncode:
-        raise RuntimeError("the main Python could not finish the bundle:\n" + done.stderr[-2000:])
+        raise RuntimeError("the main Python could not finish the bundle. Run setup_scripts/run_tutorial.sh once to "
+                           "repair it:\n" + done.stderr[-2000:])

@@ -86,9 +86,9 @@ def assumptions_as_text() -> str:
     return ("The table assumes that each core in Azure scores as fast as a core did in the measured job, and that two "
             "of Azure's vCPUs (virtual processors) are one core. "
             f"A cluster of bare machines needs {START_S / 60:.0f} minutes to start; HDInsight needs longer. A tile of "
-            f"real land has about {TILE_BYTES / 1e3:.0f} kB. The machines read as fast as their networks, or as one storage account with "
-            f"{STORAGE * 8 / 1e9:.0f} Gbit/s, whichever is slower. The tiles are cut already. Prices are list prices "
-            "of 2024 for bare machines, without the surcharge of a service such as HDInsight.")
+            f"real land has about {TILE_BYTES / 1e3:.0f} kB. The machines read as fast as their networks, or as one "
+            f"storage account with {STORAGE * 8 / 1e9:.0f} Gbit/s, whichever is slower. The tiles are cut already. "
+            "Prices are list prices of 2024 for bare machines, without the surcharge of a service such as HDInsight.")
 
 
 def capacity(tiles: int, tiles_per_second: float, machine: Machine, machines: int = 1,
@@ -109,7 +109,7 @@ def capacity(tiles: int, tiles_per_second: float, machine: Machine, machines: in
     for name, value in (("tiles_per_second", tiles_per_second), ("machines", machines), ("efficiency", efficiency),
                         ("storage", storage)):
         if not value > 0:
-            raise InputError(f"expected {name} above 0, got {value}. Measure it, or take the default.")
+            raise InputError(f"expected {name} above 0, got {value}. Measure it, or give a larger number.")
     computing_s = tiles / (tiles_per_second * machine.cores * machines * efficiency)
     reading_s = tiles * tile_bytes / min(storage, machine.bandwidth * machines)
     hours = (start_s + max(computing_s, reading_s)) / 3600

@@ -50,9 +50,9 @@ def begin(uri: str, model: str, engine: str, classes, replace: bool = False):
             raise InputError(f"expected a folder to write a prediction table to at {shown(uri)}, got: "
                              f"{error.strerror}. Choose another.") from error
     if (found["model"], found["engine"]) != (model, engine):
-        raise InputError(f"expected a prediction table of model {model} in {engine}, or none, at {shown(uri)}, got one "
-                         f"of model {found['model']} in {found['engine']}. Choose another folder, or delete this table "
-                         "with replace=True (score_tiles.py: --replace).")
+        raise InputError(f"expected a prediction table of model {model} and engine {engine}, or none, at {shown(uri)}, "
+                         f"got one of model {found['model']} and engine {found['engine']}. Choose another folder, "
+                         "or delete this table with replace=True (score_tiles.py: --replace).")
 
 
 def engine_of(uri: str, model: str):
@@ -141,9 +141,9 @@ def manifest(uri: str) -> dict:
     if found is None:
         return None
     units = found.get("units") if isinstance(found, dict) else None
-    strange = [name for name in units if not _UNIT.fullmatch(str(name))] if isinstance(units, list) else ["no list"]
+    strange = [repr(name) for name in units if not _UNIT.fullmatch(str(name))] if isinstance(units, list) else ["none"]
     if strange:
-        raise InputError(f"expected files of the table {shown(uri)} in its {MANIFEST}, got {strange[0]!r}. Delete "
+        raise InputError(f"expected files of the table {shown(uri)} in its {MANIFEST}, got {strange[0]}. Delete "
                          f"{MANIFEST} and run the same command.")
     return found
 

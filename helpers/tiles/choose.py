@@ -34,8 +34,8 @@ def check_split(jobs: list):
     splits = {}
     for county, _, split in jobs:
         if splits.setdefault(county, split) != split:
-            raise InputError(f"expected counties to train on, to validate on and to map that differ, got {county} as "
-                             f"{splits[county]} and as {split}. Choose another one.")
+            raise InputError("expected different counties to train on, to validate on and to map, got "
+                             f"{county} for {splits[county]} and {split}. Choose another county for one of them.")
 
 
 def first_years(jobs: list) -> dict:

@@ -65,7 +65,8 @@ def decode_all(tiles, size=None) -> np.ndarray:
         try:
             pixels.append(decode(image, size))
         except BadPicture as bad:
-            raise InputError(f"expected pictures that can be read, got {tile_id} ({bad}) Fix it or take it out.")
+            raise InputError(f"expected pictures that can be read, got {tile_id}, which can't: {bad} Or take the tile "
+                             "out.")
         size = size or pixels[0].shape[:2]
     if not pixels:
         raise InputError("expected tiles to decode, got none. Choose a county and year that the store has.")
@@ -155,8 +156,8 @@ def _check_png(image):
         length, = struct.unpack_from(">I", image, position)
         kind, end = image[position + 4:position + 8], position + 8 + length
         if image[end:end + 4] != struct.pack(">I", zlib.crc32(image[position + 4:end])):
-            raise BadPicture("unreadable", "expected a PNG whose chunks have their checksums, got one whose chunk "
-                                           f"{ascii(kind.tobytes())[2:-1]} has not. Replace it.")
+            raise BadPicture("unreadable", "expected a PNG with correct checksums, got a wrong one in its chunk "
+                                           f"{ascii(kind.tobytes())[2:-1]}. Replace it.")
         position = end + 4
 
 

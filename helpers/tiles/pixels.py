@@ -41,7 +41,7 @@ class Pixels:
             if not is_full(error):
                 raise
             raise DiskFull(f"expected room for {np.prod(self.shape) / 1e9:.1f} GB of decoded tiles in {home()}/data, "
-                           "got a full disk. Free some, or take fewer tiles.")
+                           "got a full disk. Free some space, or take fewer tiles.")
 
 
 def read(uri: str, tiles: pd.DataFrame, size: tuple) -> Pixels:

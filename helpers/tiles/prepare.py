@@ -148,7 +148,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
     tiles = sum(facts["rows"] for facts in written.values())
     if not tiles:
         raise InputError(f"expected scenes from {year} that show county {county} ({found.county.name}), got none that "
-                         "shows a whole tile of it. Choose a county inside the scenes, or add scenes that cover it.")
+                         "shows a whole tile. Choose a county that the scenes cover, or add scenes that cover it.")
     store.write_manifest(uri, county, year, tiles=tiles, files=sorted(name + ".parquet" for name in units),
                          no_label=len(found.tiles) - len(labelled), no_scene=len(labelled) - tiles,
                          not_drawn=found.wanted - len(found.tiles), leaf_off=found.bare,

@@ -88,8 +88,8 @@ def _read(uri):
         came = f"one without {error}"
     except (*NOT_JSON, ValueError, TypeError):
         came = "one that is cut off"
-    raise InputError(f"expected a manifest with county, year and tiles at {shown(uri)}, got {came}. Write the tiles "
-                     "of this county and year again.")
+    raise InputError(f"expected a manifest with county, year, tiles and classes at {shown(uri)}, got {came}. "
+                     "Write the tiles of this county and year again.")
 
 
 def write_manifest(uri: str, county: str, year: int, **facts):

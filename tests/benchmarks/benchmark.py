@@ -586,8 +586,8 @@ def others_in_words(results):
                            for n, rate in cores["tiles_per_second"].items())
         lines.append(f"- ResNet-50 in onnxruntime-int8 on more cores: {speeds}. When all work, a core keeps "
                      f"{cores['efficiency']:.0%} of its speed (goal: {CORES_GOAL:.0%})."
-                     + (f" The table has {same:.1f} tiles/s for the same job, which took turns there with all other ways in one "
-                        "session. Here it had a session of its own." if same else ""))
+                     + (f" The table has {same:.1f} tiles/s for the same job, which took turns there with "
+                        "all other ways in one session. Here it had a session of its own." if same else ""))
     return "\n".join(lines)
 
 

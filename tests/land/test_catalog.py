@@ -45,7 +45,7 @@ def test_training_counties_are_twelve_and_split_by_county():
 
 def test_a_missing_sample_names_the_command_that_draws_it(tmp_path):
     with pytest.raises(InputError, match=r"^expected the sample counties of seed 3 in .*sample-3, got none\. Draw them "
-                                         r"first, in two or three minutes: python setup_scripts/sample --seed 3$"):
+                                         r"first, in two or three minutes: .venv/bin/python setup_scripts/sample --seed 3$"):
         catalog.open("sample", seed=3)
     # A drawing that was interrupted is none.
     (tmp_path / "home" / "data" / "sample-3").mkdir(parents=True)
@@ -67,13 +67,13 @@ def test_a_county_outside_the_scenes(county, tmp_path):
     moved = tmp_path / "moved"
     shutil.copytree(county, moved)
     (moved / "counties.geojson").write_text(json.dumps(text))
-    with pytest.raises(InputError, match="Choose a county inside the scenes"):
+    with pytest.raises(InputError, match="Choose a county that the scenes cover"):
         catalog.Catalog(moved).scenes("99001", 2010)
 
 
 @pytest.mark.parametrize("ask, words", [
     (lambda c: c.county("12345"), r"got '12345'\. Choose one of Test, ZZ \(99001\)\.$"),
-    (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(of 86% of it\) only"),
+    (lambda c: c.scenes("99001", 1999), r"scenes from 2010 \(covering only 86% of the county\) only"),
 ])
 def test_what_the_catalogue_does_not_have(county, ask, words):
     with pytest.raises(InputError, match=words):

@@ -129,7 +129,7 @@ def test_a_crs_that_has_only_a_name_is_taken_for_what_was_asked(tmp_path):
                                    b'no such year</ServiceException></ServiceExceptionReport>'), "no such year"),
     (lambda request: servers.reply(request, 200, b"<html><body>We are moving</body></html>"), "We are moving"),
     (lambda request: servers.reply(request, 502, b"bad gateway"), "status 502"),
-    ("cut", "breaks off")])
+    ("cut", "ends too early")])
 def test_labels_that_are_none_end_in_one_sentence_and_are_not_kept(files, sample, tmp_path, monkeypatch, fault, said):
     monkeypatch.setenv("TUTORIAL_COUNTIES", str(sample.folder / "counties.geojson"))
     monkeypatch.setenv("TUTORIAL_LABELS", f"{files.url}/wcs?version=1.0.0&coverage=nlcd")

@@ -52,5 +52,5 @@ def test_a_class_without_pure_tiles_is_told_from_the_labels_alone(tmp_path, monk
 def test_a_county_is_for_one_purpose():
     jobs = [("99001", 2010, "train"), ("99001", 2016, "train"), ("99005", 2010, "validation"), ("99007", 2010, "map")]
     check_split(jobs)
-    with pytest.raises(InputError, match="got 99005 as validation and as map. Choose another one"):
+    with pytest.raises(InputError, match="got 99005 for validation and map. Choose another county"):
         check_split(jobs + [("99005", 2016, "map")])
