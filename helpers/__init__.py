@@ -1,6 +1,6 @@
 """The library behind the notebooks: land cover from aerial pictures, scored in parallel on Spark.
 
-One folder for each notebook. A folder imports only from those above it in this list::
+One folder for each topic, with the notebooks that use it first. A folder imports only from those above it::
 
     (top)       runs, files and file systems, errors
     cluster/    01: the Spark session, its preflight and progress; a job as a list of units of work

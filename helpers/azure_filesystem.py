@@ -62,7 +62,7 @@ class Patience(AsyncRetryPolicy):
 
 
 class Azure(adlfs.AzureBlobFileSystem):
-    # A class of its own: adlfs's may be in use too, with connections of its own.
+    # A separate class, so that fsspec does not mix its cached connections with those of adlfs's class.
     cachable = True
 
     def __init__(self, *args, endpoint=None, **kwargs):

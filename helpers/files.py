@@ -1,4 +1,4 @@
-"""Files and folders that are complete or not taken for finished, on any file system.
+"""Files and folders on any file system, written so that a half-written one never looks finished.
 
 A plain path or ``file:`` is this machine's disk, ``abfs:`` and ``abfss:`` are Azure storage, ``s3:`` and ``s3a:`` are
 S3, ``hdfs:`` is Hadoop's. fsspec finds every other scheme.
@@ -29,7 +29,7 @@ _PACKAGES = {"abfs": ("helpers.azure_filesystem", "adlfs"), "abfss": ("helpers.a
              "hdfs": ("helpers.hdfs_filesystem", "hdfs-native")}
 # Names that file systems have for the time of a change, or for a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime", "modification_time")
-# Errors of a system where nothing can be made in a place.
+# Error numbers that mean: nothing can be written in this place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
 
@@ -171,7 +171,7 @@ def making(path):
 
 @contextlib.contextmanager
 def whole_file(path):
-    """A name beside a local ``path`` to write to; the finished file then takes its own name."""
+    """Yield a temporary name beside a local ``path``. At the end, the file gets the name ``path``."""
     path = Path(path)
     # Threads and processes may write the same file at once.
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
@@ -183,7 +183,7 @@ def whole_file(path):
         try:
             os.replace(str(part), str(path))
         except FileNotFoundError:
-            # Another job has written the same file, and has taken this part for the rest of a killed job.
+            # Another job has written the same file, and removed this part: it looked like a leftover of a killed job.
             if not path.exists():
                 raise
     finally:
@@ -195,9 +195,9 @@ def whole_file(path):
 def whole_folder(folder, names: list):
     """A new folder, whose files move to a local ``folder`` when everything in it has been written.
 
-    ``names`` are those that the files may have. An earlier folder loses its files of these names, the last name first,
-    and gets the new ones, the last name last: with that file a folder is complete. Other files there stay. A folder of
-    other files only is somebody's own: it is refused.
+    ``names`` lists the files that may be written. Files of these names in an earlier folder are removed, the last name
+    first, and the new ones are moved there, the last name last: with that file the folder is complete. Other files
+    stay. A folder that has only other files is refused.
     """
     folder = Path(folder)
     part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
@@ -244,7 +244,7 @@ def free_bytes(folder) -> int:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether a file is gone, or neither Arrow (its own OSError has no number) nor the disk can read it."""
+    """Whether an error means that a file is missing or cannot be read. Arrow's own OSError has no error number."""
     import pyarrow as pa
     return not isinstance(error, MemoryError) and (
         isinstance(error, (FileNotFoundError, pa.ArrowException))

@@ -14,10 +14,10 @@ _PATIENCE = {"dfs.client.failover.max.attempts": "5"}
 
 
 class Hdfs(HdfsFileSystem):
-    """A class of its own: fsspec would take the silence of a name node for an empty folder."""
+    """This class reports a name node that does not answer. fsspec would show an empty folder."""
 
-    # In a process that is forked, as when Java starts, fsspec would drop its clients, and dropping one waits for ever
-    # for threads that the new process does not have.
+    # fsspec drops its clients in a forked process, for example when PySpark starts Java. Dropping a client would wait
+    # for ever for threads that the forked process lacks.
     cachable = False
 
     @classmethod
@@ -34,7 +34,7 @@ def _told(method):
         except (OSError, RuntimeError) as error:
             if type(error) not in (OSError, RuntimeError):  # Such as a FileNotFoundError.
                 raise
-            # Of Java's error, the sentence without the class before it and the calls behind it.
+            # Keep the sentence of Java's error, without the class before it and the stack after it.
             reason = str(error).split("\\n")[0].rpartition('", "')[2].rstrip('")').replace('\\"', '"')
             raise InputError(
                 f"expected an answer from the name node of hdfs://{self.host or ''}, got: {reason}. Start it, correct "

@@ -1,4 +1,4 @@
-"""The folders of a run, and its figures in ``metrics.json``."""
+"""The folders of a run, and its numbers in ``metrics.json``."""
 
 import numbers
 import os
@@ -47,11 +47,11 @@ class Run:
         self.metrics_path = self.folder / "metrics.json"
 
     def metrics(self) -> dict:
-        """All figures written so far."""
+        """All numbers written so far."""
         return read_json(self.metrics_path) or {}
 
     def record(self, **sections):
-        """Merge figures into ``metrics.json``; a section that is a dict is merged key by key."""
+        """Merge numbers into ``metrics.json``; a section that is a dict is merged key by key."""
         metrics = self.metrics()
         for section, values in sections.items():
             if isinstance(values, dict):

@@ -19,7 +19,7 @@ _KEYS = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired", "400"}
 
 
 class S3(S3FileSystem):
-    # A class of its own: s3fs's may be in use too, with connections of its own.
+    # A separate class, so that fsspec does not mix its cached connections with those of s3fs's class.
     cachable = True
 
     async def _call_s3(self, method, *arguments, **named):

@@ -12,7 +12,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 
 cntk_environment=$repository/.venv-cntk
 cntk_python=$cntk_environment/bin/python
-# This file is written last, so that a half-finished installation is done again, and the engine ignores it.
+# This file is written last. Without it this script repeats the installation, and the engine cntk does not use it.
 cntk_stamp=$cntk_environment/complete
 libraries=$cntk_environment/lib/mpi
 # Only the Jupyter in .venv looks for kernels here.

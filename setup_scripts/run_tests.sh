@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Sets up what is missing, draws the sample counties, then runs every test. One process executes the notebooks, and then
-# the tests that read this run's results (tests/conftest.py); another runs all other tests. Arguments go to
-# pytest: setup_scripts/run_tests.sh tests/land/test_grid.py, or -m slow; -n 0 runs one test after the other.
+# Sets up what is missing, draws the sample counties, then runs every test. Two processes share the tests
+# (CONTRIBUTING.md). Arguments go to pytest: setup_scripts/run_tests.sh tests/land/test_grid.py, or -m slow; -n 0 runs
+# one test after the other.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"

@@ -25,8 +25,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 NOTHING_TO_DO = {
     "images": {"prepare": "the pictures of --images are cut and labelled already",
                "map": "the pictures of --images have no place on a map"},
-    "tiles_uri": {"prepare": "--tiles brings what it makes"},
-    "model_uri": dict.fromkeys(("retrain", "retrain_cntk"), "--model brings what it makes"),
+    "tiles_uri": {"prepare": "--tiles gives the tiles"},
+    "model_uri": dict.fromkeys(("retrain", "retrain_cntk"), "--model gives the network"),
 }
 
 LINE_S = 20  # seconds between two lines about a notebook's progress
@@ -38,7 +38,7 @@ TRAIN_TILES = 50
 
 
 def options(arguments):
-    """The command line as a dict. A county outside the sample gets counties to teach with and a run's name."""
+    """The command line as a dict. A county outside the sample gets counties to train on and a run's name."""
     chosen = parse(arguments)
     county, has_tiles = chosen.get("county"), "tiles_uri" in chosen or "images" in chosen
     if county and not county.startswith("99") and not has_tiles:
@@ -138,7 +138,7 @@ def has_content(path):
 def reason_to_skip(step, chosen):
     """The reason to skip a notebook, or None."""
     if step.number < chosen.get("first", "00"):
-        return f"begun at {STEPS[chosen['first']][0]}"
+        return f"the run begins at the step {STEPS[chosen['first']][0]}"
     from jupyter_client.kernelspec import KernelSpecManager
     if not brought(step.name, chosen) and step.kernel not in KernelSpecManager().find_kernel_specs():
         return f"there is no Jupyter kernel {step.kernel!r} here"
@@ -173,10 +173,10 @@ def announce(chosen):
     from helpers.land import catalog
     from helpers.tiles.choose import check_classes, jobs_of
     from helpers.tiles.forecast import as_text, forecast
-    print("Asking for scenes and labels, to see what it will take:", flush=True)
+    print("Looking up scenes and labels, to forecast download and time:", flush=True)
     source = catalog.open(chosen["catalog"])
-    teaching = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
-    sources = {"map": source, "train": teaching, "validation": teaching}
+    training = catalog.open(chosen["train_catalog"]) if "train_catalog" in chosen else source
+    sources = {"map": source, "train": training, "validation": training}
     jobs = jobs_of(sources, *(chosen[name] for name in (
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
     drawn = chosen["train_tiles"], chosen.get("seed", 0)
@@ -188,8 +188,8 @@ def announce(chosen):
     table = forecast(sources, jobs, slots, chosen.get("leaf_off", "keep"), *drawn)
     print(*as_text(sources, jobs, table), sep="\n")
     if "model_uri" in chosen:
-        print("The counties to train on are prepared for the score of what is newly developed, which learns from their "
-              "two years.")
+        print("The run also prepares the training counties, because the score of newly developed land is fitted on "
+              "their pictures of two years.")
     print(flush=True)
 
 
@@ -234,7 +234,7 @@ def execute(step):
             progress_bar=dict(bar, desc=step.path.stem, leave=False))
     except PapermillExecutionError as error:
         os.replace(part, failed)
-        sys.exit(f"{failure(error, step)}; as far as it came it is in {shorten(failed)}.")
+        sys.exit(f"{failure(error, step)}. The cells up to the error are in {shorten(failed)}.")
     os.replace(part, step.executed)
     failed.unlink(missing_ok=True)
     step.say(f"{len(notebook.cells)}/{len(notebook.cells)} cells {time.monotonic() - start:6.0f} s")
@@ -335,9 +335,9 @@ def execute_all(steps, chosen, run):
 def print_results(run, chosen):
     """Print where the results are."""
     metrics = run.metrics()
-    print("\nHere it is:")
+    print("\nResults:")
     for what, path in (("executed notebooks", run.folder / "notebooks"), ("map figure", run.figures / "map.png"),
-                       ("prediction table", run.predictions), ("figures measured", run.metrics_path)):
+                       ("prediction table", run.predictions), ("measurements", run.metrics_path)):
         if Path(path).exists():  # A URI below TUTORIAL_STORAGE is no path.
             print(f"  {what:<20}{shorten(path)}")
     for framework in ("tensorflow", "cntk"):
@@ -354,7 +354,7 @@ def print_results(run, chosen):
         print(f"\nTo have the predictions as a spreadsheet:\n  {command}")
     page = metrics.get("map", {}).get("page")
     if page and (run.maps / page).exists():
-        print(f"\nTo review what is new, candidate by candidate, open in a browser:\n  {shorten(run.maps / page)}")
+        print(f"\nTo review the candidates, open this page in a browser:\n  {shorten(run.maps / page)}")
 
 
 def interrupt(signum, frame):

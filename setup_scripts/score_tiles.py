@@ -1,4 +1,4 @@
-"""Score a tile store into a prediction table. If it was stopped, run it again, and it goes on.
+"""Score a tile store into a prediction table. If a job was stopped, the same command continues it.
 
     .venv/bin/python setup_scripts/score_tiles.py runs/sample/tiles runs/sample/models/tensorflow table
 """
@@ -103,7 +103,7 @@ def _csv_rows(rows, county, year, classes):
 
 
 def _harmless(texts):
-    """Texts that no spreadsheet takes for a formula, because risky ones begin with an apostrophe."""
+    """Put an apostrophe before each text that a spreadsheet would read as a formula."""
     risky = pc.match_substring_regex(texts, r"^\s*[=+\-@\t\r\n]")
     return pc.if_else(risky, pc.binary_join_element_wise("'", texts, ""), texts)
 

@@ -35,20 +35,21 @@ class Parser(argparse.ArgumentParser):
         mistyped = re.findall(r"unrecognized arguments: (--[\w-]+)", message)
         near = difflib.get_close_matches(mistyped[0], self._option_string_actions, 1) if mistyped else []
         message += f" (did you mean {near[0]}?)" if near else ""
-        wanted = "" if "expected" in message else "expected options that it has, with values that fit; "
+        wanted = "" if "expected" in message else "expected options of this command with valid values, got: "
         raise InputError(f"{self.prog}: {wanted}{message}. Run it with --help to see its options.")
 
 
 def parse(arguments: list) -> dict:
     """The command line as a dict: notebook parameters, and ``first``, the number of the step to begin with."""
     parser = Parser(prog="run_tutorial.sh", allow_abbrev=False, description="Executes the notebooks in order. "
-                    "Run again, it keeps what is done. Options not given keep the notebooks' own values.")
+                    "If you run it again, it keeps the finished steps. Options not given keep the notebooks' own "
+                    "values.")
     add = parser.add_argument
     add("--county", metavar="COUNTY", help="county to map: 99007 of the sample, 25017, or 'Middlesex, MA'")
-    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default where --county is one), or a "
-        "folder with a static STAC catalogue or GeoTIFFs")
+    add("--catalog", metavar="NAME", help="sample, naip (any US county; the default for a county outside the sample), "
+        "or a folder with a static STAC catalogue or GeoTIFFs")
     add("--train-counties", type=lambda text: [code.strip() for code in text.split(",") if code.strip()],
-        metavar="CODE,CODE", help="counties to train on, of that catalogue, in place of those of notebooks/README.md")
+        metavar="CODE,CODE", help="counties of --catalog to train on, in place of the twelve of notebooks/README.md")
     add("--validation-county", metavar="CODE", help="county to validate on; never trained on")
     add("--leaf-off", choices=["keep", "exclude"], help="scenes from November to March: keep (the default) or exclude")
     add("--years", type=years, metavar="YYYY,YYYY", help="the two years of imagery to compare")
@@ -56,10 +57,11 @@ def parse(arguments: list) -> dict:
         help="mobilenet (embedded), resnet50 (downloaded), or the path of a .keras file, with #layer=<name> or "
         "#preprocessing=<none|tf|caffe|torch> behind it")
     add("--cntk-backbone", metavar="NAME",
-        help="squeezenet (embedded), alexnet (the article's), or the path of a classifier's ONNX file")
+        help="squeezenet (embedded), alexnet (as in 2017, downloaded once), or the path of a classifier's ONNX file")
     add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
     add("--run-name", type=run_name, metavar="NAME", help="folder under runs/ for everything that is made (default: "
-        "sample; county-<code> for a real county, pictures for --images)")
+        "sample; county-<code> for a county outside the sample, pictures for --images FOLDER, and photographs for "
+        "--images photographs)")
     add("--from", dest="first", type=step, metavar="STEP",
         help=f"begin at this step, and run it and all later steps again: {', '.join(s[0] for s in STEPS.values())}")
     add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
@@ -68,7 +70,8 @@ def parse(arguments: list) -> dict:
         "for each class; photographs: the real ones of notebooks/real_land")
     add("--held-out-images", type=location, metavar="FOLDER", help="pictures to validate on, laid out the same")
     add("--per-class", type=int, metavar="N", help="pictures or tiles of each class to train on, at most (default: "
-        f"120; {PER_CLASS} for a real county). 3,000 of all classes take some 2 GB of memory")
+        f"120, and 80 in CNTK; {PER_CLASS} for a county outside the sample). 3,000 tiles of all classes together take "
+        "about 2 GB of memory")
     add("--seed", type=seed, metavar="N", help="seed of every sampler, shuffle and initialiser (default: 0)")
     chosen = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     if "held_out_images" in chosen and "images" not in chosen:

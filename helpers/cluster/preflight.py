@@ -24,9 +24,8 @@ JAVA_FOR_SPARK = {3: (8, 11, 17), 4: (17, 21)}
 DISK_GB = 2.0
 # GB of the driver's Java beside its heap, which is already allocated.
 DRIVER_GB = 0.3
-# MB of a slot. A worker that only starts takes the first. A slot that scores has two Python processes: one reads tiles,
-# the other scores them. We measured 560 MB for MobileNet in ONNX Runtime and 1,210 MB in TensorFlow. YARN kills an
-# executor that uses more memory than it has requested, so we request the second.
+# MB of a slot: LEAST_SLOT_MB for a worker that only starts, SLOT_MB for one that scores. We measured at most 1,210 MB
+# (TensorFlow). YARN kills an executor that uses more than it requested, so SLOT_MB is higher.
 LEAST_SLOT_MB, SLOT_MB = 256, 1400
 GIB = 2 ** 30
 # Packages that must have the same version on the driver and the workers.

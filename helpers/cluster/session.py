@@ -238,8 +238,8 @@ def _executors(nodes: list, free: tuple, most=None) -> dict:
                          f"application master, got {offered} in all. Add nodes, or larger ones.")
     number = max(1, min(number, int(most or number)))
     first = max(1, min(number, free[0] // cores, (free[1] - MASTER_MB) // (HEAP_MB + beside_mb)))
-    print(f"YARN has {offered}. Your queue has {free[0]} cores and {free[1] / 1024:.0f} GB left. Executors to begin "
-          f"with: {first}, each with slots: {cores}, GB: {gb:.1f}. {LIMIT} limits them.")
+    print(f"YARN has {offered}. Your queue has {free[0]} cores and {free[1] / 1024:.0f} GB left. The job begins "
+          f"with {first} executor(s) of {cores} slot(s) and {gb:.1f} GB each. To limit them, set {LIMIT}.")
     return {"spark.executor.cores": cores, "spark.executor.memory": f"{HEAP_MB}m",
             "spark.executor.memoryOverhead": f"{beside_mb}m", "spark.yarn.am.memory": f"{MASTER_MB - BESIDE_MB}m",
             "spark.dynamicAllocation.enabled": "true", "spark.dynamicAllocation.shuffleTracking.enabled": "true",
@@ -254,7 +254,7 @@ def without_foreign(environment: dict) -> dict:
 
 
 def cluster_folder() -> Path:
-    """The folder in which ``setup_scripts/local_cluster.sh`` keeps its settings, logs and process numbers."""
+    """The folder in which ``setup_scripts/local_cluster.sh`` keeps its settings, logs and notes."""
     return home() / "data" / "local_cluster"
 
 

@@ -84,8 +84,8 @@ def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[st
 def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Axes:
     """Accuracy of models and of the baselines that they must beat, on six classes and, where known, three groups.
 
-    ``accuracies`` has a dict for each name; it and ``floors``, which a model must reach, have ``accuracy`` and may have
-    ``accuracy_grouped``.
+    ``accuracies`` has a dict for each name, with ``accuracy`` and perhaps ``accuracy_grouped``. ``floors`` has the same
+    keys: the values that a model must reach.
     """
     kinds = [("accuracy", "six classes", BLUE, INK, "--"), ("accuracy_grouped", "three groups", PALE_BLUE, MUTED, ":")]
     if not any("accuracy_grouped" in values for values in accuracies.values()):

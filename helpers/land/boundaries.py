@@ -16,7 +16,7 @@ from helpers.land import downloads
 from helpers.land.rasters import said
 from helpers.land.sources import County
 
-# How files of each kind begin, and the prefix that keeps GDAL to one driver: some drivers read other files.
+# How files of each kind begin, and the prefix that keeps GDAL to one driver: some drivers open further files.
 _KINDS = {b"{": "GEOJSON:", b"\0\0\x27\x0a": "", b"SQLite format 3\0": ""}
 # Columns, and the names that the Census has given them in other years.
 _COLUMNS = {"GEOID": r"GEO_?ID(00|10|20)?", "NAMELSAD": r"NAMELSAD(00|10|20)?", "NAME": r"NAME(00|10|20)?",
@@ -59,7 +59,7 @@ def read(where: str) -> geopandas.GeoDataFrame:
 
 
 def _checked(path):
-    """GDAL's name of a file, or of the one in a zip, of a kind that holds nothing but shapes."""
+    """The name by which GDAL opens a file of shapes, or the only such file in a zip. Other files are refused."""
     where = path.absolute()
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

@@ -19,7 +19,7 @@ from helpers.runs import home
 from helpers.uri import absolute
 
 # Twelve counties, as many as in 2017, chosen for climate and land cover: desert and shrub, prairie, fields, pastures,
-# forests of both kinds, and towns in each.
+# deciduous and evergreen forests, and towns in each.
 TRAINING = {
     "06065": "Riverside, CA", "08069": "Larimer, CO", "12105": "Polk, FL", "13121": "Fulton, GA", "19153": "Polk, IA",
     "25027": "Worcester, MA", "27137": "St. Louis, MN", "32003": "Clark, NV", "36001": "Albany, NY",

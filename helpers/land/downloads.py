@@ -37,7 +37,7 @@ TRIES = 5
 CONNECT_S, BLOCK_S, WHOLE_S, WAIT_S = 10, 30, 600, 120
 # Most unpacked bytes of an answer: all county boundaries of the Census have 80 MB.
 MOST_BYTES = 256 << 20
-# Half the wait before the second try; each wait is twice the one before.
+# Before try n + 1, ``again`` waits BACKOFF_S * 2 ** n seconds.
 BACKOFF_S = 0.3
 # A server that computes its answer may take so long to begin.
 COMPUTE_S = 300
@@ -150,10 +150,10 @@ def fetch(url: str, what: str, suffix: str, params=None, check: Callable = None,
 
 
 def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: float = float("inf")) -> Path:
-    """A file that ``make`` makes of an answer of the server ``source``, kept in ``data/downloads`` under its checksum.
+    """A file kept in ``data/downloads`` under its checksum.
 
-    The JSON value ``asked`` tells it from other files. A file older than ``most_s`` is made again; if ``make`` raises
-    an InputError, the old file serves.
+    ``make`` makes the content from an answer of the server ``source``. The JSON value ``asked`` identifies the request.
+    A file older than ``most_s`` is made again; if ``make`` raises an InputError, the old file serves.
     """
     folder, now = home() / "data" / "downloads", datetime.datetime.now(datetime.timezone.utc)
     entry = folder / (hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16] + ".json")

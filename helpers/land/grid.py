@@ -74,7 +74,7 @@ def county_tiles(boundary: shapely.Geometry) -> tuple[pd.DataFrame, str]:
                          "Give the part on one side.")
     centre = boundary.centroid
     crs = utm_crs(centre.x, centre.y)
-    # Farther out, a metre of the grid is too long by three to five thousandths.
+    # Farther out, the grid stretches distances by 0.3 to 0.5%.
     middle = 6 * (int(crs[-2:]) - 31) + 3
     if max(right - middle, middle - left) > FARTHEST_DEG or right // 6 - left // 6 > 1:
         raise InputError(f"expected a county in one UTM zone or two, got one from {left:.1f}° to {right:.1f}°. Give "

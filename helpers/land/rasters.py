@@ -42,7 +42,7 @@ _BLOCK_BYTES = 1 << 30
 
 
 def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
-    """Open a raster with GDAL's options, or say in one sentence why it can't be used; that calls it ``kind``.
+    """Open a raster with GDAL's options, or say in one sentence why it can't be used; errors call it ``kind``.
 
     A CRS behind a local file's name, ``nlcd_2016.tif#crs=EPSG:5070``, replaces the CRS in the file. Some of GDAL's
     formats read other files, so only GeoTIFF is opened, and on this machine ERDAS Imagine (``.img``) too.
@@ -117,7 +117,7 @@ def split_crs(href: str) -> tuple:
 
 @contextlib.contextmanager
 def whole(href: str, kind: str = "scene"):
-    """Say in one sentence that a file breaks off where it is read. GDAL's own error would show its token."""
+    """Turn GDAL's error about a file that ends too early into one sentence. The error itself would show a token."""
     try:
         yield
     except READ_ERRORS as error:

@@ -88,7 +88,7 @@ def _warped(scene, crs, bounds, resolution):
 
 
 def _is_alpha(scene):
-    """Whether the band that is declared as alpha is one: then it has few values but 0 and 255."""
+    """Whether the band declared as alpha really is a mask: more than 90% of its values are 0 or 255."""
     band = scene.colorinterp.index(ColorInterp.alpha) + 1
     # A few blocks suffice: without overviews, the whole band would be a large download.
     height, width = scene.block_shapes[band - 1]
@@ -115,8 +115,8 @@ def _with_infrared(scene, href):
 
 
 def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
-    """The metres of a pixel to read, of the scene or of an overview, ``(height, width)`` of a block in pixels, and its
-    mean bytes with all bands: the cost of reading a scene, from its header alone."""
+    """The cost of reading a scene, from its header alone: the metres of a pixel to read (of the scene or an overview),
+    ``(height, width)`` of a block in pixels, and a block's mean bytes with all bands."""
     with rasterio.Env(**REMOTE), whole(href), contextlib.ExitStack() as stack:
         scene, used, level, _, resolution = _open_fitting(stack, href, crs)
         height, width = used.block_shapes[0]
@@ -149,7 +149,7 @@ def open_scenes(crs: str):
 
         def get(scene, anew=False):
             dataset, until, own = opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
-            # It is opened again before its token ends, and when its server gives it out again (``anew``).
+            # Open a scene again before its token expires, or after an error (``anew``), when its server answers again.
             if anew or time.time() >= until:
                 own.close()
                 if anew:
@@ -177,8 +177,8 @@ def outlines(footprints: tuple, crs: str) -> np.ndarray:
 
 
 def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
-    """The scenes to try for each tile, as indices (scenes, N) into ``outlines``: the nearest centre first, of two as
-    near the first, and -1 behind the last scene that touches the tile."""
+    """The scenes to try for each tile, as indices (scenes, N) into ``outlines``: the nearest centre first; on a
+    tie, the first scene; and -1 behind the last scene that touches the tile."""
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
     centres = shapely.centroid(outlines)
     distance = np.hypot(shapely.get_x(centres)[:, None] - (col + 0.5) * TILE_M,
@@ -192,7 +192,7 @@ def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
 def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, get: Callable = None) -> tuple[list, list]:
     """Cut tiles from the scenes that cover them.
 
-    Where several scenes show a whole tile, it comes from the scene with the nearest centre (of two as near, the lower
+    Where several scenes show a whole tile, it comes from the scene with the nearest centre (on a tie, the lower
     ``scene_id``): the same choice every time. A scene shows a whole tile if no more than ``BLANK`` of its pixels are
     masked, or 0 in every band. ``get``, from ``open_scenes``, keeps scenes open for the next call.
 

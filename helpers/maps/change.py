@@ -14,7 +14,8 @@ def smooth(values: np.ndarray, n_values: int, centre_weight: int = 3, fill: int 
     """Give each tile the commonest value of its 3 × 3 neighbourhood, to remove isolated tiles; ties change nothing.
 
     ``values``, (height, width), are 0 to ``n_values`` - 1, or ``fill`` for tiles without a vote. In 2017 the centre had
-    more votes (``land_use_prediction.md``). With 3, blocks keep their corners (3 + 3 votes against 5), and pairs go.
+    more votes (``land_use_prediction.md``). With weight 3, the corner tile of a block keeps its value (3 own votes and
+    3 of neighbours, against 5). Pairs of tiles disappear.
     """
     holds = (values == np.arange(n_values)[:, None, None]).astype(np.int32)
     votes = convolve(holds, [[[1, 1, 1], [1, centre_weight, 1], [1, 1, 1]]], mode="constant")

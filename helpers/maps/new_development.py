@@ -29,8 +29,8 @@ LEAST_CHANGED = 20
 # The meaning of a score, for every legend, caption and file.
 CHANCE = "the probability that at least a tenth of the tile is newly developed"
 RANKED = "ranked by the rule of 2017, no probability"
-# The columns that a score is computed from, and the term of a reason that each belongs to. Columns of one term replace
-# each other, so that a single coefficient means little.
+# The columns that a score is computed from, and the term of a reason that each belongs to. Columns of one term overlap,
+# so that a single coefficient means little.
 EVIDENCE = {
     "strongest_rise": "cells", "rise_extent": "cells", "mean_rise": "cells", "strongest_new": "cells",
     "new_extent": "cells", "cells_before": "cells", "cells_after": "cells", "labelled": "label",
@@ -180,7 +180,7 @@ def reason_as_text(tile: tuple, terms: dict[str, float], label_year: int) -> str
     before, after = f"{tile.probability_before:.0%}", f"{tile.probability_after:.0%}"
     words = {"cells": (f"about {tile.new_m2 / 1e4:.1f} ha look newly built" if terms["cells"] > 0
                        else "little of it looks newly built"),
-             "network": f"Developed goes from {before} to {after}",
+             "network": f"the probability of Developed goes from {before} to {after}",
              "label": f"labelled {label} in {label_year}",
              "neighbours": _neighbours_as_text(tile.new_neighbours, terms["neighbours"]),
              "pictures": f"the difference between the two pictures is {tile.distance:.1f} times the usual one here"
@@ -218,7 +218,7 @@ def example(views: Views, heads: Heads) -> tuple:
 
 
 def by_rule(candidates: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
-    """A table like that of ``Scorer.score``, from ``change.candidates_2017``, for training counties that fit no scorer.
+    """A table like that of ``Scorer.score``, from ``change.candidates_2017``, where no ``Scorer`` can be fitted.
 
     Candidates score ``CANDIDATE`` or more by their gain, other tiles 0. Such a score ranks and is no probability.
     """
@@ -244,9 +244,10 @@ def performance(scores: pd.DataFrame, baseline: pd.DataFrame, truth: pd.DataFram
     """Precision, recall, areas and calibration of scores, beside the candidates of ``change.candidates_2017``.
 
     ``truth`` has ``row``, ``col`` and the ``share`` that is newly developed; all other tiles have none. A figure is NaN
-    if there is nothing to count. ``false_candidates_ratio`` compares our false candidates, down to the baseline's
-    recall, with the baseline's. ``estimated_km2`` sums the tiles' areas, ``baseline_km2`` counts candidates whole. The
-    area errors are shares of ``new_km2``. ``calibration_error_above`` is that of the scores above 0.02.
+    if there is nothing to count. ``false_candidates_ratio`` is our number of false candidates, counted from the top of
+    the list until as many true tiles are found as the baseline finds, divided by the baseline's number.
+    ``estimated_km2`` sums the tiles' areas, ``baseline_km2`` counts candidates whole. The area errors are shares of
+    ``new_km2``. ``calibration_error_above`` is that of the scores above 0.02.
     """
     table = scores.merge(truth[["row", "col", "share"]], how="left").fillna({"share": 0})
     share, score = table["share"], table["score"]

@@ -35,9 +35,9 @@ def probabilities(engine, pictures: np.ndarray, input_px: tuple) -> np.ndarray:
 def newly_developed(by_year: np.ndarray) -> np.ndarray:
     """How much more developed each place looks since the change: the rise of the log-odds of Developed, (N,).
 
-    ``by_year`` are the ``probabilities`` of three years. The second year counts to the side of the change where it fits
-    better. A network from elsewhere may call bare ground in a town developed, only less surely than houses: the
-    difference is hidden in probabilities near 1, and visible in log-odds.
+    ``by_year`` are the ``probabilities`` of three years. The change may lie before or after the second picture. The
+    rise is computed for both cases, and the larger one counts. A network from elsewhere may call bare ground in a town
+    developed, only less surely than houses. Probabilities near 1 hide this difference, log-odds show it.
     """
     first, middle, last = logit(np.clip(by_year[..., DEVELOPED_CLASS], 1e-6, 1 - 1e-6))
     early, late = (middle + last) / 2 - first, last - (first + middle) / 2

@@ -69,7 +69,7 @@ def export_onnx(model, path):
 
 @contextlib.contextmanager
 def _collecting():
-    """Free circles of new objects soon: tf2onnx copies its graph in each of its passes, 1 GB in all."""
+    """Soon free new objects that refer to each other: tf2onnx copies its graph in each of its passes, 1 GB in all."""
     thresholds = gc.get_threshold()
     gc.freeze()  # The collector need not look through older objects each time.
     gc.collect()

@@ -82,21 +82,21 @@ def start_cntk(threads: int = None):
 
 
 def load_network(cntk, path: str):
-    """Load a ``cntk.Function`` from a file, or raise a ValueError if the file holds code of someone's own."""
+    """Load a ``cntk.Function`` from a file, or raise a ValueError if the file holds user-defined code."""
     refused = []
 
     def refuse(self, inputs, name, dictionary):
         refused.append(name)
         raise ValueError
 
-    # CNTK would rebuild a function of someone's own by executing names that stand in the file.
+    # CNTK would rebuild a user-defined function by executing names that stand in the file.
     cntk.internal._UDFDeserializeCallbackWrapper.__call__ = refuse
     try:
         return cntk.Function.load(path)
     except RuntimeError:  # CNTK's C++ part replaces the ValueError by this.
         if not refused:
             raise
-        raise ValueError("expected a network of CNTK's own operations, got one with a function of someone's own, "
+        raise ValueError("expected a network of CNTK's own operations, got one with a user-defined function, "
                          f"{str(refused[0])!r}, which may be any code. Save the network without it.") from None
 
 

@@ -158,7 +158,7 @@ def candidates(bundle) -> list:
 def seconds(network) -> float:
     """Seconds of a core that a loaded engine takes for a tile: the better of two batches, after one that warms up.
 
-    The time of the core doesn't grow when other programs keep the machine busy, as that of the clock does.
+    Processor time does not grow when other programs keep the machine busy; the clock's time does.
     """
     tiles, took = np.random.default_rng(0).integers(0, 256, (BATCH_TILES, *network.input_px, 3), np.uint8), []
     for _ in range(3):

@@ -114,9 +114,10 @@ def lrn_in_plain_operations(graph) -> list:
 
 
 def pad_inside_pooling(graph):
-    """Let a MaxPool do the padding of a Pad with 0 before it, where nothing is below 0: after a Relu.
+    """Replace a Pad with 0 between a Relu and a MaxPool by the MaxPool's own padding.
 
-    Keras's ResNet-50 has such a Pad, for which a quantised network would convert to float32 and back.
+    Nothing is below 0 after a Relu, so the result is the same. Keras's ResNet-50 has such a Pad, for which a quantised
+    network would convert to float32 and back.
     """
     from onnx import helper, numpy_helper
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -31,7 +31,7 @@ CALL_S, TILE_S, START_S = 20, 2, 300
 # A network that has hung or crashed on this many tiles in a row is broken.
 IN_VAIN = 4
 
-# Code that runs in the process.
+# Code that runs in the second process, which scores.
 
 @lru_cache(maxsize=1)
 def _network(folder, engine, threads):

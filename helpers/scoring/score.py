@@ -200,7 +200,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     if engine == "fastest":  # An unfinished table keeps its engine, even if the job continues on another machine.
         engine = table.engine_of(predictions_uri, bundle.checksum) or fastest(spark, bundle)
     if engine not in engines.of(bundle):
-        engines.load(bundle, engine)  # This raises the fitting error.
+        engines.load(bundle, engine)  # This raises the error that says why.
     table.begin(predictions_uri, bundle.checksum, engine, bundle.classes, replace)
     _kept(predictions_uri, tiles_uri, stored, chosen)
     wanted, damaged = units(tiles_uri, chosen, bundle.checksum, engine)

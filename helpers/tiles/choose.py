@@ -45,7 +45,7 @@ def first_years(jobs: list) -> dict:
 
 def check_classes(sources: dict, jobs: list, per_class: int = None, seed: int = 0,
                   retrain: bool = True) -> pd.DataFrame:
-    """Count the pure tiles of each class in one year, from the labels alone: a row for each county to teach with.
+    """Count pure tiles of each class in one year, from the labels alone: a row for each county to train or validate on.
 
     To ``retrain``, both the training and the validation counties must have tiles of every class.
     """

@@ -177,7 +177,7 @@ def _list_images(folder):
     """Class names of a folder of pictures, and a frame of ``county, tile_id, path, label``."""
     folder = Path(absolute(folder))
     paths = _list_paths(folder)
-    # macOS takes accents apart. A class has one name all the same.
+    # macOS writes an accent as a character of its own. NFC gives a class the same name everywhere.
     tops = [unicodedata.normalize("NFC", p.relative_to(folder).parts[0]) if p.parent != folder else None for p in paths]
     names = sorted(set(tops) - {None})
     if names and None in tops:

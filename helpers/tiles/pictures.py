@@ -113,7 +113,8 @@ def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
                 _check_size(picture.width, picture.height, tile_px)
-                with contextlib.suppress(Exception):  # A camera's note that can't be read turns nothing.
+                # If the camera's note on orientation can't be read, the picture stays as it is.
+                with contextlib.suppress(Exception):
                     picture = ImageOps.exif_transpose(picture)
                 picture = _rgb(picture)
                 if size is not None and (picture.height, picture.width) != tuple(size):

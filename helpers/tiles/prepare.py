@@ -116,13 +116,14 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
     ----------
     split : ``"train"``, ``"validation"`` or ``"map"``.
     leaf_off : ``"keep"`` or ``"exclude"`` a mapped county's scenes of the months ``sources.LEAF_OFF``.
-    per_class, seed, first_year : of a county that is not mapped, ``draw_blocks`` chooses blocks with ``per_class`` pure
-        tiles of each class by the labels of ``first_year``; without ``per_class``, all of them.
+    per_class, seed, first_year : for a county that is not mapped: ``draw_blocks`` chooses blocks that aim at
+        ``per_class`` pure tiles of each class, by the labels of ``first_year``. Without ``per_class``, it takes all.
 
     Returns
     -------
     The manifest. It counts the ``tiles`` written and all tiles ``wanted``; ``not_drawn``, ``no_scene`` and ``no_label``
-    count the difference. ``leaf_off`` has each scene's share of the county. ``reused`` is true if all was done before.
+    count the difference. ``leaf_off`` has, for each scene of the months ``LEAF_OFF``, the share of the county that it
+    shows. ``reused`` is true if all was done before.
     """
     uri = absolute(uri)
     store.check_folder(uri)
@@ -200,7 +201,7 @@ def _check_disk(uri, tiles):
     """Refuse to begin if the local disk is too small for the tiles."""
     if "://" in str(uri):
         return
-    # An encoded tile is at most its pixels; aerial pictures come to half of them.
+    # An encoded tile is no larger than its pixels, 150 KB. Aerial pictures need about half.
     needed, free = tiles * grid.TILE_PX ** 2 * 3, free_bytes(uri)
     if free < needed:
         raise InputError(f"expected {needed / 1e6:,.0f} MB of free disk for {tiles} tiles at {uri}, got "

@@ -33,7 +33,7 @@ MANIFEST = "_manifest.json"
 # The first file of a prediction table, which ``scoring.table`` writes.
 TABLE = "_table.json"
 _MANIFEST_NAME = re.compile(rf"county=[^/]+/year=[^/]+/{re.escape(MANIFEST)}")
-# A county has at least 16 files of at most 1,024 tiles each. Fewer than 32 tiles are not worth a task of their own.
+# A county gets about 16 files or more, each of up to 1,024 tiles. A small county gets fewer, each of up to 32 tiles.
 _FILES, _MOST_TILES, _FEWEST_TILES = 16, 1024, 32
 # Threads that read footers: over a network, reading one is mostly waiting.
 _THREADS = 16

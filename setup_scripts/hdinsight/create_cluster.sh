@@ -63,7 +63,7 @@ read_password() {
     # HDInsight has this rule, but would report a violation only after half an hour.
     [[ ${#password} -ge 10 && $password =~ [[:lower:]] && $password =~ [[:upper:]] && $password =~ [[:digit:]] \
         && $password =~ [^[:alnum:]] ]] || fail "expected a password of 10 or more characters with a lowercase and an" \
-        "uppercase letter, a digit and a special character, got another one. Run it again with a longer password."
+        "uppercase letter, a digit and a special character, got one that lacks some of these. Run it again."
 }
 password=
 if [ $dry_run = no ] && [ -z "$state" ]; then read_password; fi

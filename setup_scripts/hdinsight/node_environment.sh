@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a command on a node with the settings of the account that runs it: TUTORIAL_HOME, a folder in its home for runs/
-# and data/, which a new set-up of the node does not change, and the storage token that storage_token.sh has written
-# there.
+# Runs a command on a node with two settings of the account that runs it. TUTORIAL_HOME is a folder in its home for
+# runs/ and data/; a new set-up does not change it. AZURE_STORAGE_SAS_TOKEN_FILE names the token that storage_token.sh
+# has written.
 #   node_environment.sh COMMAND…
 set -euo pipefail
 home=~

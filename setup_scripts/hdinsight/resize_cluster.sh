@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resizes the cluster to N workers, and sets autoscale's lower limit to N.
+# Resizes the cluster to N workers, and sets autoscale's lower limit to N. It raises an upper limit below N to N.
 #   resize_cluster.sh N [--dry-run]
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=azure.sh

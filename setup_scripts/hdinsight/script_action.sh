@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sets up one node of the cluster, as HDInsight's script action: Python 3.10 with the pinned packages, CNTK's Python 3.6,
-# helpers, an archive of what executors need, and on head nodes two Jupyter kernels wired to the cluster's Spark.
+# helpers, an archive for executors, and on head nodes two Jupyter kernels: one for the cluster's Spark, one for CNTK.
 #   script_action.sh SOURCE
 # SOURCE is the URI of tutorial.tar.gz, which hdfs can read, or the folder of a clone. The script does only what is
 # missing. If it was interrupted, run it again. It prints one line for each step, with the time.

@@ -3,7 +3,7 @@
     python self_test.py head|worker|executor FOLDER
 
 On a node (``head``, ``worker``) it draws tiles and network into FOLDER, scores, and keeps the answer there.
-``executor``, in the Python of the executors' archive, scores what was drawn, and the answer is to be the same.
+``executor`` runs in the Python of the executors' archive. It scores the same tiles and must get the same probabilities.
 """
 
 import sys
@@ -35,7 +35,7 @@ def draw(folder):
 
 
 def network(path):
-    """The embedded SqueezeNet, whose 1,000 answers six random directions turn into probabilities."""
+    """The embedded SqueezeNet with a random head, which turns its 1,000 logits into six probabilities."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -56,7 +56,7 @@ def network(path):
 
 def main(where, folder):
     warnings.simplefilter("ignore")
-    import adlfs  # noqa: F401  It brings much with it, and is first missed when storage is read.
+    import adlfs  # noqa: F401  Import it now: a missing part of it would otherwise show only when storage is read.
     folder = Path(folder)
     if where == "executor":
         import importlib.util
@@ -67,7 +67,7 @@ def main(where, folder):
     if where == "head":
         import pyspark
         assert pyspark.__version__ >= "3.3", pyspark.__version__
-    # As on a worker, which gets a bundle that the driver has looked at: what looks at it isn't in the archive.
+    # Open the bundle as a worker does, without ``bundle.load``: that check needs onnx, which the archive lacks.
     model = bundle.Bundle(folder / "model")
     scored = score_images(pd.read_parquet(folder / "tiles.parquet")["image"].tolist(), model, engines.load(model), PX)
     assert scored.error_kind == [None] * 10, scored

@@ -1101,7 +1101,7 @@ def test_the_laptops_spark_on_a_yarn_of_its_own_hadoop(spark, request, tmp_path,
                             SPARK_LOCAL_IP="127.0.0.1", TUTORIAL_HOME=str(tmp_path)))
         assert done.returncode == 0, done.stderr[-3000:]
         whole = f"YARN has 2 nodes with {2 * yarn.CORES} cores and {2 * yarn.NODE_MB / 1024:.0f} GB."
-        half = f"Your queue has {yarn.CORES} cores and {yarn.NODE_MB / 1024:.0f} GB left. Executors to begin with: 1,"
+        half = f"Your queue has {yarn.CORES} cores and {yarn.NODE_MB / 1024:.0f} GB left. The job begins with 1 "
         assert f"{whole} {half}" in done.stdout
         tiles, table = (tilestore.read(f"{servers.hdfs}{home}/tiles"), read(f"{servers.hdfs}{home}/table"))
         assert tiles.equals(tilestore.read(str(tmp_path / "tiles")))

@@ -89,7 +89,7 @@ def test_executors_fill_what_yarn_offers(nodes, number, cores, capsys):
     its = session.HEAP_MB + int(chosen["spark.executor.memoryOverhead"].rstrip("m"))
     assert its >= cores * session.SLOT_MB + session.HEAP_MB
     assert number * its <= sum(mb for _, mb in nodes) and number * cores <= sum(cores for cores, _ in nodes)
-    said = f"Executors to begin with: {number}, each with slots: {cores}, GB: {its / 1024:.1f}."
+    said = f"The job begins with {number} executor(s) of {cores} slot(s) and {its / 1024:.1f} GB each."
     assert said in capsys.readouterr().out
 
 

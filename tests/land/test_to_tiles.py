@@ -158,10 +158,10 @@ def test_a_folder_on_the_command_line(online, sample, tmp_path, monkeypatch):
     assert (chosen["catalog"], chosen["train_catalog"]) == (str(folder), "naip")
     own = script.options(options + ["--train-counties", "99003, 99007", "--validation-county", "99005"])
     assert own["train_counties"] == ["99003", "99007"] and "train_catalog" not in own
-    source, teaching = catalog.open(chosen["catalog"]), catalog.open(chosen["train_catalog"])
-    jobs = jobs_of({"map": source, "train": teaching, "validation": teaching}, *(chosen[name] for name in (
+    source, training = catalog.open(chosen["catalog"]), catalog.open(chosen["train_catalog"])
+    jobs = jobs_of({"map": source, "train": training, "validation": training}, *(chosen[name] for name in (
         "county", "years", "train_counties", "train_years", "validation_county", "validation_years")))
-    found = forecast({"map": source, "train": teaching, "validation": teaching}, jobs, 2, per_class=12)
+    found = forecast({"map": source, "train": training, "validation": training}, jobs, 2, per_class=12)
     assert (found["download_mb"] > 0).tolist() == [split != "map" for split in found["split"]]
     # No county has a pure tile of ice. Only retraining needs some of every class; other blocks are drawn by this seed.
     monkeypatch.setattr(choose, "CLASS_NAMES", choose.CLASS_NAMES + ("Ice",))

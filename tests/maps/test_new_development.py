@@ -113,14 +113,14 @@ TERMS = {"cells": 3.0, "network": 1.5, "label": 0.4, "neighbours": -0.9, "pictur
 def test_a_reason_names_what_weighs_most_in_words():
     tile = Tile(14000, 0.031, 0.97, 2, 4, 1, 1.26)
     assert new_development.reason_as_text(tile, TERMS, 2011) == (
-        "Reason for: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
+        "Reason for: about 1.4 ha look newly built; the probability of Developed goes from 3% to 97%. "
         "Reason against: 1 neighbour changed too, so it may only be the edge of their new land.")
     # A third term that weighs next to nothing is left out, and the order is by weight.
     assert new_development.reason_as_text(tile, dict(TERMS, neighbours=-0.3, label=-4.0), 2011) == (
-        "Reason for: about 1.4 ha look newly built; Developed goes from 3% to 97%. "
+        "Reason for: about 1.4 ha look newly built; the probability of Developed goes from 3% to 97%. "
         "Reason against: labelled Herbaceous in 2011.")
     assert new_development.reason_as_text(tile, dict(TERMS, network=0.5, neighbours=0), 2011) == (
-        "Reason for: about 1.4 ha look newly built; Developed goes from 3% to 97%.")
+        "Reason for: about 1.4 ha look newly built; the probability of Developed goes from 3% to 97%.")
     # A reason leaves out a rise that rounds to nothing.
     hidden = tile._replace(probability_before=0.0001, probability_after=0.004)
     assert new_development.reason_as_text(hidden, TERMS, 2011).startswith(

@@ -232,7 +232,7 @@ def test_a_candidate_is_half_or_more_everywhere(visit, county):
     assert page.evaluate("candidateLayer.getSource().getFeatures().length") == n
     page.keyboard.press("n")
     page.keyboard.press("p")  # the last of the list
-    assert "no candidate" in page.locator("#tile").inner_text()
+    assert "not a candidate" in page.locator("#tile").inner_text()
 
 
 @pytest.mark.parametrize("swipe", ["50", "20", "90"])
@@ -642,7 +642,7 @@ def test_scores_of_the_rule_are_nowhere_called_chances(visit, tmp_path):
     page.keyboard.press("n")
     page.get_by_text("Legend", exact=True).click()
     for part in ("#progress", "#about", "#legend"):
-        assert "ranked by the rule of 2017, no probability" in page.locator(part).inner_text()
+        assert "by the rule of 2017, no probability" in page.locator(part).inner_text()
     for part in ("#list", "#progress", "#about", "#legend", "#said"):
         assert "%" not in page.locator(part).inner_text(), part
     assert "chance" not in page.locator("body").inner_text().lower()

@@ -92,7 +92,7 @@ def test_a_model_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
     with pytest.raises(EngineDied) as died:
         engine.score(np.zeros((1, tiny.PX, tiny.PX, 3), np.uint8))
     assert not (tmp_path / "ran").exists()
-    assert "expected a network of CNTK's own operations, got one with a function of someone's own" in str(died.value)
+    assert "expected a network of CNTK's own operations, got one with a user-defined function" in str(died.value)
 
 
 @needs_cntk

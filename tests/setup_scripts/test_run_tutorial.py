@@ -316,8 +316,8 @@ def test_what_is_brought_is_not_made(house):
     model.mkdir()
     done = house.run("--tiles", "my tiles", "--model", "model", "--run-name", "mine")
     assert done.returncode == 0, done.stderr
-    assert "02_data_preparation         skipped: --tiles brings what it makes" in done.stdout
-    assert "03_retraining_tensorflow    skipped: --model brings what it makes" in done.stdout
+    assert "02_data_preparation         skipped: --tiles gives the tiles" in done.stdout
+    assert "03_retraining_tensorflow    skipped: --model gives the network" in done.stdout
     line, = (house.folder / "runs" / "mine" / "ran").read_text().splitlines()
     assert json.loads(line[3:]) == ["mine", str(tiles), str(model)]
 
@@ -383,7 +383,7 @@ def test_it_ends_by_saying_where_everything_is(house):
         assert path in done.stdout and (house.folder / path).exists()
     assert "jupyter lab notebooks" in done.stdout
     # The page to review on comes last, for it is what to open next.
-    assert done.stdout.splitlines()[-2:] == ["To review what is new, candidate by candidate, open in a browser:",
+    assert done.stdout.splitlines()[-2:] == ["To review the candidates, open this page in a browser:",
                                              "  runs/sample/maps/99007.html"]
 
     (house.folder / "runs" / "sample" / "maps" / "99007.html").unlink()

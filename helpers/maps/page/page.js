@@ -261,8 +261,9 @@ $("legend").append(
   element("p", {}, "Labels"), ...D.groups.map(g => key(g, g.name)),
   element("p", {}, "Predictions"), ...D.classes.map(c => key(c, c.name)), key(NOTHING, "No prediction"),
   element("p", {}, "To tell patterns apart, zoom in, or look where tiles of one kind lie together."),
-  ...scale(D.ramps.score, ...(D.calibrated ? ["0%", "100%"] : ["none", "first"]), SCORE + ": " + D.meaning),
-  ...scale(D.ramps.uncertainty, "sure", "all classes alike", "Uncertainty of the class in " + second));
+  ...scale(D.ramps.score, ...(D.calibrated ? ["0%", "100%"] : ["none", "first"]),
+    SCORE + (D.calibrated ? ": " + D.meaning : ", no probability")),
+  ...scale(D.ramps.uncertainty, "sure", "all classes equally likely", "Uncertainty of the class in " + second));
 
 // ---- a tile
 
@@ -299,7 +300,7 @@ function choose(i, move) {
   // The pressed button was removed, and the keyboard's focus with it.
   if (focused) $("tile-name").focus();
   const said = k === null ? "Not on the list."
-    : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", no candidate") + ".";
+    : "#" + (k + 1) + " of " + D.listed.length + (k < D.candidates ? "" : ", not a candidate") + ".";
   const degrees = element("span", {}, D.centres.map(values => values[i].toFixed(5)).join(", "));
   const scored = D.calibrated && D.tiles.score[i] >= 0
     ? ["Change score ", element("strong", {}, percent(D.tiles.score[i] / 1000)), ". "] : [];
@@ -442,7 +443,7 @@ function read(text) {
     if (i !== undefined && MARKS.some(m => m[1] === given)) { setMark(i, given); read++; } else left++;
   }
   kept(KEPT, csv());
-  return read + " marks read" + (left ? ", " + left + " lines of other tiles or marks left out." : ".");
+  return read + " marks read" + (left ? ", " + left + " lines left out: unknown tile or mark." : ".");
 }
 $("save").addEventListener("click", () => {
   const href = URL.createObjectURL(new Blob([csv()], {type: "text/csv"}));
