@@ -248,7 +248,8 @@ def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_f
                           for share in np.moveaxis(softmax(logits), 2, 0)], axis=2).clip(0)
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
         grey = picture.mean(axis=2, keepdims=True) / 255
-        return np.uint8(255 * np.clip(colour * (0.35 + 0.75 * grey), 0, 1))
+        # Dark land keeps bright colours: only the differences within the picture show.
+        return np.uint8(255 * np.clip(colour * (0.85 + 0.75 * (grey - grey.mean())), 0, 1))
 
     rows, columns = np.nonzero(positions_inside(receptive_field, evidence.shape[1:3], tiles.shape[1:3]))
     down, across = tile_px / evidence.shape[1], tile_px / evidence.shape[2]

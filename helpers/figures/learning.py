@@ -64,7 +64,7 @@ def confusion(ax: Axes, matrix: np.ndarray, title: str, class_names: Sequence[st
             ax.text(j, i + 0.24, share_as_text(shares[i, j]), fontsize=7.5, **centred)
         else:
             ax.text(j, i, "·", fontsize=9, **dict(centred, color="#a9b3ba"))
-    for edge in np.arange(n + 1) - 0.5:
+    for edge in np.arange(1, n) - 0.5:
         ax.axhline(edge, color="white", linewidth=1.5)
         ax.axvline(edge, color="white", linewidth=1.5)
     for i, colour in enumerate(class_colours(class_names)):
