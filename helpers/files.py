@@ -251,6 +251,18 @@ def is_damage(error: Exception) -> bool:
         or type(error) is OSError and error.errno in (None, errno.EIO))
 
 
+@contextlib.contextmanager
+def room(where: str, advice: str = "Free some space and run the same command again."):
+    """Turn the error of a full disk into a DiskFull."""
+    try:
+        yield
+    except OSError as error:
+        if not is_full(error):
+            raise
+        raise DiskFull(f"expected room on the disk for {where}, got a full one (no space left on device). {advice}"
+                       ) from error
+
+
 def is_full(error: Exception) -> bool:
     """Whether a disk is full, or a user's share of it."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from helpers import InputError
 from helpers.cluster import session, work
-from helpers.files import DiskFull, filesystem, is_full, whole_file
+from helpers.files import filesystem, room, whole_file
 from helpers.model import bundle
 from helpers.scoring import table
 from helpers.scoring.score import score
@@ -70,18 +70,13 @@ def write_csv(uri: str, classes: list, path: Path):
     """Write a finished prediction table as CSV, whole or not at all."""
     schema = _csv_rows(pa.RecordBatch.from_pylist([], table.SCHEMA), "", 0, classes).schema
     header = ",".join('"{}"'.format(name.replace('"', '""')) for name in schema.names) + "\n"
-    try:
+    with room(str(path), "Free some space and run the same command again: the table is finished."):
         with whole_file(path) as part, open(part, "wb") as file:
             file.write(header.encode("utf-8-sig"))  # Excel reads UTF-8 only after a mark.
             with pa.csv.CSVWriter(file, schema, write_options=pa.csv.WriteOptions(include_header=False)) as writer:
                 for county, year, name in table.files(uri):
                     for rows in _batches(name):
                         writer.write_batch(_csv_rows(rows, county, year, classes))
-    except OSError as error:
-        if not is_full(error):
-            raise
-        raise DiskFull(f"expected room on the disk for {path}, got a full one (no space left on device). Free some "
-                       "space and run the same command again: the table is finished.") from error
 
 
 def _batches(uri):

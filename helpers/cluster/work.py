@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import adapter
-from helpers.files import NOT_JSON, DiskFull, credentials, filesystem, is_damage, is_full, remove, use, write_whole
+from helpers.files import NOT_JSON, credentials, filesystem, is_damage, remove, room, use, write_whole
 from helpers.uri import join, shown
 
 _REPORT = "unit string, rows long, seconds string, kind string, error string"
@@ -203,13 +203,8 @@ def _do(name, unit, work, uri):
             return name, 0, "{}", None, None
         table, facts, seconds = work(unit)
         started = time.perf_counter()
-        try:
+        with room(shown(uri)):
             write(table, facts, uri, name)
-        except OSError as error:
-            if is_full(error):
-                raise DiskFull(f"expected room on the disk for {shown(uri)}, got a full one (no space left on device). "
-                               "Free some space and run the same command again.") from error
-            raise
         seconds = dict(seconds, write=time.perf_counter() - started)
     except InputError as error:
         return name, 0, "{}", error.kind, str(error)

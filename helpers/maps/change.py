@@ -10,17 +10,17 @@ from helpers.land.grid import TILE_M, from_grid, to_grid
 from helpers.model.evaluation import stacked
 
 
-def smooth(values: np.ndarray, n_values: int, centre_weight: int = 3, fill: int = NO_CLASS) -> np.ndarray:
+def smooth(values: np.ndarray, n_values: int) -> np.ndarray:
     """Give each tile the commonest value of its 3 × 3 neighbourhood, to remove isolated tiles; ties change nothing.
 
-    ``values``, (height, width), are 0 to ``n_values`` - 1, or ``fill`` for tiles without a vote. In 2017 the centre had
-    more votes (``land_use_prediction.md``). With weight 3, the corner tile of a block keeps its value (3 own votes and
+    ``values``, (height, width), are 0 to ``n_values`` - 1, or ``NO_CLASS`` for tiles without a vote. As in 2017, the centre
+    has more votes (``land_use_prediction.md``). With three, the corner tile of a block keeps its value (3 own votes and
     3 of neighbours, against 5). Pairs of tiles disappear.
     """
     holds = (values == np.arange(n_values)[:, None, None]).astype(np.int32)
-    votes = convolve(holds, [[[1, 1, 1], [1, centre_weight, 1], [1, 1, 1]]], mode="constant")
+    votes = convolve(holds, [[[1, 1, 1], [1, 3, 1], [1, 1, 1]]], mode="constant")
     clear = (votes == votes.max(axis=0)).sum(axis=0) == 1
-    return np.where(clear & (values != fill), votes.argmax(axis=0), values).astype(values.dtype)
+    return np.where(clear & (values != NO_CLASS), votes.argmax(axis=0), values).astype(values.dtype)
 
 
 def smooth_tiles(row: pd.Series, col: pd.Series, values: pd.Series, n_values: int) -> np.ndarray:

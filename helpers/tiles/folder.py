@@ -27,9 +27,11 @@ SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 MOST_CLASSES = 127
 # Bytes of pictures in a file of the store: they are all in memory at once.
 FILE_BYTES = 64 << 20
+# The share of each class that is held out if there is no second folder.
+HELD_OUT = 0.2
 
 
-def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_out_share: float = 0.2) -> tuple:
+def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0) -> tuple:
     """Write a folder of pictures, ``<class>/<name>.png`` or ``.jpg``, as a tile store.
 
     The folder's name becomes the county, the path below it the ``tile_id``, and the year is 0. The store keeps the
@@ -39,7 +41,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     ----------
     folder : one sub-folder of pictures for each class; or pictures without sub-folders, which stay unlabelled; or
         ``"photographs"``, those of ``notebooks/real_land``.
-    held_out : a second folder, to validate on. Without it, ``seed`` draws ``held_out_share`` of each class.
+    held_out : a second folder, to validate on. Without it, ``seed`` draws a fifth of each class.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     names, frame = _list_images(folder)
     frame["split"] = "map"
     if names:
-        frame = _split(frame, names, folder, held_out, seed, held_out_share)
+        frame = _split(frame, names, folder, held_out, seed)
     keep_only(uri, [])
     for county, part in frame.groupby("county", sort=True):
         county_uri, sizes = partition_folder(uri, county, 0), part["path"].map(_size).clip(upper=MAX_BYTES)
@@ -65,7 +67,7 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0, held_
     return names
 
 
-def _split(frame, names, folder, held_out, seed, held_out_share):
+def _split(frame, names, folder, held_out, seed):
     """Labelled pictures, each to train or to validate on."""
     if len(names) < 2 or len(names) > MOST_CLASSES:
         raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a "
@@ -88,7 +90,7 @@ def _split(frame, names, folder, held_out, seed, held_out_share):
     else:
         rng = np.random.RandomState(seed)
         for _, part in frame[frame["label"] >= 0].groupby("label", sort=True):
-            size = int(round(held_out_share * len(part)))
+            size = int(round(HELD_OUT * len(part)))
             frame.loc[rng.choice(part.index, size, replace=False), "split"] = "validation"
         # Copies of a picture stay together: a network must not be judged by pictures that it has trained on.
         frame["split"] = frame.groupby(_contents(frame["path"]))["split"].transform("first")

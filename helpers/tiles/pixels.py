@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import InputError
-from helpers.files import DiskFull, is_full, making
+from helpers.files import making, room
 from helpers.runs import home
 from helpers.tiles import store
 from helpers.tiles.pictures import decode_all
@@ -34,14 +34,10 @@ class Pixels:
     def write(self, row: int, tile: np.ndarray):
         """Put one tile into its row."""
         self._file.seek(row * tile.nbytes)
-        try:
+        with room(f"{np.prod(self.shape) / 1e9:.1f} GB of decoded tiles in {home()}/data",
+                  "Free some space, or take fewer tiles."):
             self._file.write(tile.tobytes())
             self._file.flush()
-        except OSError as error:
-            if not is_full(error):
-                raise
-            raise DiskFull(f"expected room for {np.prod(self.shape) / 1e9:.1f} GB of decoded tiles in {home()}/data, "
-                           "got a full disk. Free some space, or take fewer tiles.")
 
 
 def read(uri: str, tiles: pd.DataFrame, size: tuple) -> Pixels:
