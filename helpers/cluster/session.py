@@ -142,8 +142,12 @@ def _new(master, app_name, settings):
         if re.search('[,"]', tempfile.gettempdir()):  # Spark takes a comma for the end of a folder's name.
             raise InputError(f"expected a temporary folder without a comma or a quotation mark in its name, got "
                              f"{tempfile.gettempdir()}. Set TMPDIR to another.")
+        spark_home = os.environ.get("SPARK_HOME")
         for name in list(filter(_FOREIGN.fullmatch, os.environ)):
             del os.environ[name]
+        if spark_home and not Path(pyspark.__file__).is_file():
+            # A PySpark in a zip file finds its jars by SPARK_HOME. The settings beside the jars are a cluster's.
+            os.environ.update(SPARK_HOME=spark_home, SPARK_CONF_DIR=str(Path(__file__).parent))
         if next(filter(None, map(os.environ.get, ("LC_ALL", "LC_CTYPE", "LANG"))), "C") in ("C", "POSIX"):
             os.environ["LC_ALL"] = "C.UTF-8"  # Without it, Java can't open files whose names have non-ASCII letters.
         os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"

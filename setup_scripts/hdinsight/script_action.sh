@@ -151,7 +151,7 @@ make_cntk() {
     fi
     local python36=${CNTK_PYTHON:-$prefix/python36/bin/python3.6}
     if [ -z "${CNTK_PYTHON:-}" ] && ! "$python36" -c '' 2>/dev/null; then
-        "$conda" create --yes --quiet --prefix "$prefix/python36" --override-channels --channel conda-forge python=3.6.15 >/dev/null || true
+        timeout 1200 "$conda" create --yes --quiet --prefix "$prefix/python36" --override-channels --channel conda-forge python=3.6.15 >/dev/null || true
     fi
     if TUTORIAL_ENVIRONMENT=$environment CNTK_PYTHON=$python36 \
             CNTK_REQUIREMENTS=$code/setup_scripts/hdinsight/requirements-cluster-cntk.txt \

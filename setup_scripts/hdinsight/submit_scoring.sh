@@ -5,7 +5,8 @@
 #   submit_scoring.sh TILES MODEL TABLE [--dry-run] [options of score_tiles.py]
 # Settings from the environment: TUTORIAL_PREFIX and TUTORIAL_SPARK as in script_action.sh; MASTER (yarn); SUBMIT_OPTIONS,
 # more options of spark-submit, separated by blanks. On a YARN cluster that you share with others, choose your queue and
-# limit the executors:  SUBMIT_OPTIONS="--queue maps --conf spark.dynamicAllocation.maxExecutors=4"
+# limit the executors:  SUBMIT_OPTIONS="--queue maps --conf spark.dynamicAllocation.maxExecutors=4". The job itself chooses
+# the cores and the memory of an executor.
 # Credentials come from the environment or the file of storage_token.sh, never from an argument.
 set -euo pipefail
 

@@ -23,4 +23,5 @@ if [ ! -f "$others/complete" ] || [ "$(cat "$others/complete")" != "$wanted" ]; 
     echo "$wanted" > "$others/complete"
 fi
 cd "$repository"
+"$python" setup_scripts/sample
 exec "$python" tests/benchmarks/benchmark.py --others "$others/bin/python" "$@"

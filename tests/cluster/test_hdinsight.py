@@ -92,7 +92,7 @@ def record(section, values):
 def record_seconds(name, seconds):
     """Keep how long a part of the rehearsal took, if asked to: otherwise the tests change no committed file."""
     if os.environ.get("RECORD_SECONDS"):
-        record("seconds", {name: round(seconds, 1)})
+        record("seconds", {name: round(seconds, 1), "date": time.strftime("%Y-%m-%d")})
 
 
 # The scripts ------------------------------------------------------------------------------------------------------
@@ -690,6 +690,16 @@ def test_the_nodes_own_python_comes_before_conda(node, tmp_path):
     assert "python=3.10.16" in (tmp_path / "asked").read_text()
 
 
+def test_the_kernel_can_work_on_the_head_node_alone(node, tmp_path):
+    """``master = "local[2]"``, as the page says for the sample; the cluster's own settings would stop it."""
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    (conf / "spark-defaults.conf").write_text("spark.executor.memory no-number\n")
+    done = node.launched(tmp_path, "-c", "from helpers.cluster import session\nspark = session.start('local[2]')\n"
+                         "print(spark.range(7).count())", TUTORIAL_STORAGE="", SPARK_CONF_DIR=str(conf))
+    assert done.returncode == 0 and done.stdout.endswith("7\n"), done.stderr[-2000:]
+
+
 def test_a_worker_gets_no_kernel(node, tmp_path):
     worker = Node(node.prefix, node.environment["TUTORIAL_PYTHON"], head="no")
     worker.environment["TUTORIAL_KERNELS"] = str(tmp_path / "kernels")
@@ -1044,9 +1054,10 @@ def test_deaths_on_yarn_lose_no_unit(cluster, tmp_path):
 
 
 def record_passed(request, started, **found):
-    """Keep that a slow test has passed, when, in how many seconds, and what it has found."""
-    record("slow", {request.node.name: dict(found, date=time.strftime("%Y-%m-%d"),
-                                            seconds=round(time.monotonic() - started))})
+    """Keep, if asked to, that a slow test has passed, when, in how many seconds, and what it has found."""
+    if os.environ.get("RECORD_SECONDS"):
+        record("slow", {request.node.name: dict(found, date=time.strftime("%Y-%m-%d"),
+                                                seconds=round(time.monotonic() - started))})
 
 
 def environment_of(name, *packages, python=sys.executable):
