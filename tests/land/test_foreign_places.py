@@ -130,7 +130,7 @@ def test_the_censuses_boundary_is_said_to_be_its(use, tmp_path, monkeypatch, cap
         with pytest.raises(InputError, match="got '25003'. Choose one of M .25017.\\.$"):
             boundary_of("25003")
         monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/none.zip")
-        with pytest.raises(InputError, match="expected county 25017 in own.geojson or among all counties"):
+        with pytest.raises(InputError, match="expected county 25017 in own.geojson, got none there, and the Census"):
             boundary_of("25017")
     said = capsys.readouterr().out
     assert said.count("25017 is the Census's: own.geojson has none") == 2 and "SECRET" not in said
@@ -265,8 +265,8 @@ def endless(request, content=b"\0" * (1 << 16), pause=0.0, header=False):
 
 
 @pytest.mark.parametrize("fault, came", [
-    (endless, "more than 4 MB"), (lambda request: endless(request, b"{", 0.1), "no whole answer within"),
-    (lambda request: endless(request, b"a", 0.1, True), "no whole answer within"),
+    (endless, "more than 4 MB"), (lambda request: endless(request, b"{", 0.1), "no complete answer"),
+    (lambda request: endless(request, b"a", 0.1, True), "no complete answer"),
     (lambda request: servers.reply(request, 200, gzip.compress(bytes(50 << 20)), {"Content-Encoding": "gzip"}),
      "more than 4 MB"),
     (servers.moved_to("file:///etc/passwd"), "no answer .InvalidSchema")])
