@@ -39,7 +39,7 @@ def test_what_a_file_of_ones_own_lacks_the_census_has(sample, files, tmp_path, m
     with pytest.raises(InputError, match="got 'Middlesex, MA'. Choose one of my_place"):
         source.county("Middlesex, MA")
     monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/gone.geojson")
-    with pytest.raises(InputError, match="county 99005 in my_place.geojson or among all counties.*status 404") as error:
+    with pytest.raises(InputError, match="county 99005 in my_place.geojson, got none there.*status 404") as error:
         source.county("99005")
     assert "\n" not in str(error.value)
 
