@@ -95,23 +95,25 @@ def write_whole(uri: str, content: bytes):
             part.write_bytes(content)
     elif isinstance(system, AsyncFileSystem):
         system.pipe_file(path, content)  # An object store shows only whole objects.
-    elif system.protocol == "hdfs":
-        _rename_into(system, path, content, overwrite=True)
-    else:  # WebHDFS renames to free names only.
-        if system.exists(path):
-            system.rm_file(path)
-        _rename_into(system, path, content)
+    else:
+        _rename_into(system, path, content, replace=True)
 
 
-def _rename_into(system, path, content, **how):
+def _rename_into(system, path, content, replace):
     folder, _, name = path.rpartition("/")
     part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
     system.makedirs(folder, exist_ok=True)
     try:
         system.pipe_file(part, content)
-        system.mv(part, path, **how)
+        if system.protocol == "hdfs":
+            system.mv(part, path, overwrite=replace)
+        else:  # WebHDFS renames to free names only. The old file stays until the new one is whole.
+            if system.exists(path):
+                system.rm_file(path)
+            system.mv(part, path)
     except BaseException:
-        remove(system, part)
+        with contextlib.suppress(Exception):  # The first error says what is wrong.
+            remove(system, part)
         raise
 
 
@@ -131,7 +133,7 @@ def create(uri: str, content: bytes):
         finally:
             part.unlink()
     elif system.protocol == "hdfs":
-        _rename_into(system, path, content)
+        _rename_into(system, path, content, replace=False)
     elif system.exists(path):
         raise FileExistsError(path)
     else:

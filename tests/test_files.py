@@ -210,6 +210,26 @@ def test_a_web_address_is_refused_without_its_signature(scheme):
         assert secret not in "".join(traceback.format_exception(error.value))
 
 
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(monkeypatch):
+    """On a file system that renames, but is neither a disk nor HDFS."""
+    uri = "memory://kept/note"
+    storage.write_whole(uri, b"old")
+    system, path = storage.filesystem(uri)
+
+    def half(self, path, content, **named):
+        with self.open(path, "wb") as file:
+            file.write(content[:1])
+        raise OSError("the connection was cut")
+
+    monkeypatch.setattr(type(system), "pipe_file", half)
+    with pytest.raises(OSError, match="cut"):
+        storage.write_whole(uri, b"new")
+    assert system.cat_file(path) == b"old" and system.find("/kept") == [path]
+    monkeypatch.undo()
+    storage.write_whole(uri, b"new")
+    assert system.cat_file(path) == b"new" and system.find("/kept") == [path]
+
+
 @pytest.mark.parametrize("uri, path", [
     ("hdfs://NameService1/runs/trip #2?/_manifest.json", "/runs/trip #2?/_manifest.json"), ("hdfs://nn:8020", "/"),
     ("hdfs://nn//user/ada/x.json", "/user/ada/x.json"), ("/user/ada/trip #2", "/user/ada/trip #2")])

@@ -116,8 +116,7 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
     return set_title(ax, title)
 
 
-def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score",
-                true: str = "correct") -> Axes:
+def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score", true: str = "correct") -> Axes:
     """A quantity, 0 to 1, against the share of tiles that are ``true``: calibrated values lie on the diagonal.
 
     ``tables`` are those of ``evaluation.reliability``, by name. Larger marks stand for more tiles.

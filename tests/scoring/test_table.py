@@ -168,8 +168,8 @@ def test_files_of_others_are_named_by_size_and_time(spark, model, pile):
 def test_another_model_or_engine_never_mixes_in(spark, model, pile, tmp_path):
     pile.score(spark, model)
     other = tiny.model(tmp_path / "other", seed=1)
-    with pytest.raises(InputError, match=f"of model {other.checksum} and engine onnxruntime.* got one of model "
-                                         f"{model.checksum} and engine onnxruntime"):
+    with pytest.raises(InputError, match=f"expected a prediction table of model {other.checksum} and engine onnxruntime.* "
+                                         f"got one of model {model.checksum} and engine onnxruntime"):
         scoring.score(spark, pile.store, other, pile.table)
     assert set(read(pile.table)["model"]) == {model.checksum}
     scored, table = pile.score(spark, other, replace=True)
@@ -351,9 +351,9 @@ MISTAKES = {
     "a manifest of another number": (lambda pile: tilestore.write_manifest(pile.store, "pile", 0, tiles=91), "",
                                      "expected 91 tiles of county pile, year 0 .* got 90"),
     "a manifest that is cut off": (lambda pile: broken_manifest(pile, '{"tiles": '), "",
-                                   "expected a manifest with county, year, tiles and classes .*, got one that is cut off"),
+                                   "expected a manifest with county, year, tiles and classes at .*, got one that is cut off"),
     "a manifest that is nested too deep": (lambda pile: broken_manifest(pile, "[" * 100_000), "",
-                                           "expected a manifest with county, year, tiles and classes .*, got one that is cut"),
+                                           "expected a manifest with county, year, tiles and classes at .*, got one that is cut"),
     "a table that is nested too deep": (deep_table, "",
                                         "got a _table.json of another program"),
     "a manifest without tiles": (lambda pile: broken_manifest(pile, '{"county": "pile", "year": 0}'), "",
