@@ -1,6 +1,5 @@
 """Checks before a job begins: Java, Python, packages, memory, disk and storage."""
 
-import json
 import os
 import re
 import sys
@@ -70,14 +69,13 @@ def _check_workers(spark, check, tasks, is_local):
         # some write files when they are first imported.
         versions = {found.metadata["Name"]: found.version for found in distributions()}
         found = find_spec("helpers")
-        return json.dumps({
-            "python": ".".join(map(str, sys.version_info[:3])),
-            "helpers": "importable" if found and found.origin else "not found",
-            "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in PACKAGES)})
+        return {"python": ".".join(map(str, sys.version_info[:3])),
+                "helpers": "importable" if found and found.origin else "not found",
+                "packages": ", ".join(f"{name} {versions.get(name, 'missing')}" for name in PACKAGES)}
 
-    here, workers, error = json.loads(describe()), [], None
+    here, workers, error = describe(), [], None
     try:
-        workers = [json.loads(text) for text in work.ask(spark, describe, tasks)]
+        workers = work.ask(spark, describe, tasks)
     except Exception as raised:  # Any error of a worker becomes this check's result; the other checks still run.
         error = _sentence(raised)
 
@@ -114,7 +112,7 @@ def _storage_round_trip(spark) -> str:
 
     write_whole(uri, b"preflight")
     try:
-        return "a file there and back" if work.ask(spark, read, 1) == ["preflight"] else "another file"
+        return "a file there and back" if work.ask(spark, read) == ["preflight"] else "another file"
     finally:
         system, path = filesystem(uri)
         system.rm_file(path)

@@ -29,7 +29,6 @@ from helpers.cluster import adapter
 from helpers.files import NOT_JSON, credentials, filesystem, is_damage, remove, room, use, write_whole
 from helpers.uri import join, shown
 
-_REPORT = "unit string, rows long, seconds string, kind string, error string"
 # Files that a job has written and may remove. Their names end in a unit's hash.
 _OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
 _PART = re.compile(r"\.([0-9a-f]{20})\.parquet\.[0-9a-f]{8}\.part")
@@ -134,25 +133,19 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
     cuts = shares(len(todo), adapter.slots(spark), tasks) if todo else []
     known = credentials()
 
-    def on_worker(batches):
-        import pyarrow as pa
+    def on_worker(task):
         use(known)
-        for batch in batches:
-            for number in (number for task in batch.column(0).to_pylist() for number in cuts[task]):
-                report = _do(*todo[number], work, uri)
-                yield pa.RecordBatch.from_arrays(
-                    [pa.array([value], kind) for value, kind in zip(
-                        report, (pa.string(), pa.int64(), pa.string(), pa.string(), pa.string()))],
-                    ["unit", "rows", "seconds", "kind", "error"])
+        for number in cuts[task]:
+            yield _do(*todo[number], work, uri)
         _make_ready()
 
     with _watching(watch, uri, set(units)):
-        reports = spark.range(0, len(cuts), 1, len(cuts)).mapInArrow(on_worker, _REPORT).collect() if cuts else []
+        reports = _in_tasks(spark, on_worker, len(cuts)) if cuts else []
     seconds = Counter()
     for report in reports:
-        seconds.update(json.loads(report["seconds"]))
+        seconds.update(report["seconds"])
     return Done(sum(report["rows"] for report in reports), dict(seconds), {
-        report["unit"]: _error(report["kind"], report["error"]) for report in reports if report["error"]})
+        report["unit"]: _error(report["kind"], report["error"]) for report in reports if "error" in report})
 
 
 def shares(units: int, slots: int, tasks=None) -> list:
@@ -167,13 +160,21 @@ def shares(units: int, slots: int, tasks=None) -> list:
 
 
 def ask(spark, function, tasks: int = 1) -> list:
-    """Run a function without arguments in a number of tasks, and return the text of each."""
+    """Run a function without arguments in a number of tasks, and return the JSON value of each."""
+    return _in_tasks(spark, lambda task: [function()], tasks)
+
+
+def _in_tasks(spark, function, tasks):
+    """Call a function with the number of each task on the workers, and return all the JSON values that it yields."""
     def on_worker(batches):
         import pyarrow as pa
-        for _ in batches:
-            yield pa.RecordBatch.from_pydict({"text": [function()]})
+        for batch in batches:
+            for task in batch.column(0).to_pylist():
+                for value in function(task):
+                    yield pa.RecordBatch.from_pydict({"json": [json.dumps(value)]})
 
-    return [row["text"] for row in spark.range(0, tasks, 1, tasks).mapInArrow(on_worker, "text string").collect()]
+    rows = spark.range(0, tasks, 1, tasks).mapInArrow(on_worker, "json string").collect()
+    return [json.loads(row["json"]) for row in rows]
 
 
 def _make_ready():
@@ -200,15 +201,15 @@ def _do(name, unit, work, uri):
     try:
         system, path = filesystem(join(uri, name + ".parquet"))
         if system.exists(path):
-            return name, 0, "{}", None, None
+            return {"unit": name, "rows": 0, "seconds": {}}
         table, facts, seconds = work(unit)
         started = time.perf_counter()
         with room(shown(uri)):
             write(table, facts, uri, name)
         seconds = dict(seconds, write=time.perf_counter() - started)
     except InputError as error:
-        return name, 0, "{}", error.kind, str(error)
-    return name, len(table), json.dumps(seconds), None, None
+        return {"unit": name, "rows": 0, "seconds": {}, "kind": error.kind, "error": str(error)}
+    return {"unit": name, "rows": len(table), "seconds": seconds}
 
 
 def _error(kind, sentence):

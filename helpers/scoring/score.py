@@ -8,7 +8,6 @@ was stopped continues with the units whose file is missing, and scores changed p
 import atexit
 import contextlib
 import functools
-import json
 import logging
 import os
 import shutil
@@ -239,9 +238,9 @@ def fastest(spark, bundle) -> str:
 
         def measure():
             from pyspark import SparkFiles
-            return json.dumps(guard.seconds(SparkFiles.get(shipped), threads))
+            return guard.seconds(SparkFiles.get(shipped), threads)
 
-        took = json.loads(work.ask(spark, measure)[0])
+        took, = work.ask(spark, measure)
         _measured[key] = {name: round(1e3 * seconds, 2) for name, seconds in took.items()}
         log.info("engines measured model=%s ms=%s", bundle.checksum, _measured[key])
     return min(_measured[key], key=_measured[key].get, default="onnxruntime")
