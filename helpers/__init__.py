@@ -16,15 +16,8 @@ Importing any of them does nothing: no download, no session, no seed.
 
 
 class InputError(ValueError):
-    """The user can fix this: one sentence with what was wanted, what came, and what to do.
-
-    ``kind`` lets code tell errors apart without reading their text: ``"input"``, or what a subclass says.
-    """
-
-    kind = "input"
+    """The user can fix this: one sentence with what was wanted, what came, and what to do."""
 
 
 class DamagedFile(InputError):
     """A file is gone, or it is not what was written."""
-
-    kind = "damaged"

@@ -34,12 +34,6 @@ _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR,
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
 
 
-class DiskFull(InputError):
-    """A disk has no room left."""
-
-    kind = "full"
-
-
 def filesystem(uri: str):
     """The fsspec file system of a URI or path, and the path in it; a missing package or key is an InputError."""
     uri = str(uri)
@@ -255,14 +249,14 @@ def is_damage(error: Exception) -> bool:
 
 @contextlib.contextmanager
 def room(where: str, advice: str = "Free some space and run the same command again."):
-    """Turn the error of a full disk into a DiskFull."""
+    """Turn the error of a full disk into an InputError."""
     try:
         yield
     except OSError as error:
         if not is_full(error):
             raise
-        raise DiskFull(f"expected room on the disk for {where}, got a full one (no space left on device). {advice}"
-                       ) from error
+        raise InputError(f"expected room on the disk for {where}, got a full one (no space left on device). {advice}"
+                         ) from error
 
 
 def is_full(error: Exception) -> bool:

@@ -145,7 +145,8 @@ def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
     for report in reports:
         seconds.update(report["seconds"])
     return Done(sum(report["rows"] for report in reports), dict(seconds), {
-        report["unit"]: _error(report["kind"], report["error"]) for report in reports if "error" in report})
+        report["unit"]: (DamagedFile if report["is_damage"] else InputError)(report["error"])
+        for report in reports if "error" in report})
 
 
 def shares(units: int, slots: int, tasks=None) -> list:
@@ -208,14 +209,9 @@ def _do(name, unit, work, uri):
             write(table, facts, uri, name)
         seconds = dict(seconds, write=time.perf_counter() - started)
     except InputError as error:
-        return {"unit": name, "rows": 0, "seconds": {}, "kind": error.kind, "error": str(error)}
+        return {"unit": name, "rows": 0, "seconds": {}, "error": str(error),
+                "is_damage": isinstance(error, DamagedFile)}
     return {"unit": name, "rows": len(table), "seconds": seconds}
-
-
-def _error(kind, sentence):
-    error = DamagedFile(sentence) if kind == DamagedFile.kind else InputError(sentence)
-    error.kind = kind
-    return error
 
 
 @contextlib.contextmanager

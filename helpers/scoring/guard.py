@@ -67,12 +67,6 @@ def _die_with(parent):
 STOPPED = TimeoutError, ProcessExpired, BrokenProcessPool
 
 
-class EngineBroken(InputError):
-    """The engine has failed so often that the job must stop."""
-
-    kind = "engine"
-
-
 class Guard:
     """A process that scores with one bundle and engine. It starts at the first batch, and again if it hangs or crashes.
 
@@ -96,10 +90,10 @@ class Guard:
     def score(self, images: list, tile_px=None) -> Scored:
         """Like ``score_images``. A picture that hangs or crashes the process gets the reason ``timeout`` or ``crash``.
 
-        EngineBroken: the engine can't be started, or has failed on too many tiles in a row.
+        An InputError says that the engine can't be started, or has failed on too many tiles in a row.
         """
         if self._broken:
-            raise EngineBroken(self._broken)
+            raise InputError(self._broken)
         parts, load_s = [], 0.0
         for first in range(0, len(images), CALL_TILES):
             if not self._is_loaded:
@@ -131,8 +125,8 @@ class Guard:
                 return time.perf_counter() - started
             except STOPPED as error:
                 came = _came(error)
-        raise EngineBroken(f"expected the engine {self._model[1]} to load the model, but it {came}, twice. Try another "
-                           "engine.")
+        raise InputError(f"expected the engine {self._model[1]} to load the model, but it {came}, twice. Try another "
+                         "engine.")
 
     def _halving(self, images, tile_px, is_suspect=False):
         if not self._is_loaded:
@@ -156,7 +150,7 @@ class Guard:
         if self._in_vain >= IN_VAIN:
             self._broken = (f"expected scores from the engine {self._model[1]}, but it {came} on {IN_VAIN} tiles in a "
                             "row. Try another engine.")
-            raise EngineBroken(self._broken)
+            raise InputError(self._broken)
         kind = "timeout" if isinstance(error, TimeoutError) else "crash"
         return Scored([None], [None], [kind], [
             f"expected a score, but the process that reads and scores the picture {came}, twice. Look at the picture, "

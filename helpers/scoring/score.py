@@ -131,8 +131,8 @@ def _check(rows, unit, engine):
         raise InputError(f"expected one tile of each name in {uri}, got {double} twice. Write this file again.")
     kinds = set(rows["error_kind"].to_pylist())
     if len(rows) >= BROKEN_TILES and kinds <= {"engine", "timeout", "crash"}:
-        raise guard.EngineBroken(f"expected scores from the engine {engine}, but it failed with all {len(rows)} tiles "
-                                 f"of a unit: {rows['error'][0].as_py()}")
+        raise InputError(f"expected scores from the engine {engine}, but it failed with all {len(rows)} tiles of a "
+                         f"unit: {rows['error'][0].as_py()}")
 
 
 def ship(spark, bundle) -> str:

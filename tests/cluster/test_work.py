@@ -72,9 +72,8 @@ def test_a_run_with_nothing_to_do_does_not_ask_spark(whole):
 def test_what_fails_one_unit_lets_the_others_finish(spark, tmp_path):
     done = work.run(spark, UNITS, toy.work(fails={2: InputError, 5: DamagedFile}), str(tmp_path))
     assert work.names(str(tmp_path)) == set(UNITS) - set(done.failed)
-    assert {UNITS[name]: (type(error), error.kind, str(error)) for name, error in done.failed.items()} == {
-        2: (InputError, "input", "expected another unit, got 2."),
-        5: (DamagedFile, "damaged", "expected another unit, got 5.")}
+    assert {UNITS[name]: (type(error), str(error)) for name, error in done.failed.items()} == {
+        2: (InputError, "expected another unit, got 2."), 5: (DamagedFile, "expected another unit, got 5.")}
 
 
 def test_another_error_ends_the_run_and_keeps_what_is_done(spark, tmp_path):
@@ -88,9 +87,8 @@ def test_a_damaged_or_missing_file_is_named(whole, tmp_path, damage):
     shutil.copytree(whole, tmp_path / "out")
     path = tmp_path / "out" / f"{NAMES[3]}.parquet"
     path.unlink() if damage is None else path.write_bytes(damage)
-    with pytest.raises(DamagedFile, match=f"but {path.name} is missing or damaged. Write it again") as told:
+    with pytest.raises(DamagedFile, match=f"but {path.name} is missing or damaged. Write it again"):
         work.facts(str(tmp_path / "out"), UNITS)
-    assert told.value.kind == "damaged"
 
 
 def test_a_file_cut_off_is_named(whole, tmp_path):
@@ -175,9 +173,9 @@ def test_a_full_disk_is_one_sentence_and_the_rest_is_done_when_there_is_room(spa
     small_disk = mount_small_disk("1m")
     (small_disk / "ballast").write_bytes(bytes(2 ** 20 - 4 * 4096))
     done = work.run(spark, UNITS, toy.work(), str(small_disk / "out"))
-    assert done.failed and {(error.kind, str(error)) for error in done.failed.values()} == {(
-        "full", f"expected room on the disk for {small_disk / 'out'}, got a full one (no space left on device). Free "
-        "some space and run the same command again.")}
+    assert done.failed and set(map(str, done.failed.values())) == {
+        f"expected room on the disk for {small_disk / 'out'}, got a full one (no space left on device). Free "
+        "some space and run the same command again."}
     assert set(toy.files(small_disk)) - {"ballast"} == {f"out/{name}.parquet" for name in set(UNITS) - set(done.failed)}
     (small_disk / "ballast").unlink()
     work.run(spark, UNITS, toy.work(), str(small_disk / "out"))

@@ -121,9 +121,8 @@ def test_a_network_that_only_hangs_is_given_up_soon(guarded, monkeypatch):
     started = time.monotonic()
     for _ in range(2):
         with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it gave no answer in time "
-                                             "on 4 tiles in a row. Try another engine.") as told:
+                                             "on 4 tiles in a row. Try another engine."):
             scorer.score([hangs] * 50)
-        assert told.value.kind == "engine"
     assert time.monotonic() - started < 60
     scorer.begin("another")
     assert scorer.score([PNG] * 10).error_kind == [None] * 10

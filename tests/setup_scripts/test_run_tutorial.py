@@ -258,7 +258,7 @@ def test_a_broken_input_shows_its_sentence_and_is_not_taken_for_finished(house):
 
 
 def test_errors_derived_from_input_errors_show_their_sentence_too(house):
-    house.notebook("02", "from helpers.files import DiskFull\nraise DiskFull('expected room, got none. Make some.')")
+    house.notebook("02", "from helpers import DamagedFile\nraise DamagedFile('expected room, got none. Make some.')")
     done = house.run()
     assert done.returncode == 1
     assert done.stderr.startswith("expected room, got none. Make some.\n") and "Traceback" not in done.stderr
