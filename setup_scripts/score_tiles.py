@@ -12,11 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.parquet as pq
 
 from helpers import InputError
 from helpers.cluster import session, work
-from helpers.files import filesystem, room, whole_file
+from helpers.files import room, whole_file
 from helpers.model import bundle
 from helpers.scoring import table
 from helpers.scoring.score import score
@@ -80,9 +79,8 @@ def write_csv(uri: str, classes: list, path: Path):
 
 
 def _batches(uri):
-    system, path = filesystem(uri)
-    with work.damage_named(uri, table.DELETE), system.open(path, "rb") as file:
-        yield from pq.ParquetFile(file).iter_batches()
+    with work.opened(uri, table.DELETE) as file:
+        yield from file.iter_batches()
 
 
 def _csv_rows(rows, county, year, classes):

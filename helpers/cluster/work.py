@@ -75,10 +75,13 @@ WRITE_AGAIN = "Write it again and run the same command."
 
 
 @contextlib.contextmanager
-def damage_named(uri: str, advice: str = WRITE_AGAIN):
-    """Turn Arrow's error about a damaged or missing file into a DamagedFile that names the file and says what to do."""
+def opened(uri: str, advice: str = WRITE_AGAIN, **options):
+    """A Parquet file, as ``pyarrow.parquet.ParquetFile``; if it is damaged or missing, a DamagedFile with ``advice``."""
+    import pyarrow.parquet as pq
+    system, path = filesystem(uri)
     try:
-        yield
+        with system.open(path, "rb") as file:
+            yield pq.ParquetFile(file, **options)
     except Exception as error:
         if not is_damage(error):
             raise
@@ -89,10 +92,8 @@ def damage_named(uri: str, advice: str = WRITE_AGAIN):
 
 def footer(uri: str, advice: str = WRITE_AGAIN):
     """The footer of a Parquet file, as ``pyarrow.parquet.FileMetaData``; a DamagedFile if it can't be read."""
-    import pyarrow.parquet as pq
-    system, path = filesystem(uri)
-    with damage_named(uri, advice), system.open(path, "rb") as file:
-        return pq.ParquetFile(file).metadata
+    with opened(uri, advice) as file:
+        return file.metadata
 
 
 def facts_in(metadata) -> dict:

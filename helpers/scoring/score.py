@@ -23,7 +23,6 @@ import pyarrow as pa
 from helpers import DamagedFile, InputError
 from helpers.cluster import adapter, work
 from helpers.cluster.progress import progress
-from helpers.files import filesystem
 from helpers.land.grid import TILE_PX
 from helpers.model import bundle as bundles
 from helpers.model import engines
@@ -88,13 +87,11 @@ def score_unit(unit: dict, shipped: str, model: str, engine: str, threads: int, 
     ``shipped`` is the name of the bundle under ``pyspark.SparkFiles``, ``model`` its checksum, and ``job`` a name that
     changes with each job.
     """
-    import pyarrow.parquet as pq
     from pyspark import SparkFiles
     network = guard.kept(SparkFiles.get(shipped), engine, threads, job)
-    system, path = filesystem(unit["uri"])
     parts, seconds, begun = [], dict.fromkeys(STAGES[:-1], 0.0), time.perf_counter()
-    with work.damage_named(unit["uri"]), system.open(path, "rb") as file:
-        tiles = pq.ParquetFile(file, buffer_size=BATCH_BYTES, read_dictionary=["image"] if unit["dictionary"] else None)
+    options = {"buffer_size": BATCH_BYTES, "read_dictionary": ["image"] if unit["dictionary"] else None}
+    with work.opened(unit["uri"], **options) as tiles:
         for batch in tiles.iter_batches(unit["batch_tiles"], [unit["group"]], ["tile_id", "image"]):
             ids, images = batch.column("tile_id"), _images(batch.column("image"))
             seconds["read"] += time.perf_counter() - begun

@@ -181,21 +181,12 @@ def read(uri: str, columns=None, classes=None) -> pd.DataFrame:
         raise InputError(f"expected predictions of the classes {', '.join(classes)} in {shown(uri)}, got those of "
                          f"{', '.join(found)}. Score the tiles with a model of the expected classes.")
     wanted = list(columns or COLUMNS)
-    inside = [name for name in wanted if name in SCHEMA.names]
-    frames = [read_file(*file, inside) for file in files(uri)]
+    inside, frames = [name for name in wanted if name in SCHEMA.names], []
+    for county, year, file_uri in files(uri):
+        with work.opened(file_uri, DELETE) as file:
+            frames.append(file.read(columns=inside).to_pandas().assign(county=county, year=year))
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=COLUMNS)
     return table.sort_values([key for key in KEYS if key in wanted], ignore_index=True)[wanted]
-
-
-def read_file(county: str, year: int, uri: str, columns=None) -> pd.DataFrame:
-    """The rows of one file of a table, with their county and year."""
-    import pyarrow.parquet as pq
-    system, path = filesystem(uri)
-    with work.damage_named(uri, DELETE), system.open(path, "rb") as file:
-        rows = pq.ParquetFile(file).read(columns=columns).to_pandas()
-    rows.insert(0, "county", county)
-    rows.insert(1, "year", year)
-    return rows
 
 
 def as_text(summary: dict) -> str:

@@ -12,7 +12,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import work
@@ -242,10 +241,9 @@ def _double(ranges):
 def _ids(uri_and_groups):
     """Tile ids in some row groups of a file. A damaged file has none: scoring reports it."""
     uri, groups = uri_and_groups
-    system, path = filesystem(uri)
     try:
-        with work.damage_named(uri), system.open(path, "rb") as file:
-            return pq.ParquetFile(file).read_row_groups(sorted(groups), ["tile_id"])["tile_id"].cast(pa.string()).chunks
+        with work.opened(uri) as file:
+            return file.read_row_groups(sorted(groups), ["tile_id"])["tile_id"].cast(pa.string()).chunks
     except DamagedFile:
         return []
 
@@ -289,9 +287,7 @@ def batches(uri: str, tiles: pd.DataFrame, size: int = 32):
         ids = pa.array(part["tile_id"].unique(), pa.string())
         folder = partition_folder(uri, *key)
         for name in _listed(uri, stored[key]) if key in stored else ():
-            system, path = filesystem(join(folder, name))
-            with work.damage_named(join(folder, name)), system.open(path, "rb") as opened:
-                file = pq.ParquetFile(opened)
+            with work.opened(join(folder, name)) as file:
                 groups = [group for group in range(file.num_row_groups) if pc.any(pc.is_in(
                     file.read_row_group(group, ["tile_id"])["tile_id"].cast(pa.string()), value_set=ids)).as_py()]
                 for batch in file.iter_batches(size, groups, ["tile_id", "image"]) if groups else ():
