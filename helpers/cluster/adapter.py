@@ -5,6 +5,8 @@ SparkContext and RDDs. All other code in this package uses DataFrames, which bot
 """
 
 import os
+import tempfile
+import zipfile
 from pathlib import Path
 
 from helpers import InputError
@@ -57,17 +59,29 @@ def threads(spark) -> int:
     return int(spark.conf.get("spark.task.cpus", "1"))
 
 
-def ship(spark, archive, name: str):
-    """Send an archive (.zip, .tar.gz) to every worker, once. Its folder there is ``pyspark.SparkFiles.get(name)``."""
+def ship(spark, folder, files: list, name: str):
+    """Send files of a folder to every worker, once. Their folder there is ``pyspark.SparkFiles.get(name)``."""
     key = (application(spark), name)
     if key in _shipped:  # Spark refuses a second archive of the same name.
         return
     if is_connect(spark):
-        spark.addArtifacts(f"{archive}#{name}", archive=True)
+        with tempfile.TemporaryDirectory() as place:
+            spark.addArtifacts(f"{_packed(folder, files, name, place)}#{name}", archive=True)
     else:
+        # Executors fetch the archive when their first task starts. Java removes its temporary folder when it ends.
+        archive = _packed(folder, files, name, spark.sparkContext._temp_dir)
         # A URI encodes blanks and other special characters. Java does not accept them in a plain path here.
-        spark.sparkContext.addArchive(f"{Path(archive).resolve().as_uri()}#{name}")
+        spark.sparkContext.addArchive(f"{archive.as_uri()}#{name}")
     _shipped.add(key)
+
+
+def _packed(folder, files, name, place):
+    """Pack files of a folder into an archive; uncompressed, because a network's weights don't shrink."""
+    path = Path(place, f"{name}.zip")
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for file in files:
+            archive.write(Path(folder, file), file)
+    return path
 
 
 def start_java(settings: dict):

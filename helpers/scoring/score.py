@@ -5,18 +5,11 @@ was stopped continues with the units whose file is missing, and scores changed p
 **Every tile ends as exactly one row, whatever happens in between.**
 """
 
-import atexit
-import contextlib
 import functools
 import logging
-import os
-import shutil
-import tempfile
 import time
 import uuid
-import zipfile
 from collections import Counter
-from pathlib import Path
 
 import pyarrow as pa
 
@@ -36,8 +29,6 @@ BATCH_TILES, BATCH_BYTES = 64, 16 << 20
 NAMED = 3
 # If all tiles of a unit fail, and it has at least this many, the engine is at fault and not the tiles.
 BROKEN_TILES = 16
-# Prefix of the temporary folders for archives.
-STAGED = "land-cover-bundle-"
 STAGES = ("load", "read", "decode", "network", "write")
 
 log = logging.getLogger(__name__)
@@ -135,40 +126,8 @@ def _check(rows, unit, engine):
 def ship(spark, bundle) -> str:
     """Send a bundle to every node, once, and return its name under ``pyspark.SparkFiles``."""
     name = f"bundle-{bundle.checksum}"  # Spark refuses a second archive of the same name, so each model has its own.
-    adapter.ship(spark, _archive(bundle.folder, (bundles.FACTS, *sorted(bundle.facts["files"])), name), name)
+    adapter.ship(spark, bundle.folder, [bundles.FACTS, *bundle.facts["files"]], name)
     return name
-
-
-@functools.lru_cache(maxsize=None)
-def _archive(folder, files, name):
-    """Pack a bundle into an archive, which Spark can send to other machines; uncompressed, as weights don't shrink."""
-    path = _staging() / f"{name}.zip"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for file in files:
-            archive.write(folder / file, file)
-    return str(path)
-
-
-@functools.lru_cache(maxsize=None)
-def _staging() -> Path:
-    """A temporary folder for archives. Executors fetch them when their first task starts, so the folder stays until
-    this process ends. Folders of killed processes, whose lock nobody holds any more, are removed."""
-    import fcntl
-    for left in Path(tempfile.gettempdir()).glob(f"{STAGED}*"):
-        with contextlib.suppress(OSError), open(left / "lock") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=STAGED))
-    lock = open(folder / "new", "w")
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    os.rename(folder / "new", folder / "lock")
-
-    def end():
-        lock.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
-    return folder
 
 
 def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fastest", county=None, years=None,

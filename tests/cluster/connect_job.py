@@ -7,7 +7,6 @@
 import json
 import os
 import sys
-import zipfile
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -41,7 +40,7 @@ def do_toy_units(spark, folder, pause_s=0, count=6):
 
 
 def ship(spark, folder):
-    """Send an archive, twice; what the workers read in it."""
+    """Send a file, twice; what the workers read in it."""
     def read(batches):
         import pandas as pd
         from pyspark import SparkFiles
@@ -49,11 +48,9 @@ def ship(spark, folder):
             with open(os.path.join(SparkFiles.get("shipped-1"), "note")) as file:
                 yield pd.DataFrame({"text": [file.read()]})
 
-    path = Path(folder, "some.zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("note", "hello")
+    Path(folder, "note").write_text("hello")
     for _ in range(2):
-        adapter.ship(spark, path, "shipped-1")
+        adapter.ship(spark, folder, ["note"], "shipped-1")
     return spark.range(0, 2, 1, 2).mapInPandas(read, "text string").toPandas()["text"].tolist()
 
 

@@ -1,5 +1,3 @@
-import zipfile
-
 from helpers.cluster import adapter
 
 
@@ -9,7 +7,7 @@ def test_what_a_classic_session_says_of_itself(spark):
     assert adapter.application(spark).startswith("local-") and adapter.java(spark)[0].isdigit()
 
 
-def test_an_archive_reaches_the_workers_once(spark, tmp_path):
+def test_a_file_reaches_the_workers_once(spark, tmp_path):
     def read(batches):
         import pandas as pd
         from pyspark import SparkFiles
@@ -17,8 +15,8 @@ def test_an_archive_reaches_the_workers_once(spark, tmp_path):
             with open(SparkFiles.get("shipped-1") + "/note") as file:
                 yield pd.DataFrame({"text": [file.read()]})
 
-    with zipfile.ZipFile(tmp_path / "some.zip", "w") as archive:
-        archive.writestr("note", "hello")
+    (tmp_path / "note").write_text("hello")
+    (tmp_path / "other").write_text("stays here")
     for _ in range(2):
-        adapter.ship(spark, tmp_path / "some.zip", "shipped-1")
+        adapter.ship(spark, tmp_path, ["note"], "shipped-1")
         assert spark.range(0, 2, 1, 2).mapInPandas(read, "text string").toPandas()["text"].tolist() == ["hello"] * 2

@@ -114,7 +114,7 @@ def test_a_server_that_the_environment_names_is_used(environment, server):
     assert done.stdout == "True 9\n"
 
 
-def test_an_archive_reaches_the_workers_of_each_session(drivers, tmp_path):
+def test_a_file_reaches_the_workers_of_each_session(drivers, tmp_path):
     assert [driver.asked("ship", folder=str(tmp_path)) for driver in drivers] == [["hello"] * 2] * 2
 
 

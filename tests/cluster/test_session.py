@@ -223,11 +223,11 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
     (here / "conf" / "core-site.xml").write_text(
         "<configuration><property><name>fs.defaultFS</name><value>hdfs://127.0.0.1:9</value></property><property>"
         "<name>hadoop.security.authentication</name><value>kerberos</value></property></configuration>")
-    program = ("import os, zipfile; from helpers.cluster import adapter, session\n"
+    (here / "a.txt").write_text("there")
+    program = ("import os; from helpers.cluster import adapter, session\n"
                "here = os.environ['TMPDIR']\n"
-               "with zipfile.ZipFile(here + '/sent.zip', 'w') as archive: archive.writestr('a.txt', 'there')\n"
                "spark = session.start('local[1]')\n"
-               "adapter.ship(spark, here + '/sent.zip', 'sent')\n"
+               "adapter.ship(spark, here, ['a.txt'], 'sent')\n"
                "def look(batches):\n"
                "    import os, pandas as pd; from pyspark import SparkFiles\n"
                "    for _ in batches: yield pd.DataFrame({'text': [open(SparkFiles.get('sent') + '/a.txt').read()],\n"
@@ -243,6 +243,7 @@ def test_what_a_shell_inherits_changes_nothing(tmp_path):
                HADOOP_CONF_DIR=str(here / "conf"), HOME="/proc/nowhere", PYSPARK_GATEWAY_PORT="9",
                PYSPARK_GATEWAY_SECRET="of another")
     assert (done.returncode, done.stdout) == (0, "there True\n"), done.stderr[-2000:]
+    assert not list(here.rglob("*.zip"))  # Nothing that was sent is left.
     rows = table.read(here / "table")
     assert rows["county"].tolist() == ["Würzburg"] * 4 and rows["class_id"].notna().all()
 

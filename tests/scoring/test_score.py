@@ -1,7 +1,4 @@
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -147,25 +144,3 @@ def test_tile_ids_that_are_no_text_are_refused(model, store, tmp_path):
     rows = pa.table({"tile_id": ids})
     with pytest.raises(InputError, match="expected tile ids in UTF-8 in a.parquet, got others"):
         scoring._check(rows, {"uri": "a.parquet", "tiles": 2}, "onnxruntime")
-
-
-def test_archives_of_killed_processes_are_removed_and_those_of_others_stay(tmp_path):
-    """The next start finds the temporary folder of a process that was killed with -9, and of one that still runs."""
-    program = ("import sys, time; from helpers.scoring import score\n"
-               "print(score._staging(), flush=True); time.sleep(60)")
-    environment = dict(os.environ, TMPDIR=str(tmp_path))
-
-    def start():
-        process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
-        return process, Path(process.stdout.readline().strip())
-
-    (killed, left), (running, kept) = start(), start()
-    killed.kill()
-    killed.communicate()
-    try:
-        last, mine = start()
-        assert not left.exists() and kept.exists() and mine.exists()
-    finally:
-        for process in (running, last):
-            process.kill()
-            process.communicate()
