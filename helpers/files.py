@@ -107,7 +107,7 @@ def _rename_into(system, path, content, replace):
             system.mv(part, path)
     except BaseException:
         with contextlib.suppress(Exception):  # The first error says what is wrong.
-            remove(system, part)
+            system.rm_file(part)
         raise
 
 
@@ -224,11 +224,13 @@ def sha256(path) -> str:
     return digest.hexdigest()
 
 
-def remove(system, path: str):
-    """Remove a file, unless another job has already done so."""
-    with making(path), contextlib.suppress(FileNotFoundError):
-        # fsspec's rm would take brackets and stars in a name for a pattern.
-        system.rm_file(path)
+def remove(uri: str):
+    """Remove a file, if it exists."""
+    system, path = filesystem(uri)
+    with making(path), contextlib.suppress(FileNotFoundError):  # Another job may remove it at the same time.
+        if system.exists(path):
+            # fsspec's rm would take brackets and stars in a name for a pattern.
+            system.rm_file(path)
 
 
 def free_bytes(folder) -> int:

@@ -82,14 +82,20 @@ def test_a_folder_that_can_only_be_read(tmp_path, monkeypatch):
 
 
 def test_a_file_that_another_job_has_removed_and_one_that_nobody_may(tmp_path, monkeypatch):
-    disk, path = storage.filesystem(str(tmp_path / "x"))
-    storage.remove(disk, path)
+    path = tmp_path / "x"
+    path.touch()
+    disk, _ = storage.filesystem(path)
+    storage.remove(path)
+    storage.remove(path)
+    path.touch()
+    monkeypatch.setattr(type(disk), "rm_file", lambda *_: os.remove(tmp_path / "gone already"))
+    storage.remove(path)
 
     def refuse(*_):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     monkeypatch.setattr(type(disk), "rm_file", refuse)
     with pytest.raises(InputError, match="expected a place to write .*/x, got: Permission denied"):
-        storage.remove(disk, path)
+        storage.remove(path)
 
 
 def test_the_room_of_a_folder_that_is_not_there_yet(tmp_path):

@@ -251,15 +251,15 @@ def keep_only(uri: str, wanted, folders=("",)):
     """Remove old files from some folders after a job: units that are no longer in its list, and half-written files of
     killed writers if the unit is done. Keep all files that no job has written."""
     wanted = set(wanted)
-    system, path = filesystem(uri)
     for folder in folders:
-        inside = join(path, folder) if folder else path
-        for file in system.find(inside):
+        inside = join(uri, folder) if folder else uri
+        system, path = filesystem(inside)
+        for file in system.find(path, maxdepth=1):
             left = _PART.fullmatch(file.rpartition("/")[2])
-            if left and system.exists(join(inside, left[1] + ".parquet")):
-                remove(system, file)
-        for name in names(join(uri, folder) if folder else uri):
-            name = join(folder, name) if folder else name
+            if left and system.exists(join(path, left[1] + ".parquet")):
+                remove(join(inside, left[0]))
+        for name in names(inside):
+            file = join(inside, name + ".parquet")
             with contextlib.suppress(DamagedFile):
-                if name not in wanted and facts_in(footer(join(uri, name + ".parquet"))) is not None:
-                    remove(system, join(path, name + ".parquet"))
+                if (join(folder, name) if folder else name) not in wanted and facts_in(footer(file)) is not None:
+                    remove(file)

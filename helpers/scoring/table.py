@@ -90,12 +90,9 @@ def _check_folder(uri):
 
 def remove(uri: str):
     """Remove a table's own files, and nothing else: first the manifest, then the units, at last the table's name."""
-    system, path = filesystem(uri)
-    for name in (MANIFEST, TABLE):
-        if name == TABLE:
-            work.keep_only(uri, ())
-        if system.exists(join(path, name)):
-            remove_file(system, join(path, name))
+    remove_file(join(uri, MANIFEST))
+    work.keep_only(uri, ())
+    remove_file(join(uri, TABLE))
 
 
 def facts_of(rows: pa.Table) -> dict:

@@ -99,9 +99,7 @@ def write_manifest(uri: str, county: str, year: int, **facts):
 
 def remove_manifest(uri: str, county: str, year: int):
     """Declare a county and year unfinished, before a job writes their tiles again."""
-    system, path = filesystem(join(partition_folder(uri, county, year), MANIFEST))
-    if system.exists(path):
-        remove(system, path)
+    remove(join(partition_folder(uri, county, year), MANIFEST))
 
 
 def check_folder(uri: str):
