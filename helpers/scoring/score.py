@@ -167,7 +167,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)
     _raise_failed(done.failed, wanted, damaged, tiles_uri)
     kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished other counties meanwhile.
-    counted = _counted(predictions_uri, wanted, kept, bundle.classes)
+    counted = table.count(predictions_uri, {name: unit["tiles"] for name, unit in wanted.items()}, kept, bundle.classes)
     seconds = time.monotonic() - started
     table.finish(predictions_uri, dict(
         counted, model=bundle.checksum, engine=engine,
@@ -236,8 +236,7 @@ def _run(spark, wanted, bundle, engine, uri, partitions):
     errors = {}
 
     def watch(names):
-        for name in names - there - set(errors):
-            facts = work.facts(uri, [name])[name]
+        for name, facts in work.facts(uri, names - there - set(errors)).items():
             errors[name] = sum(one["tiles"] for one in facts["errors"].values())
         show(sum(wanted[name]["tiles"] for name in errors), sum(errors.values()))
 
@@ -255,17 +254,3 @@ def _raise_failed(failed, wanted, damaged, uri):
         raise DamagedFile(f"expected the files of the tile store {shown(uri)} to be unchanged, got {len(damaged)} "
                           f"damaged: {', '.join(damaged[:NAMED])}{', …' if len(damaged) > NAMED else ''}. All other "
                           "tiles have their row. Write the damaged files again and run the same command.")
-
-
-def _counted(uri, wanted, kept, classes):
-    """Counts from the footers of a table's units; InputError if rows are missing, or come from different engines."""
-    counted = table.count(uri, {*wanted, *kept}, classes)
-    rows, names = counted.pop("rows"), counted.pop("engines")
-    for name, unit in wanted.items():
-        if rows[name] != unit["tiles"]:
-            raise InputError(f"expected {unit['tiles']} rows in {name}.parquet of the table {shown(uri)}, got "
-                             f"{rows[name]}. Delete this file and run the same command.")
-    if len(names) > 1:
-        raise InputError(f"expected rows of one engine, got {' and '.join(names)}. Let all workers have a GPU, or "
-                         "none, or choose another folder.")
-    return counted

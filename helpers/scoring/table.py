@@ -106,9 +106,17 @@ def facts_of(rows: pa.Table) -> dict:
             "engines": sorted(set(rows["engine"][rows["error_kind"].isna()]))}
 
 
-def count(uri: str, units, classes) -> dict:
-    """Tiles of some units, by class and by kind of error, from their footers."""
-    found = work.facts(uri, units, DELETE)
+def count(uri: str, wanted: dict, kept, classes) -> dict:
+    """Tiles of a table's units, by class and by kind of error, from their footers.
+
+    ``wanted`` has the number of tiles of each unit, and ``kept`` names more units. An InputError reports missing rows,
+    and rows of different engines.
+    """
+    found = work.facts(uri, {*wanted, *kept}, DELETE)
+    for name, tiles in wanted.items():
+        if found[name]["rows"] != tiles:
+            raise InputError(f"expected {tiles} rows in {name}.parquet of the table {shown(uri)}, got "
+                             f"{found[name]['rows']}. Delete this file and run the same command.")
     counts, errors, engines = Counter(), {}, set()
     for _, facts in sorted(found.items()):
         counts.update(facts["classes"])
@@ -118,8 +126,10 @@ def count(uri: str, units, classes) -> dict:
             known["tiles"] += one["tiles"]
             examples = sorted(known["examples"] + one["examples"], key=lambda example: example["tile_id"])
             known["examples"] = examples[:EXAMPLES]
-    return {"tiles": sum(facts["rows"] for facts in found.values()), "engines": sorted(engines),
-            "errors": dict(sorted(errors.items())), "rows": {name: facts["rows"] for name, facts in found.items()},
+    if len(engines) > 1:
+        raise InputError(f"expected rows of one engine, got {' and '.join(sorted(engines))}. Let all workers have a "
+                         "GPU, or none, or choose another folder.")
+    return {"tiles": sum(facts["rows"] for facts in found.values()), "errors": dict(sorted(errors.items())),
             "classes": {name: counts[str(class_id)] for class_id, name in enumerate(classes)}}
 
 
