@@ -2,7 +2,7 @@
 
 One folder for each topic, with the notebooks that use it first. A folder imports only from those above it::
 
-    (top)       runs, files and file systems, errors
+    (top)       runs, files and file systems, credentials, errors
     cluster/    01: the Spark session, its preflight and progress; a job as a list of units of work
     land/       02: classes, grid, scenes, labels, and where they come from
     tiles/      02: the tile store, pictures, preparation

@@ -16,7 +16,7 @@ from fsspec.asyn import sync_wrapper
 from fsspec.spec import AbstractBufferedFile
 
 from helpers import InputError
-from helpers.azure import TOKEN_FILE, credentials, token_of_file
+from helpers.credentials import TOKEN_FILE, credentials, token_of_file
 from helpers.uri import shown
 
 # Tries of one request. Each wait is twice the one before, or as long as the service asks for.

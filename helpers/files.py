@@ -17,12 +17,9 @@ from pathlib import Path
 import fsspec
 from fsspec.asyn import AsyncFileSystem
 
-from helpers import InputError, azure
+from helpers import InputError
 from helpers.uri import is_azure, shown
 
-# The names that Amazon's own tools read. The endpoint is the address of another storage than Amazon's, or an emulator.
-S3_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION",
-                  "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")
 # For each scheme, our module that opens its URIs, imported with the first of them, and the package that it needs.
 _PACKAGES = {"abfs": ("helpers.azure_filesystem", "adlfs"), "abfss": ("helpers.azure_filesystem", "adlfs"),
              "s3": ("helpers.s3_filesystem", "s3fs"), "s3a": ("helpers.s3_filesystem", "s3fs"),
@@ -61,20 +58,6 @@ def filesystem(uri: str):
     except (ValueError, ImportError) as error:
         raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)} ({error}). Copy it "
                          "to one of these.")
-
-
-def credentials() -> dict:
-    """The environment's variables with credentials. They travel to the workers inside the function that Spark runs:
-    others could see a setting or an argument. Without Kerberos, HDFS knows only the name of an account."""
-    return dict(azure.credentials(), **{name: os.environ[name] for name in (*S3_CREDENTIALS, "HADOOP_USER_NAME")
-                                        if os.environ.get(name)})
-
-
-def use(known: dict):
-    """Put ``credentials`` of the driver into this worker's environment."""
-    if "AWS_ACCESS_KEY_ID" in known:  # The token of an earlier job belongs to other keys.
-        os.environ.pop("AWS_SESSION_TOKEN", None)
-    os.environ.update(known)
 
 
 def is_local(system) -> bool:

@@ -10,7 +10,7 @@ import pytest
 import tiny
 from azurite import Azurite
 from helpers import InputError
-from helpers.azure import CREDENTIALS, TOKEN_FILE
+from helpers.credentials import TOKEN_FILE, VARIABLES
 from helpers.model import bundle
 from helpers.files import create, filesystem, write_whole
 from helpers.scoring import score as scoring
@@ -33,7 +33,7 @@ def azure(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def connected(azure, monkeypatch):
-    for name in CREDENTIALS + (TOKEN_FILE,):
+    for name in VARIABLES + (TOKEN_FILE,):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
     yield

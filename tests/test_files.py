@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from helpers import InputError, files as storage
-from helpers.azure import CREDENTIALS, TOKEN_FILE, credentials
+from helpers.credentials import TOKEN_FILE, VARIABLES, credentials, use
 from helpers.model import bundle
 from helpers.tiles import store
 from helpers.uri import absolute, shown
@@ -20,7 +20,7 @@ NAMES = ["model.onnx", "model.json"]
 
 @pytest.fixture(autouse=True)
 def nobody(monkeypatch):
-    for name in CREDENTIALS + (TOKEN_FILE,) + storage.S3_CREDENTIALS:
+    for name in VARIABLES + (TOKEN_FILE,):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -191,20 +191,20 @@ def test_without_any_of_them_the_identity_of_the_machine(monkeypatch):
     assert system.service_client.credential is system.credential
 
 
-@pytest.mark.parametrize("name", ["AZURE_STORAGE_SAS_TOKEN", *storage.S3_CREDENTIALS])
+@pytest.mark.parametrize("name", VARIABLES)
 def test_workers_get_what_the_driver_has(monkeypatch, name):
     monkeypatch.setenv(name, "of-the-driver")
-    known = storage.credentials()
+    known = credentials()
     monkeypatch.setenv(name, "of-the-worker")
-    storage.use(known)
-    assert storage.credentials() == known == {name: "of-the-driver"}
+    use(known)
+    assert credentials() == known == {name: "of-the-driver"}
 
 
 def test_a_session_token_of_other_keys_is_not_kept(monkeypatch):
     monkeypatch.setenv("AWS_SESSION_TOKEN", "of-the-worker")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of-the-worker")
-    storage.use({"AWS_ACCESS_KEY_ID": "of-the-driver"})
-    assert storage.credentials() == {"AWS_ACCESS_KEY_ID": "of-the-driver"}
+    use({"AWS_ACCESS_KEY_ID": "of-the-driver"})
+    assert credentials() == {"AWS_ACCESS_KEY_ID": "of-the-driver"}
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

@@ -11,7 +11,8 @@ import pytest
 
 import tiny
 from helpers import InputError
-from helpers.files import S3_CREDENTIALS, filesystem, write_whole
+from helpers.credentials import VARIABLES
+from helpers.files import filesystem, write_whole
 from helpers.model import bundle
 from helpers.scoring import score as scoring
 from helpers.scoring.table import read, summary
@@ -67,7 +68,7 @@ def moto(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def connected(moto, monkeypatch, tmp_path):
-    for name in S3_CREDENTIALS:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret)

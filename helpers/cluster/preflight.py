@@ -13,7 +13,8 @@ import psutil
 
 from helpers import InputError
 from helpers.cluster import adapter, work
-from helpers.files import credentials, filesystem, free_bytes, use, write_whole
+from helpers.credentials import credentials, use
+from helpers.files import filesystem, free_bytes, write_whole
 from helpers.runs import home
 from helpers.uri import join
 

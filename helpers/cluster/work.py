@@ -26,7 +26,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import adapter
-from helpers.files import NOT_JSON, credentials, filesystem, is_damage, remove, room, use, write_whole
+from helpers.credentials import credentials, use
+from helpers.files import NOT_JSON, filesystem, is_damage, remove, room, write_whole
 from helpers.uri import join, shown
 
 # Files that a job has written and may remove. Their names end in a unit's hash.

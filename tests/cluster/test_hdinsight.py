@@ -30,8 +30,8 @@ import toy
 import yarn
 from azurite import ACCOUNT, Azurite
 from helpers import InputError
-from helpers.azure import CREDENTIALS, TOKEN_FILE
 from helpers.cluster import session
+from helpers.credentials import TOKEN_FILE, VARIABLES
 from helpers.files import create, filesystem, write_whole
 from helpers.land.catalog import Catalog
 from helpers.maps import new_development
@@ -795,7 +795,7 @@ class Cluster:
         # What the kernel's launcher makes of HOME is where runs/ and data/ are.
         self.launcher, self.own = kernel["argv"][0], home / "landcover"
         self.environment = {key: value for key, value in os.environ.items()
-                            if key not in CREDENTIALS and key != "TUTORIAL_HOME"}
+                            if key not in VARIABLES and key != "TUTORIAL_HOME"}
         self.environment.update(kernel["env"], HOME=str(home), JUPYTER_PATH=str(home / "jupyter"), MPLBACKEND="Agg",
                                 PATH=f"{servers.bin}:{os.environ['PATH']}")
         self.environment.pop("VIRTUAL_ENV", None)
@@ -943,7 +943,7 @@ def livy(cluster):
     folder = cluster.home / "livy"
     folder.mkdir()
     environment = {key: value for key, value in os.environ.items()
-                   if key not in CREDENTIALS and not key.startswith(("TUTORIAL_", "PYTHON", "VIRTUAL_ENV"))}
+                   if key not in VARIABLES and not key.startswith(("TUTORIAL_", "PYTHON", "VIRTUAL_ENV"))}
     environment.update(HADOOP_CONF_DIR=str(cluster.yarn.conf), SPARK_LOCAL_IP="127.0.0.1",
                        SPARK_CONF_DIR=str(cluster.configure("livy_conf", cluster.defaults)))
     server = Livy(cluster.node.spark, KEPT, folder, environment,
