@@ -25,8 +25,9 @@ from helpers.scoring.batch import Scored, joined, score_images
 
 # Tiles in one call. If a call fails, only few tiles are scored again; larger calls are not faster.
 CALL_TILES = 16
-# Seconds before a call counts as hanging. Even a slow machine needs less: a picture takes milliseconds, a tile in a
-# large network a tenth of a second, and importing TensorFlow ten seconds.
+# Seconds before a call counts as hanging: CALL_S and TILE_S for each tile, or START_S to load the network. Even a slow
+# machine needs less: a picture takes milliseconds, a tile in a large network a tenth of a second, and importing
+# TensorFlow ten seconds.
 CALL_S, TILE_S, START_S = 20, 2, 300
 # A network that has hung or crashed on this many tiles in a row is broken.
 IN_VAIN = 4
@@ -68,18 +69,13 @@ STOPPED = TimeoutError, ProcessExpired, BrokenProcessPool
 
 
 class Guard:
-    """A process that scores with one bundle and engine. It starts at the first batch, and again if it hangs or crashes.
-
-    A call may take ``call_s`` seconds, plus ``TILE_S`` for each tile.
-    """
+    """A process that scores with one bundle and engine. It starts at the first batch, and again if it hangs or crashes."""
 
     function = staticmethod(_score)
 
-    def __init__(self, folder: str, engine: str, threads: int = 1, call_s: float = CALL_S):
+    def __init__(self, folder: str, engine: str, threads: int = 1):
         self._model = str(folder), engine, threads
-        self._call_s = call_s
         self._is_loaded, self._engine = False, engine
-        self.job = None
         self.begin(None)
         self._pool = _pool()
 
@@ -132,7 +128,7 @@ class Guard:
         if not self._is_loaded:
             self._load()
         try:
-            scored = self._call(self._call_s + TILE_S * len(images), self.function, self._model, images, tile_px)
+            scored = self._call(CALL_S + TILE_S * len(images), self.function, self._model, images, tile_px)
             self._in_vain, self._engine = 0, scored.engine
             return scored
         except STOPPED as error:

@@ -33,15 +33,24 @@ def guarded(model, monkeypatch):
     others[:] = children()
     made = []
 
-    def make(folder=model.folder, engine="onnxruntime", is_faulty=False, **options):
+    def make(folder=model.folder, engine="onnxruntime", is_faulty=False):
         if is_faulty:
             monkeypatch.setattr(guard.Guard, "function", staticmethod(faulty.score))
-        made.append(guard.Guard(folder, engine, **options))
+        made.append(guard.Guard(folder, engine))
         return made[-1]
 
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def hangs_after(monkeypatch):
+    """Sets the time limits of a call."""
+    def limit(call_s, tile_s):
+        monkeypatch.setattr(guard, "CALL_S", call_s)
+        monkeypatch.setattr(guard, "TILE_S", tile_s)
+    return limit
 
 
 others = []  # Processes of this one that other tests have started, as a Spark session's are.
@@ -90,10 +99,10 @@ def test_thousands_of_damaged_pictures(guarded):
     assert scorers() == [process] and highest - before < 200 * 2 ** 20
 
 
-def test_a_picture_that_hangs_or_crashes_is_given_up_alone(guarded, monkeypatch):
-    monkeypatch.setattr(guard, "TILE_S", 0.1)
+def test_a_picture_that_hangs_or_crashes_is_given_up_alone(guarded, hangs_after, monkeypatch):
+    hangs_after(1, 0.1)
     monkeypatch.setenv("FAULTY_NAME", "onnxruntime-cuda")
-    scorer = guarded(is_faulty=True, call_s=1)
+    scorer = guarded(is_faulty=True)
     rows = scorer.score([PNG, b"hang", PNG, b"crash", b"", PNG])
     assert rows.error_kind == [None, "timeout", None, "crash", "unreadable", None]
     assert rows.error[1].startswith("expected a score, but the process that reads and scores the picture gave no answer "
@@ -105,19 +114,19 @@ def test_a_picture_that_hangs_or_crashes_is_given_up_alone(guarded, monkeypatch)
     assert not psutil.pid_exists(process.pid)
 
 
-def test_a_network_that_hangs_or_crashes_costs_one_tile(guarded, monkeypatch):
-    monkeypatch.setattr(guard, "TILE_S", 0.1)
+def test_a_network_that_hangs_or_crashes_costs_one_tile(guarded, hangs_after):
+    hangs_after(1, 0.1)
     colours = [encode(faulty.solid(colour, PX)) for colour in (10, 66, 20, 99, 30, 33)]
-    rows = guarded(is_faulty=True, call_s=1).score(colours)
+    rows = guarded(is_faulty=True).score(colours)
     assert rows.error_kind == [None, "timeout", None, "crash", None, "engine"]
     assert rows.error[5] == "expected a score, got ValueError: a shape that it does not like. Try another engine."
 
 
-def test_a_network_that_only_hangs_is_given_up_soon(guarded, monkeypatch):
+def test_a_network_that_only_hangs_is_given_up_soon(guarded, hangs_after):
     """After that no tile is tried, until another job begins."""
-    monkeypatch.setattr(guard, "TILE_S", 0.01)
+    hangs_after(0.5, 0.01)
     hangs = encode(faulty.solid(66, PX))
-    scorer = guarded(is_faulty=True, call_s=0.5)
+    scorer = guarded(is_faulty=True)
     started = time.monotonic()
     for _ in range(2):
         with pytest.raises(InputError, match="expected scores from the engine onnxruntime, but it gave no answer in time "
