@@ -14,7 +14,7 @@ import psutil
 from helpers import InputError
 from helpers.cluster import adapter, work
 from helpers.credentials import credentials, use
-from helpers.files import filesystem, free_bytes, write_whole
+from helpers.files import filesystem, free_bytes, remove, write_whole
 from helpers.runs import home
 from helpers.uri import join
 
@@ -115,8 +115,7 @@ def _storage_round_trip(spark) -> str:
     try:
         return "a file there and back" if work.ask(spark, read) == ["preflight"] else "another file"
     finally:
-        system, path = filesystem(uri)
-        system.rm_file(path)
+        remove(uri)
 
 
 def _arrow_round_trip(spark) -> str:
