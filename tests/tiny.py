@@ -39,10 +39,9 @@ def scored(tiles, folder, engine="fastest"):
     rows = []
     for (county, year), part in tiles.groupby(["county", "year"], sort=False):
         found = score_images(list(part["image"]), saved, network, TILE_PX if year else None)
-        rows.append(pd.DataFrame({"county": county, "year": year, "tile_id": part["tile_id"].to_numpy(),
-                                  "model": saved.checksum, "engine": found.engine, "class_id": found.class_id,
-                                  "probabilities": found.probabilities, "error_kind": found.error_kind,
-                                  "error": found.error}).astype({"class_id": "Int8"}))
+        rows.append(pd.DataFrame(found.rows).assign(
+            county=county, year=year, tile_id=part["tile_id"].to_numpy(), model=saved.checksum,
+            engine=found.engine).astype({"class_id": "Int8"}))
     return pd.concat(rows, ignore_index=True)
 
 

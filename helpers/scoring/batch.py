@@ -1,16 +1,17 @@
 """One batch of encoded pictures through a network: the same function on the driver and on executors."""
 
 import time
-from collections import namedtuple
+from collections import Counter, namedtuple
 
 import numpy as np
 
 from helpers import InputError
 from helpers.tiles.pictures import BadPicture, decode
 
-# For each picture ``class_id`` and ``probabilities``, or None and the reason (``error_kind``, ``error``). ``engine`` is
-# the name of the engine, which ends in -cuda on a GPU. ``seconds`` are by stage.
-Scored = namedtuple("Scored", "class_id probabilities error_kind error engine seconds")
+# The class of a picture and its probabilities, or None and the reason.
+Row = namedtuple("Row", "class_id probabilities error_kind error")
+# A Row for each picture. The name of the engine ends in -cuda on a GPU. ``seconds`` are by stage.
+Scored = namedtuple("Scored", "rows engine seconds")
 
 
 def score_images(images: list, bundle, network, tile_px=None) -> Scored:
@@ -24,52 +25,48 @@ def score_images(images: list, bundle, network, tile_px=None) -> Scored:
 
     Returns
     -------
-    One entry for each picture. A picture that can't be read (``unreadable``, ``wrong_size``, ``too_large``,
+    One row for each picture. A picture that can't be read (``unreadable``, ``wrong_size``, ``too_large``,
     ``missing``) or scored (``engine``) has a reason and no class.
     """
-    n, pixels, readable = len(images), [], []
-    kinds, errors = [None] * n, [None] * n
+    rows, pixels = [None] * len(images), {}
     started = time.perf_counter()
-    for i, image in enumerate(images):
+    for number, image in enumerate(images):
         try:
-            pixels.append(decode(image, bundle.input_px, tile_px))
-            readable.append(i)
+            pixels[number] = decode(image, bundle.input_px, tile_px)
         except BadPicture as bad:
-            kinds[i], errors[i] = bad.kind, str(bad)
+            rows[number] = failed(bad.kind, str(bad))
     decoded = time.perf_counter()
-    class_id, rows = [None] * n, [None] * n
-    probabilities, failed = _probabilities(network, pixels, len(bundle.classes))
-    for k, i in enumerate(readable):
-        if k in failed:
-            kinds[i], errors[i] = "engine", failed[k]
-        else:
-            class_id[i], rows[i] = int(probabilities[k].argmax()), probabilities[k]
-    return Scored(class_id, rows, kinds, errors, network.name, {
-        "decode": decoded - started, "network": time.perf_counter() - decoded})
+    for number, row in zip(pixels, _rows(network, list(pixels.values()))):
+        rows[number] = row
+    return Scored(rows, network.name, {"decode": decoded - started, "network": time.perf_counter() - decoded})
 
 
-def _probabilities(network, pixels, n_classes):
-    """Probabilities (N, n_classes) of pictures, and for each picture that failed an error by its index."""
+def _rows(network, pixels):
+    """A row for each decoded picture."""
     if not pixels:
-        return np.empty((0, n_classes), np.float32), {}
+        return []
     try:
         probabilities = network.score(np.stack(pixels))
     except InputError:
         raise
     except Exception as error:  # Each engine has errors of its own.
         if len(pixels) > 1:  # One picture may be the cause: score each alone.
-            alone = [_probabilities(network, [one], n_classes) for one in pixels]
-            return (np.concatenate([found for found, _ in alone]),
-                    {i: failed[0] for i, (_, failed) in enumerate(alone) if failed})
-        return np.full((1, n_classes), np.nan, np.float32), {
-            0: f"expected a score, got {type(error).__name__}: {' '.join(str(error).split())[:300].rstrip('.')}. Try "
-               "another engine."}
-    return probabilities, {int(i): "expected a score, got values that are not numbers. Try another engine."
-                           for i in np.flatnonzero(~np.isfinite(probabilities).all(axis=1))}
+            return [_rows(network, [one])[0] for one in pixels]
+        said = " ".join(str(error).split())[:300].rstrip(".")
+        return [failed("engine", f"expected a score, got {type(error).__name__}: {said}. Try another engine.")]
+    return [Row(int(one.argmax()), one, None, None) if np.isfinite(one).all() else
+            failed("engine", "expected a score, got values that are not numbers. Try another engine.")
+            for one in probabilities]
+
+
+def failed(kind: str, error: str) -> Row:
+    """The row of a picture that has no class."""
+    return Row(None, None, kind, error)
 
 
 def joined(parts: list) -> Scored:
     """Join the results of several batches."""
-    lists = [sum((getattr(part, name) for part in parts), []) for name in Scored._fields[:4]]
-    return Scored(*lists, parts[-1].engine, {
-        stage: sum(part.seconds[stage] for part in parts) for stage in parts[0].seconds})
+    seconds = Counter()
+    for part in parts:
+        seconds.update(part.seconds)
+    return Scored([row for part in parts for row in part.rows], parts[-1].engine, dict(seconds))

@@ -21,7 +21,7 @@ from functools import lru_cache
 from pebble import ProcessExpired, ProcessPool
 
 from helpers import InputError
-from helpers.scoring.batch import Scored, joined, score_images
+from helpers.scoring.batch import Scored, failed, joined, score_images
 
 # Tiles in one call. If a call fails, only few tiles are scored again; larger calls are not faster.
 CALL_TILES = 16
@@ -148,9 +148,9 @@ class Guard:
                             "row. Try another engine.")
             raise InputError(self._broken)
         kind = "timeout" if isinstance(error, TimeoutError) else "crash"
-        return Scored([None], [None], [kind], [
-            f"expected a score, but the process that reads and scores the picture {came}, twice. Look at the picture, "
-            "or leave it out."], self._engine, {"decode": 0.0, "network": 0.0})
+        row = failed(kind, f"expected a score, but the process that reads and scores the picture {came}, twice. Look "
+                           "at the picture, or leave it out.")
+        return Scored([row], self._engine, {"decode": 0.0, "network": 0.0})
 
 
 def _pool():

@@ -35,10 +35,10 @@ log = logging.getLogger(__name__)
 
 
 def _rows(tile_ids, scored, model):
-    n = len(scored.class_id)
-    return pa.table([pa.array(tile_ids, pa.string()), [model] * n, [scored.engine] * n, scored.class_id,
-                     pa.array(scored.probabilities, pa.list_(pa.float32())), scored.error_kind, scored.error],
-                    schema=table.SCHEMA)
+    n = len(scored.rows)
+    class_id, probabilities, error_kind, error = zip(*scored.rows)
+    return pa.table([pa.array(tile_ids, pa.string()), [model] * n, [scored.engine] * n, class_id,
+                     pa.array(probabilities, pa.list_(pa.float32())), error_kind, error], schema=table.SCHEMA)
 
 
 def units(uri: str, parts: list, model: str, engine: str):

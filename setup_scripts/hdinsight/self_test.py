@@ -70,14 +70,14 @@ def main(where, folder):
     # Open the bundle as a worker does, without ``bundle.load``: that check needs onnx, which the archive lacks.
     model = bundle.Bundle(folder / "model")
     scored = score_images(pd.read_parquet(folder / "tiles.parquet")["image"].tolist(), model, engines.load(model), PX)
-    assert scored.error_kind == [None] * 10, scored
-    probabilities = np.array(scored.probabilities)
+    assert [row.error for row in scored.rows] == [None] * 10, scored
+    probabilities = np.array([row.probabilities for row in scored.rows])
     assert np.isfinite(probabilities).all() and probabilities.std(axis=0).max() > 0, probabilities
     if where == "executor":
         np.testing.assert_allclose(probabilities, np.load(folder / "probabilities.npy"), atol=1e-5)
     else:
         np.save(folder / "probabilities.npy", probabilities)
-    print("ten tiles scored:", "".join(map(str, scored.class_id)))
+    print("ten tiles scored:", "".join(str(row.class_id) for row in scored.rows))
 
 
 main(*sys.argv[1:])

@@ -23,7 +23,7 @@ from helpers.cluster import session, work
 from helpers.files import write_json
 from helpers.model import bundle
 from helpers.scoring import score as scoring, table
-from helpers.scoring.batch import Scored
+from helpers.scoring.batch import Row, Scored
 from helpers.tiles import store
 
 COUNTIES, TILES, FILE_TILES = 50, 100_000, 1024
@@ -63,7 +63,7 @@ def write_foreign(uri):
 def rows_of(unit, model, engine, **_):
     """What ``score_unit`` makes of a unit, without pictures."""
     names = pq.ParquetFile(unit["uri"]).read_row_group(unit["group"], ["tile_id"])["tile_id"]
-    found = Scored([0] * len(names), [[1.0] * 6] * len(names), [None] * len(names), [None] * len(names), engine, {})
+    found = Scored([Row(0, [1.0] * 6, None, None)] * len(names), engine, {})
     rows = scoring._rows(names, found, model)
     return rows, table.facts_of(rows), {}
 

@@ -66,17 +66,21 @@ def scorers():
     return [child for child in children() if child not in others]
 
 
+def kinds_of(scored):
+    return [row.error_kind for row in scored.rows]
+
+
 def test_a_row_for_each_picture_as_without_the_process(model, guarded):
     everything = [image for image, _ in dict(CONVERTED, **ERRORS).values()]
     there = guarded().score(everything)
     here = score_images(everything, model, engines.load(model, "onnxruntime"))
-    assert (there.class_id, there.error_kind, there.error, there.engine) == (
-        here.class_id, here.error_kind, here.error, here.engine)
-    assert len(there.class_id) == len(everything)
-    kinds = dict(zip(dict(CONVERTED, **ERRORS), there.error_kind))
+    assert there.engine == here.engine and len(there.rows) == len(everything)
+    assert [(row.class_id, row.error_kind, row.error) for row in there.rows] == [
+        (row.class_id, row.error_kind, row.error) for row in here.rows]
+    kinds = dict(zip(dict(CONVERTED, **ERRORS), kinds_of(there)))
     assert {name: kinds[name] for name in ERRORS} == {name: kind for name, (_, kind) in ERRORS.items()}
     assert all(kinds[name] is None for name in CONVERTED)
-    assert [p is None for p in there.probabilities] == [kind is not None for kind in there.error_kind]
+    assert [row.probabilities is None for row in there.rows] == [kind is not None for kind in kinds_of(there)]
 
 
 def test_thousands_of_damaged_pictures(guarded):
@@ -87,11 +91,11 @@ def test_thousands_of_damaged_pictures(guarded):
     before, highest, kinds = process.memory_info().rss, 0, []
     damaged = list(mutations(MUTATED))
     for start in range(0, MUTATED, 64):
-        rows = scorer.score(damaged[start:start + 64])
-        assert [c is None for c in rows.class_id] == [kind is not None for kind in rows.error_kind]
-        assert all(error.startswith("expected ") and ", got " in error and error.endswith(".")
-                   for error in rows.error if error)
-        kinds += rows.error_kind
+        rows = scorer.score(damaged[start:start + 64]).rows
+        assert [row.class_id is None for row in rows] == [row.error_kind is not None for row in rows]
+        assert all(row.error.startswith("expected ") and ", got " in row.error and row.error.endswith(".")
+                   for row in rows if row.error)
+        kinds += [row.error_kind for row in rows]
         highest = max(highest, process.memory_info().rss)
     assert len(kinds) == MUTATED and set(kinds) <= {None, "unreadable", "too_large", "wrong_size"}
     assert kinds.count("unreadable") > MUTATED / 3
@@ -103,13 +107,13 @@ def test_a_picture_that_hangs_or_crashes_is_given_up_alone(guarded, hangs_after,
     hangs_after(1, 0.1)
     monkeypatch.setenv("FAULTY_NAME", "onnxruntime-cuda")
     scorer = guarded(is_faulty=True)
-    rows = scorer.score([PNG, b"hang", PNG, b"crash", b"", PNG])
-    assert rows.error_kind == [None, "timeout", None, "crash", "unreadable", None]
-    assert rows.error[1].startswith("expected a score, but the process that reads and scores the picture gave no answer "
-                                    "in time, twice.")
-    assert "ended with status -11, twice" in rows.error[3] and rows.engine == "onnxruntime-cuda"
+    scored = scorer.score([PNG, b"hang", PNG, b"crash", b"", PNG])
+    assert kinds_of(scored) == [None, "timeout", None, "crash", "unreadable", None]
+    assert scored.rows[1].error.startswith("expected a score, but the process that reads and scores the picture gave no "
+                                           "answer in time, twice.")
+    assert "ended with status -11, twice" in scored.rows[3].error and scored.engine == "onnxruntime-cuda"
     process, = scorers()
-    assert scorer.score([PNG]).error_kind == [None] and scorers() == [process]
+    assert kinds_of(scorer.score([PNG])) == [None] and scorers() == [process]
     scorer.close()
     assert not psutil.pid_exists(process.pid)
 
@@ -117,9 +121,9 @@ def test_a_picture_that_hangs_or_crashes_is_given_up_alone(guarded, hangs_after,
 def test_a_network_that_hangs_or_crashes_costs_one_tile(guarded, hangs_after):
     hangs_after(1, 0.1)
     colours = [encode(faulty.solid(colour, PX)) for colour in (10, 66, 20, 99, 30, 33)]
-    rows = guarded(is_faulty=True).score(colours)
-    assert rows.error_kind == [None, "timeout", None, "crash", None, "engine"]
-    assert rows.error[5] == "expected a score, got ValueError: a shape that it does not like. Try another engine."
+    scored = guarded(is_faulty=True).score(colours)
+    assert kinds_of(scored) == [None, "timeout", None, "crash", None, "engine"]
+    assert scored.rows[5].error == "expected a score, got ValueError: a shape that it does not like. Try another engine."
 
 
 def test_a_network_that_only_hangs_is_given_up_soon(guarded, hangs_after):
@@ -134,9 +138,9 @@ def test_a_network_that_only_hangs_is_given_up_soon(guarded, hangs_after):
             scorer.score([hangs] * 50)
     assert time.monotonic() - started < 60
     scorer.begin("another")
-    assert scorer.score([PNG] * 10).error_kind == [None] * 10
+    assert kinds_of(scorer.score([PNG] * 10)) == [None] * 10
     for _ in range(guard.IN_VAIN):  # A score in between, and it is trusted on.
-        assert scorer.score([hangs, PNG]).error_kind == ["timeout", None]
+        assert kinds_of(scorer.score([hangs, PNG])) == ["timeout", None]
 
 
 def judged(folder, **files):
@@ -190,13 +194,12 @@ def alive(pid):
 
 
 def test_a_process_that_is_killed_from_outside_changes_nothing(model, guarded):
-    expected = score_images([PNG] * 8, model, engines.load(model, "onnxruntime")).class_id
+    expected = score_images([PNG] * 8, model, engines.load(model, "onnxruntime")).rows[0].class_id
     scorer = guarded()
     for _ in range(3):
-        came = scorer.score([PNG] * 8)
-        assert came.class_id == expected and came.error == [None] * 8
+        assert {(row.class_id, row.error) for row in scorer.score([PNG] * 8).rows} == {(expected, None)}
         scorers()[0].kill()
-        assert scorer.score([PNG]).error == [None]  # The only picture of a batch is not to blame either.
+        assert kinds_of(scorer.score([PNG])) == [None]  # The only picture of a batch is not to blame either.
         scorers()[0].kill()
 
 
@@ -212,13 +215,13 @@ def test_what_it_prints_is_no_answer(model):
     done = subprocess.run(
         [sys.executable, "-c", "import sys; from helpers.scoring.guard import Guard\n"
          "if __name__ == '__main__':\n"
-         "    scorer = Guard(sys.argv[1], 'onnxruntime'); print(scorer.score([b'']).error_kind); scorer.close()",
+         "    scorer = Guard(sys.argv[1], 'onnxruntime'); print(scorer.score([b'']).rows[0].error_kind); scorer.close()",
          str(model.folder)], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "['unreadable']\n", done.stderr
+    assert done.stdout == "unreadable\n", done.stderr
 
 
 def test_rows_do_not_depend_on_the_batch(model, guarded):
     images = [tiny.picture(seed) for seed in range(40)]
     together, scorer = guarded().score(images), guarded()
-    alone = [scorer.score([image]).probabilities[0] for image in images]
-    assert np.allclose(np.stack(together.probabilities), np.stack(alone), atol=1e-6)
+    alone = [scorer.score([image]).rows[0].probabilities for image in images]
+    assert np.allclose(np.stack([row.probabilities for row in together.rows]), np.stack(alone), atol=1e-6)
