@@ -34,9 +34,6 @@ NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
 def filesystem(uri: str):
     """The fsspec file system of a URI or path, and the path in it; a missing package or key is an InputError."""
     uri = str(uri)
-    if uri.startswith("adl://"):
-        raise InputError(f"expected abfss://container@account.dfs.core.windows.net/path, got {shown(uri)}. Azure Data "
-                         "Lake Gen1 was retired in 2024: copy its files to Gen2.")
     module, package = _PACKAGES.get(uri.partition("://")[0], (None, None))
     if module:
         try:
@@ -55,7 +52,7 @@ def filesystem(uri: str):
         return disk, disk._strip_protocol(uri)
     try:
         return fsspec.core.url_to_fs(uri)
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, AttributeError) as error:  # The last one is adlfs's about ``adl:``.
         raise InputError(f"expected a path, or a file:, abfss:, s3: or hdfs: URI, got {shown(uri)} ({error}). Copy it "
                          "to one of these.")
 

@@ -104,7 +104,7 @@ def test_the_room_of_a_folder_that_is_not_there_yet(tmp_path):
 
 
 @pytest.mark.parametrize("uri, sentence", [
-    ("adl://store.azuredatalakestore.net/x?sig=hidden", "Azure Data Lake Gen1 was retired"),
+    ("adl://store.azuredatalakestore.net/x?sig=hidden", "(ADLS) Gen1 has been retired"),
     ("abfs:///path", "expected abfss://container@account.dfs.core.windows.net/path, got abfs:///path"),
     ("abfs://container/path",
      "expected the storage account of abfs://container/path, got none. Write abfss://container@"),
