@@ -16,9 +16,10 @@ from pathlib import Path
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.local import LocalFileSystem
 
 from helpers import InputError
-from helpers.uri import is_azure, shown
+from helpers.uri import shown
 
 # For each scheme, our module that opens its URIs, imported with the first of them, and the package that it needs.
 _PACKAGES = {"abfs": ("helpers.azure_filesystem", "adlfs"), "abfss": ("helpers.azure_filesystem", "adlfs"),
@@ -57,14 +58,10 @@ def filesystem(uri: str):
                          "to one of these.")
 
 
-def is_local(system) -> bool:
-    return "file" in ([system.protocol] if isinstance(system.protocol, str) else system.protocol)
-
-
 def write_whole(uri: str, content: bytes):
     """Write a file: a reader sees the old one or the whole new one."""
     system, path = filesystem(uri)
-    if is_local(system):
+    if isinstance(system, LocalFileSystem):
         with whole_file(path) as part:
             part.write_bytes(content)
     elif isinstance(system, AsyncFileSystem):
@@ -94,9 +91,7 @@ def _rename_into(system, path, content, replace):
 def create(uri: str, content: bytes):
     """Write a file where there is none, else raise a FileExistsError: in one step on a disk, on HDFS and on Azure."""
     system, path = filesystem(uri)
-    if is_azure(uri):
-        system.create(path, content)
-    elif is_local(system):
+    if isinstance(system, LocalFileSystem):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{uuid.uuid4().hex}.part")
@@ -108,6 +103,8 @@ def create(uri: str, content: bytes):
             part.unlink()
     elif system.protocol == "hdfs":
         _rename_into(system, path, content, replace=False)
+    elif hasattr(system, "create"):  # helpers.azure_filesystem
+        system.create(path, content)
     elif system.exists(path):
         raise FileExistsError(path)
     else:

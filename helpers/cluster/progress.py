@@ -7,11 +7,11 @@ import time
 
 
 @contextlib.contextmanager
-def progress(label: str, total: int, unit: str = "tiles"):
-    """Show a progress bar inside a ``with`` block. The block gets a function ``show(done, errors=None)`` to update it.
+def progress(label: str, total: int):
+    """Show a progress bar of tiles inside a ``with`` block, which gets a function ``show(done, errors=None)`` for it.
 
     In a notebook or terminal the bar is one line of text, so a saved notebook keeps its last state. In a file or pipe
-    only the last state is written. ``unit`` is the plural noun after the number.
+    only the last state is written.
     """
     from tqdm import tqdm
     start, last, line = time.monotonic(), (0, None), None
@@ -27,7 +27,7 @@ def progress(label: str, total: int, unit: str = "tiles"):
         last = done, errors
         if total and (line or in_terminal):
             text = tqdm.format_meter(
-                done, total, time.monotonic() - start, prefix=label, unit=f" {unit}",
+                done, total, time.monotonic() - start, prefix=label, unit=" tiles",
                 ncols=90 if line else shutil.get_terminal_size().columns - 1,
                 postfix=None if errors is None else f"errors: {errors}")
             if line:
@@ -39,9 +39,9 @@ def progress(label: str, total: int, unit: str = "tiles"):
         yield show
     finally:
         (done, errors), seconds = last, time.monotonic() - start
-        rate = "" if errors is None else f", {done / seconds:.1f} {unit}/s, {errors} errors"
+        rate = "" if errors is None else f", {done / seconds:.1f} tiles/s, {errors} errors"
         if in_terminal and total:
             print(file=sys.stderr)
         elif line is None:
-            print(f"{label}: {done} of {total} {unit}{rate}, {seconds:.1f} s" if total else f"{label}: nothing new",
+            print(f"{label}: {done} of {total} tiles{rate}, {seconds:.1f} s" if total else f"{label}: nothing new",
                   file=sys.stderr)

@@ -33,7 +33,7 @@ def about(spark):
 
 def do_toy_units(spark, folder, pause_s=0, count=6):
     units = toy.units(count)
-    with progress("toy", count, "units") as show:
+    with progress("toy", count) as show:
         done = work.run(spark, units, toy.work(Path(folder, "log"), pause_s), str(Path(folder, "out")),
                         watch=lambda names: show(len(names)))
     return {"rows": done.rows, "failed": list(done.failed)}
