@@ -15,7 +15,7 @@ import pyarrow as pa
 from helpers import InputError
 from helpers.cluster import work
 from helpers.files import NOT_JSON, create, filesystem, is_full, read_json, remove as remove_file, write_whole
-from helpers.tiles.store import TABLE
+from helpers.tiles.store import MANIFEST, TABLE
 from helpers.uri import join, shown
 
 SCHEMA = pa.schema([
@@ -23,7 +23,6 @@ SCHEMA = pa.schema([
     ("probabilities", pa.list_(pa.float32())), ("error_kind", pa.string()), ("error", pa.string())])
 KEYS = ["county", "year", "tile_id"]
 COLUMNS = KEYS + SCHEMA.names[1:]
-MANIFEST = "_manifest.json"
 _UNIT = re.compile(r"county=[^/]+/year=\d+/[0-9a-f]{20}")
 # The most examples that the summary shows for each kind of error.
 EXAMPLES = 3
