@@ -39,8 +39,7 @@ class Patience(AsyncRetryPolicy):
         # The storage library leaves these options for a policy of its own, which also sets ``location_mode`` below.
         for name in ("hosts", "location_mode", "retry_to_secondary"):
             options.pop(name, None)
-        options.update(dict.fromkeys(("retry_total", "retry_connect", "retry_read", "retry_status"), TRIES - 1),
-                       retry_on_methods=("GET", "HEAD", "PUT", "DELETE", "POST"))
+        options.update(dict.fromkeys(("retry_total", "retry_connect", "retry_read", "retry_status"), TRIES - 1))
         try:
             response = await super().send(request)
         except ClientAuthenticationError as error:  # No identity here that could ask for a token.
