@@ -32,7 +32,7 @@ def shown(uri: str) -> str:
     # A password may hold a slash or a question mark. On Azure the name before an @ is a container.
     if "@" not in host and ":" in host and not re.search(r":\d*$", host):
         rest = rest.rpartition("@")[2]
-    elif "@" in host and not (is_azure(uri) and ":" not in host):
+    elif "@" in host and not (scheme in ("abfs", "abfss") and ":" not in host):
         rest = rest[host.rindex("@") + 1:]
     return scheme + mark + re.split("[?#]", rest)[0]
 
@@ -40,10 +40,6 @@ def shown(uri: str) -> str:
 def host(address: str) -> str:
     """The server of an address with its port, without user and password."""
     return urlsplit(address).netloc.rpartition("@")[2]
-
-
-def is_azure(uri: str) -> bool:
-    return str(uri).startswith(("abfs://", "abfss://"))
 
 
 def join(uri: str, *names: str) -> str:
