@@ -129,7 +129,6 @@ def _new(master, app_name, settings):
     import pyspark
     from pyspark.sql import SparkSession
     os.environ["JAVA_HOME"] = find_java(int(pyspark.__version__.split(".")[0]))
-    os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     # Without this the workers take the first python3 on the path, which may be another one. On a cluster the executors
     # may have their own Python. If PYSPARK_PYTHON is set there, keep it.
     if master.startswith("local") or "PYSPARK_PYTHON" not in os.environ:
