@@ -98,7 +98,7 @@ def save_tensorflow(model, folder, tiles: np.ndarray, facts: dict, calibration=N
     with whole_folder(folder, FILES) as part:
         model.save(str(part / KERAS))
         export_onnx(model, part / ONNX)
-        exported = engines.OnnxRuntime(part / ONNX, os.cpu_count()).score(tiles)
+        exported = engines.start("onnxruntime", part / ONNX, os.cpu_count()).score(tiles)
         facts = dict(facts, framework="tensorflow", input_px=list(model.input_shape[1:3]),
                      parity={ONNX: parity(reference, exported, "probabilities")})
         finish(part, facts, calibration, validation)

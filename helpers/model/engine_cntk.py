@@ -42,9 +42,8 @@ class Cntk:
     If the process dies, the engine starts it once more and scores the batch again.
     """
 
-    name = "cntk"
-
-    def __init__(self, path, threads=1):
+    def __init__(self, name, path, threads):
+        self.name = name
         environment = cntk_environment()
         # The text of the program, because on a cluster this package may lie in an archive.
         program = pkgutil.get_data("helpers.model", "cntk_process.py").decode()

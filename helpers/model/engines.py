@@ -19,10 +19,12 @@ BATCH_TILES = 8
 GPU_BATCH_TILES = 64
 
 
-class _InBatches:
-    """An engine that ``_compute``s tiles ``batch_tiles`` at a time."""
+class Engine:
+    """A network in a library: ``compute`` gives probabilities of tiles of ``input_px``, ``batch_tiles`` at a time."""
 
-    batch_tiles = BATCH_TILES
+    def __init__(self, name, input_px, compute, batch_tiles=BATCH_TILES):
+        self.name, self.input_px, self.batch_tiles = name, tuple(input_px), batch_tiles
+        self._compute = compute
 
     def score(self, tiles: np.ndarray) -> np.ndarray:
         checked(tiles, self.input_px)
@@ -30,36 +32,22 @@ class _InBatches:
                                for start in range(0, max(1, len(tiles)), self.batch_tiles)])
 
 
-class OnnxRuntime(_InBatches):
-    """ONNX Runtime, float32, on the CPU or on a GPU where it finds one (its CUDA provider)."""
-
-    name = "onnxruntime"
-    _can_use_gpu = True
-
-    def __init__(self, path, threads=1):
-        import onnxruntime
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        on_gpu = self._can_use_gpu and has_cuda()
-        providers = (["CUDAExecutionProvider"] if on_gpu else []) + ["CPUExecutionProvider"]
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        if self._session.get_providers()[0] == "CUDAExecutionProvider":
-            self.name += "-cuda"
-            self.batch_tiles = GPU_BATCH_TILES
-        self.input_px = tuple(self._session.get_inputs()[0].shape[1:3])
-
-    def _compute(self, batch):
-        return self._session.run(["probabilities"], {"tiles": batch})[0]
-
-
-class OnnxRuntimeInt8(OnnxRuntime):
-    """ONNX Runtime on the CPU, int8: two to four times as fast as float32."""
-
-    name = "onnxruntime-int8"
-    # Its CUDA provider computes quantised networks in float32, with the conversions on top.
-    _can_use_gpu = False
+def _onnxruntime(name, path, threads):
+    """ONNX Runtime on the CPU, or on a GPU where it finds one (its CUDA provider)."""
+    import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # The CUDA provider computes int8 networks in float32, with the conversions on top.
+    on_gpu = name == "onnxruntime" and has_cuda()
+    providers = (["CUDAExecutionProvider"] if on_gpu else []) + ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    network = Engine(name, session.get_inputs()[0].shape[1:3],
+                     lambda batch: session.run(["probabilities"], {"tiles": batch})[0])
+    if session.get_providers()[0] == "CUDAExecutionProvider":
+        network.name, network.batch_tiles = name + "-cuda", GPU_BATCH_TILES
+    return network
 
 
 def has_cuda() -> bool:
@@ -68,80 +56,59 @@ def has_cuda() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-class OpenVino(_InBatches):
-    """OpenVINO, float32, on Intel's and AMD's processors."""
+def _openvino(name, path, threads):
+    """OpenVINO on Intel's and AMD's processors. bfloat16 is float32 with a third of its digits."""
+    try:
+        import openvino
+    except (ImportError, OSError) as error:  # Not installed, or built for a newer system than this one.
+        raise InputError(f"expected OpenVINO in the Python that scores, got {error}. Install it there, or choose "
+                         "the engine onnxruntime, which runs the same bundle.") from error
+    core = openvino.Core()
+    network = core.read_model(str(path))
+    precision = "bf16" if name == "openvino-bf16" else "f32"
+    # Compiling takes a quarter of a second, so a cache of compiled networks would gain nothing.
+    compiled = core.compile_model(network, "CPU", {
+        "INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False})
+    came = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    if came != precision:
+        raise InputError(f"expected a processor that computes {precision} for the engine {name}, got one that computes "
+                         f"{came}. Choose the engine openvino.")
+    shape, request = network.input("tiles").partial_shape, compiled.create_infer_request()
 
-    name = "openvino"
-    _precision = "f32"
-
-    def __init__(self, path, threads=1):
-        try:
-            import openvino
-        except (ImportError, OSError) as error:  # Not installed, or built for a newer system than this one.
-            raise InputError(f"expected OpenVINO in the Python that scores, got {error}. Install it there, or choose "
-                             "the engine onnxruntime, which runs the same bundle.") from error
-        core = openvino.Core()
-        network = core.read_model(str(path))
-        # Compiling takes a quarter of a second, so a cache of compiled networks would gain nothing.
-        compiled = core.compile_model(network, "CPU", {
-            "INFERENCE_PRECISION_HINT": self._precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
-            "ENABLE_CPU_PINNING": False})
-        came = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
-        if came != self._precision:
-            raise InputError(f"expected a processor that computes {self._precision} for the engine {self.name}, got "
-                             f"one that computes {came}. Choose the engine openvino.")
-        shape = network.input("tiles").partial_shape
-        self.input_px = shape[1].get_length(), shape[2].get_length()
-        self._request = compiled.create_infer_request()
-
-    def _compute(self, batch):
-        found = self._request.infer({"tiles": np.ascontiguousarray(batch)}, share_inputs=True)
+    def compute(batch):
+        found = request.infer({"tiles": np.ascontiguousarray(batch)}, share_inputs=True)
         return found["probabilities"].copy()  # The next batch takes the same memory.
+    return Engine(name, (shape[1].get_length(), shape[2].get_length()), compute)
 
 
-class OpenVinoBfloat16(OpenVino):
-    """OpenVINO in bfloat16, float32 with a third of its digits, on the newest processors."""
-
-    name = "openvino-bf16"
-    _precision = "bf16"
-
-
-class OpenVinoInt8(OpenVino):
-    """OpenVINO, int8."""
-
-    name = "openvino-int8"
-
-
-class TensorFlow:
+def _tensorflow(name, path, threads):
     """TensorFlow on the CPU, or on a GPU where it finds one; Keras's safe mode runs no code from the file."""
-
-    name = "tensorflow"
-
-    def __init__(self, path, threads=1):
-        if find_spec("tensorflow") is None:
-            raise InputError("expected TensorFlow in the Python that scores, got none. Install it there, or choose the "
-                             "engine onnxruntime, which runs the same bundle.")
-        from helpers.model.retrain_tensorflow import start_tensorflow
-        start_tensorflow(threads)
-        import tensorflow as tf
-        import keras
-        self._model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
-        self.input_px = tuple(self._model.input_shape[1:3])
-        self._score = tf.function(lambda tiles: self._model(tiles, training=False), reduce_retracing=True)
-
-    def score(self, tiles: np.ndarray) -> np.ndarray:
-        return self._score(checked(tiles, self.input_px)).numpy()
+    if find_spec("tensorflow") is None:
+        raise InputError("expected TensorFlow in the Python that scores, got none. Install it there, or choose the "
+                         "engine onnxruntime, which runs the same bundle.")
+    from helpers.model.retrain_tensorflow import start_tensorflow
+    start_tensorflow(threads)
+    import tensorflow as tf
+    import keras
+    model = keras.saving.load_model(str(path), compile=False, safe_mode=True)
+    score = tf.function(lambda tiles: model(tiles, training=False), reduce_retracing=True)
+    return Engine(name, model.input_shape[1:3], lambda batch: score(batch).numpy(), GPU_BATCH_TILES)
 
 
 # The network as ONNX, float32 and int8.
 ONNX, INT8 = "model.onnx", "model.int8.onnx"
-FILES = {"onnxruntime-int8": (INT8, OnnxRuntimeInt8), "onnxruntime": (ONNX, OnnxRuntime),
-         "openvino-int8": (INT8, OpenVinoInt8), "openvino-bf16": (ONNX, OpenVinoBfloat16),
-         "openvino": (ONNX, OpenVino), "tensorflow": ("model.keras", TensorFlow), "cntk": ("model.model", Cntk)}
+# For each engine, the file of a bundle that it reads, and the function that loads it.
+FILES = {"onnxruntime-int8": (INT8, _onnxruntime), "onnxruntime": (ONNX, _onnxruntime),
+         "openvino-int8": (INT8, _openvino), "openvino-bf16": (ONNX, _openvino), "openvino": (ONNX, _openvino),
+         "tensorflow": ("model.keras", _tensorflow), "cntk": ("model.model", Cntk)}
 # Engines that a bundle allows only if their predictions were good enough when it was written (``judging``).
 JUDGED = ("onnxruntime-int8", "openvino-int8", "openvino-bf16", "openvino")
-# Engines that ``fastest`` chooses from: the frameworks' own are slower, and CNTK needs a Python of its own.
-CANDIDATES = ("onnxruntime", *JUDGED)
+
+
+def start(engine: str, path, threads: int = 1):
+    """An engine of ``FILES`` with the network in a file."""
+    return FILES[engine][1](engine, path, threads)
 
 
 def of(bundle) -> list:
@@ -151,8 +118,11 @@ def of(bundle) -> list:
 
 
 def candidates(bundle) -> list:
-    """The engines of a bundle that may be the fastest on some processor; on a GPU only ONNX Runtime is."""
-    return ["onnxruntime"] if has_cuda() else [name for name in of(bundle) if name in CANDIDATES]
+    """The engines of a bundle that may be the fastest on some processor; on a GPU only ONNX Runtime is.
+
+    The frameworks' own are slower, and CNTK needs a Python of its own.
+    """
+    return ["onnxruntime"] if has_cuda() else [name for name in of(bundle) if name in ("onnxruntime", *JUDGED)]
 
 
 def seconds(network) -> float:
@@ -192,7 +162,7 @@ def load(bundle, engine: str = "fastest", threads: int = 1):
     if engine not in FILES:
         raise InputError(f"expected an engine of fastest, {', '.join(sorted(FILES))}, got {engine!r}. Choose one of "
                          "them.")
-    name, kind = FILES[engine]
+    name = FILES[engine][0]
     if engine not in of(bundle):
         facts = bundle.facts.get("judged", {}).get(engine)
         if engine in JUDGED and (facts or name in bundle.facts["files"]):
@@ -203,7 +173,7 @@ def load(bundle, engine: str = "fastest", threads: int = 1):
         raise InputError(f"expected {name} in the bundle {bundle.folder} for the engine {engine}, got "
                          f"{', '.join(sorted(bundle.facts['files']))}. Choose an engine whose file it has.")
     try:
-        network = kind(bundle.folder / name, threads)
+        network = start(engine, bundle.folder / name, threads)
         if engine == "cntk":  # Its process starts with the first batch.
             return network
         came = network.score(np.zeros((1, *bundle.input_px, 3), np.uint8)).shape

@@ -30,13 +30,13 @@ def judge(folder: Path, calibration: np.ndarray, validation: tuple) -> dict:
                    "Hold more tiles out to have faster ones.")
         return {name: {"tiles": len(tiles), "refused": refused} for name in engines.JUDGED}
     unusable = _quantise(folder, calibration)
-    exact, facts = engines.OnnxRuntime(folder / ONNX, os.cpu_count()).score(tiles).argmax(axis=1), {}
+    exact, facts = engines.start("onnxruntime", folder / ONNX, os.cpu_count()).score(tiles).argmax(axis=1), {}
     for name in engines.JUDGED:
-        file, kind = engines.FILES[name]
+        file = engines.FILES[name][0]
         facts[name] = {"tiles": len(tiles), "refused": unusable if file == INT8 else None}
         if facts[name]["refused"] is None:
             try:
-                predicted = kind(folder / file, os.cpu_count()).score(tiles).argmax(axis=1)
+                predicted = engines.start(name, folder / file, os.cpu_count()).score(tiles).argmax(axis=1)
                 facts[name].update(_compare(name, predicted, exact, labels))
             except InputError as error:  # The library isn't installed, or not for this processor.
                 facts[name]["refused"] = str(error)

@@ -436,7 +436,7 @@ def add_int8_unjudged(folder, tiles):
     judged = {name: {"refused": None} for name in engines.JUDGED}
     for name in engines.JUDGED:  # A processor without bfloat16 says so.
         try:
-            engines.FILES[name][1](folder / engines.FILES[name][0])
+            engines.start(name, folder / engines.FILES[name][0])
         except InputError as error:
             judged[name]["refused"] = str(error)
     bundle.finish(folder, dict({k: v for k, v in facts.items() if k != "files"}, judged=judged,

@@ -16,7 +16,7 @@ def test_the_logits_have_the_mean_of_float32_on_the_calibration_tiles(saved, tmp
     tiles, _ = coloured_tiles(64, 3)
     int8.quantise(saved.folder / "model.onnx", tmp_path / "q.onnx", tiles)
     exact, rounded = (np.log(np.maximum(engine.score(tiles), 1e-12)).mean(axis=0) for engine in (
-        engines.load(saved, "onnxruntime"), engines.OnnxRuntimeInt8(tmp_path / "q.onnx")))
+        engines.load(saved, "onnxruntime"), engines.start("onnxruntime-int8", tmp_path / "q.onnx")))
     assert np.ptp(exact - rounded) < 1e-3
 
 

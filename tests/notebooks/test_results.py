@@ -82,7 +82,7 @@ def test_spark_scores_the_validation_county_as_tensorflow_did(run):
     """Two programs, one by TensorFlow in notebook 03 and one by Spark in notebook 05, count the same tiles."""
     metrics = run.metrics()
     model, engine = bundle.load(run.models / "tensorflow"), metrics["scoring"]["engine"]
-    assert engine in engines.of(model) and engine in engines.CANDIDATES
+    assert engine in engines.candidates(model)
     judged = model.facts["judged"].get(engine, {"accuracy": metrics["tensorflow"]["accuracy"]})
     assert metrics["scoring"]["accuracy"] == pytest.approx(judged["accuracy"], abs=0.005)
     assert metrics["agreement"]["onnxruntime tensorflow"] >= 0.999
