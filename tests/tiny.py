@@ -32,7 +32,7 @@ def model(folder, seed=0, scale=0.05):
     return bundle.load(folder)
 
 
-def scored(tiles, folder, engine="fastest"):
+def scored(tiles, folder, engine="onnxruntime"):
     """The prediction table of a frame of tiles by a plain loop, in this process and without Spark."""
     saved = bundle.load(folder)
     network = engines.load(saved, engine)

@@ -138,30 +138,16 @@ def seconds(network) -> float:
     return min(took[1:])
 
 
-def fastest(bundle, threads: int = 1) -> str:
-    """The fastest engine for a bundle here and now, measured in this process."""
-    found, names = {}, candidates(bundle)
-    if len(names) == 1:
-        return names[0]
-    for name in names:
-        try:
-            found[name] = seconds(load(bundle, name, threads))
-        except InputError:  # The engine isn't installed, or not for this processor.
-            continue
-    return min(found, key=found.get, default="onnxruntime")
-
-
 def said(error: Exception) -> str:
     """The message of a library's error, on one line and not too long."""
     return " ".join(str(error).split())[:200].rstrip(".")
 
 
-def load(bundle, engine: str = "fastest", threads: int = 1):
-    """Load a bundle's network into an engine of ``FILES``, or into the ``"fastest"``."""
-    engine = fastest(bundle, threads) if engine == "fastest" else engine
+def load(bundle, engine: str = "onnxruntime", threads: int = 1):
+    """Load a bundle's network into an engine of ``FILES``."""
     if engine not in FILES:
-        raise InputError(f"expected an engine of fastest, {', '.join(sorted(FILES))}, got {engine!r}. Choose one of "
-                         "them.")
+        raise InputError(f"expected an engine of {', '.join(sorted(FILES))}, or for a scoring job fastest, got "
+                         f"{engine!r}. Choose one of them.")
     name = FILES[engine][0]
     if engine not in of(bundle):
         facts = bundle.facts.get("judged", {}).get(engine)

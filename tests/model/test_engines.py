@@ -24,7 +24,7 @@ def test_the_batch_changes_no_prediction(saved):
 
 
 def test_an_engine_that_is_not_there(saved):
-    with pytest.raises(InputError, match="expected an engine of fastest, cntk, .* got 'caffe'"):
+    with pytest.raises(InputError, match="expected an engine of cntk, .* fastest, got 'caffe'"):
         engines.load(saved, "caffe")
     with pytest.raises(InputError, match="expected model.model in the bundle .* for the engine cntk, got model.int8"):
         engines.load(saved, "cntk")
