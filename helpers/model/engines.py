@@ -113,8 +113,22 @@ def start(engine: str, path, threads: int = 1):
 
 def of(bundle) -> list:
     """Names of the engines that a bundle allows."""
-    return [name for name, (file, _) in FILES.items() if file in bundle.facts["files"]
-            and (name not in JUDGED or bundle.facts.get("judged", {}).get(name, {"refused": True})["refused"] is None)]
+    return [name for name in FILES if _refusal(bundle, name) is None]
+
+
+def _refusal(bundle, engine):
+    """The sentence that refuses an engine, or None if the bundle allows it."""
+    file, judged = FILES[engine][0], bundle.facts.get("judged", {}).get(engine)
+    expected = f"expected a bundle that allows the engine {engine}, got {bundle.folder},"
+    if engine in JUDGED and judged and judged["refused"] is not None:
+        return f"{expected} which refuses it: {judged['refused']} Or choose the engine onnxruntime."
+    if file not in bundle.facts["files"]:
+        return (f"expected {file} in the bundle {bundle.folder} for the engine {engine}, got "
+                f"{', '.join(sorted(bundle.facts['files']))}. Choose an engine whose file it has.")
+    if engine in JUDGED and not judged:
+        return (f"{expected} one in which it was never compared with float32. Write the bundle again with validation "
+                "tiles, or choose the engine onnxruntime.")
+    return None
 
 
 def candidates(bundle) -> list:
@@ -148,16 +162,9 @@ def load(bundle, engine: str = "onnxruntime", threads: int = 1):
     if engine not in FILES:
         raise InputError(f"expected an engine of {', '.join(sorted(FILES))}, or for a scoring job fastest, got "
                          f"{engine!r}. Choose one of them.")
-    name = FILES[engine][0]
-    if engine not in of(bundle):
-        facts = bundle.facts.get("judged", {}).get(engine)
-        if engine in JUDGED and (facts or name in bundle.facts["files"]):
-            came = f"which refuses it: {facts['refused']} Or choose the engine onnxruntime." if facts else (
-                "one in which it was never compared with float32. Write the bundle again with validation tiles, or "
-                "choose the engine onnxruntime.")
-            raise InputError(f"expected a bundle that allows the engine {engine}, got {bundle.folder}, {came}")
-        raise InputError(f"expected {name} in the bundle {bundle.folder} for the engine {engine}, got "
-                         f"{', '.join(sorted(bundle.facts['files']))}. Choose an engine whose file it has.")
+    refusal, name = _refusal(bundle, engine), FILES[engine][0]
+    if refusal:
+        raise InputError(refusal)
     try:
         network = start(engine, bundle.folder / name, threads)
         if engine == "cntk":  # Its process starts with the first batch.
