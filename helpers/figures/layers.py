@@ -15,10 +15,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image, ImageOps
+from scipy.special import softmax
 
 from helpers.figures.style import GROUND, INK, class_colours, resize, show_sheet, swatch, white_sheet
 from helpers.land.classes import CLASS_NAMES
-from helpers.model.evaluation import softmax
 
 # Crops of each neuron that a sheet shows. They also decide which class the neuron stands for.
 SHOWN = 9
@@ -126,7 +126,7 @@ def contributions(weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, 
 
 def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:
     """Rows of the ``n`` tiles that two classes divide most evenly, by their ``evidence``."""
-    second = np.sort(softmax(evidence).mean(axis=(1, 2)), axis=1)[:, -2]
+    second = np.sort(softmax(evidence, axis=-1).mean(axis=(1, 2)), axis=1)[:, -2]
     # In such a tile the average is mixed, and each position is sure.
     winner = evidence.argmax(axis=3).reshape(len(evidence), -1)
     held = np.sort([np.bincount(row, minlength=evidence.shape[3]) for row in winner], axis=1)[:, -2] / winner.shape[1]
@@ -245,7 +245,7 @@ def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_f
     def coloured(logits, picture):
         # Classes change between positions, so each class's share is enlarged before the colours are mixed.
         large = np.stack([Image.fromarray(share).resize((tile_px, tile_px), Image.BICUBIC)
-                          for share in np.moveaxis(softmax(logits), 2, 0)], axis=2).clip(0)
+                          for share in np.moveaxis(softmax(logits, axis=-1), 2, 0)], axis=2).clip(0)
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
         grey = picture.mean(axis=2, keepdims=True) / 255
         # Dark land keeps bright colours: only the differences within the picture show.

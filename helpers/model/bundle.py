@@ -19,7 +19,6 @@ from helpers import InputError
 from helpers.files import NOT_JSON, filesystem, sha256, whole_file, whole_folder, write_json, write_whole
 from helpers.model import engines, judging
 from helpers.model.engines import INT8, ONNX
-from helpers.model.evaluation import softmax
 from helpers.model.int8 import OPSET
 from helpers.model.retrain_tensorflow import as_graph
 from helpers.runs import home
@@ -110,6 +109,7 @@ def save_cntk(draft, folder):
     The draft's ``arrays.npz`` holds ``tiles``, CNTK's ``logits`` of them and, to judge engines on, ``calibration``,
     ``validation`` and ``labels``. Its ``model.onnx``, of any version, gives ``probabilities`` and ``logits``.
     """
+    from scipy.special import softmax
     draft = Path(draft)
     with np.load(str(draft / "arrays.npz"), allow_pickle=False) as file:
         arrays = dict(file)
@@ -121,7 +121,7 @@ def save_cntk(draft, folder):
             raise ExportRefused(f"expected {ONNX} that ONNX Runtime can run, got: "
                                 f"{' '.join(str(error).split())[:300]}. Nothing was written; cut the network at "
                                 "another layer.")
-        parity(softmax(arrays["logits"]), probabilities, "probabilities")
+        parity(softmax(arrays["logits"], axis=1), probabilities, "probabilities")
         facts = dict(json.loads((draft / FACTS).read_text()), parity={ONNX: parity(arrays["logits"], logits, "logits")})
         finish(part, facts, arrays.get("calibration"), (arrays.get("validation"), arrays.get("labels")))
 

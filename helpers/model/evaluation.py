@@ -4,6 +4,7 @@ from collections import namedtuple
 
 import numpy as np
 import pandas as pd
+from scipy.special import entr, softmax
 
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, NO_CLASS, group_of_class
@@ -79,12 +80,6 @@ def agreement(a: pd.DataFrame, b: pd.DataFrame) -> Agreement:
 
 # ---- calibration
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of logits along the last axis."""
-    powers = np.exp(logits - np.max(logits, axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
 def stacked(predictions: pd.DataFrame) -> np.ndarray:
     """The ``probabilities`` of a prediction table, (N, n_classes) float64; NaN for a tile with an error."""
     rows = [None if p is None or np.ndim(p) == 0 else np.asarray(p, dtype=np.float64)
@@ -96,7 +91,7 @@ def stacked(predictions: pd.DataFrame) -> np.ndarray:
 def temper(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Divide the logits by a temperature: above 1 the probabilities become less sure, and the class stays."""
     # A network may round a small probability to 0, and the logarithm of 0 is infinite.
-    return softmax(np.log(np.maximum(probabilities, 1e-7)) / temperature)
+    return softmax(np.log(np.maximum(probabilities, 1e-7)) / temperature, axis=-1)
 
 
 def fit_temperature(labels, probabilities: np.ndarray) -> float:
@@ -161,7 +156,7 @@ def calibration_error(scores, outcomes, bins: int = 10) -> float:
 def uncertainty(probabilities: np.ndarray) -> np.ndarray:
     """Entropy of each row, 0 (one class is certain) to 1 (all are equally likely); NaN for a tile with an error."""
     p = np.asarray(probabilities, dtype=np.float64)
-    return np.clip(-(p * np.log(np.maximum(p, 1e-12))).sum(axis=-1) / np.log(p.shape[-1]), 0, 1)
+    return np.clip(entr(p).sum(axis=-1) / np.log(p.shape[-1]), 0, 1)
 
 
 # ---- baselines

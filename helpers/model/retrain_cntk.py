@@ -10,13 +10,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from scipy.special import log_softmax
 
 from helpers import InputError
 from helpers.model import bundle as bundles
 from helpers.model.cntk_export import export
 from helpers.model.cntk_process import BATCH, channels_first, compute, load_network, start_cntk
 from helpers.model.engines import ONNX
-from helpers.model.evaluation import softmax
 from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
 
@@ -106,10 +106,10 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
                                      target: one_hot[labels[rows]]})
             sums += len(rows) * np.array([trainer.previous_minibatch_loss_average,
                                           1 - trainer.previous_minibatch_evaluation_average])
-        probabilities = softmax(head.predict(validation[0]).astype(np.float64))
-        of_labels = probabilities[np.arange(len(probabilities)), validation[1]]
+        logits = head.predict(validation[0]).astype(np.float64)
+        of_labels = log_softmax(logits, axis=1)[np.arange(len(logits)), validation[1]]
         history.append(list(sums / len(labels)) + [
-            -np.log(of_labels).mean(), (probabilities.argmax(axis=1) == validation[1]).mean()])
+            -of_labels.mean(), (logits.argmax(axis=1) == validation[1]).mean()])
     return {name: [float(value) for value in values]
             for name, values in zip(("loss", "accuracy", "val_loss", "val_accuracy"), zip(*history))}
 
