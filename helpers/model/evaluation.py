@@ -1,7 +1,5 @@
 """Measures of predictions: accuracy, confusion, agreement and calibration; and the baselines to beat."""
 
-from collections import namedtuple
-
 import numpy as np
 import pandas as pd
 from scipy.special import entr, softmax
@@ -9,7 +7,6 @@ from scipy.special import entr, softmax
 from helpers import InputError
 from helpers.land.classes import CLASS_NAMES, NO_CLASS, group_of_class
 
-Agreement = namedtuple("Agreement", "share tiles left_out")
 TILE_KEYS = ["tile_id", "county", "year"]
 
 
@@ -61,21 +58,19 @@ def confusion_matrix(labels, predicted, n_classes: int = len(CLASS_NAMES)) -> np
     return np.bincount(labels * n_classes + predicted, minlength=n_classes ** 2).reshape(n_classes, n_classes)
 
 
-def agreement(a: pd.DataFrame, b: pd.DataFrame) -> Agreement:
-    """Share of ``tiles`` with the same class, among those with a class in both tables; ``left_out`` are all others."""
+def agreement(a: pd.DataFrame, b: pd.DataFrame) -> float:
+    """Share of tiles with the same class, among those with a class in both tables."""
     for name, table in (("first", a), ("second", b)):
         repeated = int(table.duplicated(TILE_KEYS).sum())
         if repeated:
             raise InputError(f"expected one row for each tile, county and year in the {name} table, got {repeated} "
                              "repeated. Read one run's predictions at a time.")
     columns = TILE_KEYS + ["class_id"]
-    both = a[columns].merge(b[columns], on=TILE_KEYS, how="outer", suffixes=("_a", "_b"))
-    known = both.dropna(subset=["class_id_a", "class_id_b"])
-    if not len(known):
+    both = a[columns].merge(b[columns], on=TILE_KEYS, suffixes=("_a", "_b")).dropna()
+    if not len(both):
         raise InputError(f"expected tiles with a class in both tables, got none among {len(a)} and {len(b)} rows. "
                          "Compare predictions of the same county and year.")
-    same = known["class_id_a"].astype(int) == known["class_id_b"].astype(int)
-    return Agreement(float(same.mean()), len(known), len(both) - len(known))
+    return float((both["class_id_a"].astype(int) == both["class_id_b"].astype(int)).mean())
 
 
 # ---- calibration

@@ -127,7 +127,7 @@ def test_cntk_scores_on_spark(spark, trained, tmp_path):
         assert score(spark, str(tmp_path / "store"), saved, str(tmp_path / name), name, partitions=3) == 60
         tables[name] = read(tmp_path / name)
         assert set(tables[name]["engine"]) == {name} and tables[name]["error_kind"].isna().all()
-    assert evaluation.agreement(*tables.values()).share == 1
+    assert evaluation.agreement(*tables.values()) == 1
     assert np.allclose(*(np.stack(t["probabilities"]) for t in tables.values()), atol=1e-4)
 
 
