@@ -1,7 +1,5 @@
 """Where a Keras network is cut: at its last maps and at the maps of the stage before."""
 
-from collections import Counter
-
 import numpy as np
 
 from helpers import InputError
@@ -21,8 +19,15 @@ def flattened(network, pictures):
     names, made = set(), {}
 
     def call(layer, *inputs, **options):
-        if isinstance(layer, keras.Model) and hasattr(layer, "inputs"):
-            outputs = apply(layer, inputs[0])
+        if isinstance(layer, keras.Sequential):
+            outputs, = inputs
+            for one in layer.layers:
+                outputs = call(one, outputs)
+        elif isinstance(layer, keras.Model) and hasattr(layer, "inputs"):
+            given = keras.tree.pack_sequence_as(layer.input, keras.tree.flatten(inputs))
+            keras.models.clone_model(layer, given, clone_function=lambda one: one, call_function=call)
+            # The model that Keras returns is another copy, without these pictures.
+            outputs = made[next(id(one) for one in layer.operations if one.output is layer.outputs[0])]
         else:
             config = layer.get_config()
             while config["name"] in names:
@@ -35,36 +40,20 @@ def flattened(network, pictures):
         made[id(layer)] = outputs
         return outputs
 
-    def apply(model, inputs):
-        if isinstance(model, keras.Sequential):
-            for layer in model.layers:
-                inputs = call(layer, inputs)
-            return inputs
-        given = [inputs] if isinstance(model.input, (list, tuple)) else inputs
-        keras.models.clone_model(model, given, clone_function=lambda layer: layer, call_function=call)
-        # The model that Keras returns is another copy, without these pictures.
-        return made[next(id(layer) for layer in model.operations if layer.output is model.outputs[0])]
-
-    return apply(network, pictures)
+    return call(network, pictures)
 
 
 def on_every_path(network) -> list:
     """The layers on every path from the pictures to the output, in order."""
     import keras
-    inputs_of = {layer.name: [] if isinstance(layer, keras.layers.InputLayer) else keras.tree.flatten(layer.input)
-                 for layer in network.operations}
-    readers = Counter(id(tensor) for inputs in inputs_of.values() for tensor in inputs)
-    readers[id(network.outputs[0])] += 1
-    waiting, found = Counter(), []
-    for layer in network.operations:
-        waiting.subtract(id(tensor) for tensor in inputs_of[layer.name])
-        outputs = keras.tree.flatten(layer.output)
-        waiting.update({id(tensor): readers[id(tensor)] for tensor in outputs})
-        waiting = +waiting
-        # Later layers read nothing else that was computed so far.
-        if list(waiting) == [id(outputs[0])]:
-            found.append(layer)
-    return found
+    order = list(network.operations)
+    made_by = {id(tensor): i for i, layer in enumerate(order) for tensor in keras.tree.flatten(layer.output)}
+    last_reader = list(range(len(order)))
+    for i, layer in enumerate(order):
+        for tensor in keras.tree.flatten(layer.input):
+            last_reader[made_by[id(tensor)]] = i
+    # Later layers read nothing that was computed before such a layer.
+    return [layer for i, layer in enumerate(order) if max(last_reader[:i], default=0) <= i]
 
 
 def ends(network, named: str = None) -> tuple:
