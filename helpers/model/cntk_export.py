@@ -37,7 +37,7 @@ def export(pretrained, head):
     parts = []
     for layer in pretrained.cut_at:
         value = _inside(pretrained.output_of(layer))
-        if len(pretrained.value(layer).function.shape) == 3:
+        if len(pretrained.function(layer).shape) == 3:
             value = add("GlobalAveragePool", [value], value + "/average")
         parts.append(add("Flatten", [value], value + "/flat", axis=1))
     value = parts[0] if len(parts) == 1 else add("Concat", parts, "features", axis=1)

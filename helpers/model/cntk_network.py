@@ -11,7 +11,7 @@ import numpy as np
 from helpers import InputError
 from helpers.files import sha256, whole_file
 from helpers.model import backbones
-from helpers.model.cntk_operations import ReceptiveField, Value, compute
+from helpers.model.cntk_operations import attributes, compute
 from helpers.model.cntk_process import start_cntk
 from helpers.runs import home
 
@@ -22,12 +22,17 @@ ALEXNET_SHA256 = "ef3c82dad5c512f969dbf701fe35c0b3feb1585687d541f765eb68730c0a8a
 # Layers that only average maps, lay them out differently, or pass them on: features are the same before them.
 _SAME_FEATURES = {"AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape",
                   "Squeeze"}
+# Layers each unit of which reads all of the layer before.
+_READS_ALL = {"Flatten", "Gemm", "GlobalAveragePool", "MatMul", "Reshape"}
 # Layers that may follow the last weights of a classifier.
 _ANSWERS = _SAME_FEATURES | {"Add", "LogSoftmax", "Relu", "Softmax"}
 _WANTED = "squeezenet, alexnet or the path of an .onnx file"
 _DEFAULT = "take the embedded default squeezenet."
 # A row of the table of layers; the shape leaves out the batch, ``parameters`` is their number.
 Layer = namedtuple("Layer", "name operator shape parameters receptive_field_px")
+# The part of the picture that each unit of a layer sees, alike in both directions: its width in pixels, where the first
+# unit's starts, and the distance between those of neighbouring units.
+ReceptiveField = namedtuple("ReceptiveField", "size start step")
 
 
 def get(name) -> "Pretrained":
@@ -39,11 +44,12 @@ def get(name) -> "Pretrained":
     cut, ``relu4+relu5`` at two layers; by default the layer that the classifier reads. ``sha256`` verifies the file.
     """
     if name == "squeezenet":
-        return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name])
+        return Pretrained(name, backbones.WEIGHTS / backbones.EMBEDDED[name],
+                          "ImageNet, SqueezeNet 1.0 by Iandola et al. 2016")
     if name == "alexnet":
-        return Pretrained(name, _download_alexnet(), ALEXNET_SHA256)
+        return Pretrained(name, _download_alexnet(), "ImageNet, the ONNX model zoo's bvlcalexnet-9", ALEXNET_SHA256)
     path, options = backbones.path_and_options(name, (".onnx",), _WANTED, "squeezenet")
-    return Pretrained(path.name, path, **options)
+    return Pretrained(path.name, path, str(path), **options)
 
 
 def _download_alexnet() -> Path:
@@ -71,21 +77,18 @@ class Pretrained:
     It takes pictures of ``input_px`` (height, width); features are read from the layers ``cut_at``.
     """
 
-    def __init__(self, name, path, sha256=None, layer=None, preprocessing="caffe"):
-        self.name, self.path, self.preprocessing = name, Path(path), preprocessing
-        self.source = {
-            "squeezenet": "ImageNet, SqueezeNet 1.0 by Iandola et al. 2016",
-            "alexnet": "ImageNet, the ONNX model zoo's bvlcalexnet-9"}.get(name, str(path))
+    def __init__(self, name, path, source, sha256=None, layer=None, preprocessing="caffe"):
+        self.name, self.path, self.source, self.preprocessing = name, path, source, preprocessing
         self.sha256 = backbones.verified(self.path, sha256, _WANTED, "squeezenet")
         self.model = _read_onnx(self.path)
         self._read_weights()
         self._read_contract()
         # From layers to the values that they give; a node without a name is called as its value.
-        self._outputs, self._values = {}, {}
+        self._outputs, self._functions = {}, {}
         for node in self._nodes:
-            has_name = node.name and node.name not in self._outputs
-            self._outputs[node.name if has_name else node.output[0]] = node.output[0]
-        self._names = {output: name for name, output in self._outputs.items()}
+            if not node.name or node.name in self._outputs:
+                node.name = node.output[0]
+            self._outputs[node.name] = node.output[0]
         self.cut_at = tuple((layer or self._before_classifier()).split("+"))
         for one in self.cut_at:
             self.output_of(one)
@@ -135,7 +138,7 @@ class Pretrained:
         if last in made_by and self._is_classifier(made_by[last], passed):
             value = made_by[last].input[0]
         value = walk(value, _SAME_FEATURES)[0]
-        return self._names.get(value, value)
+        return made_by[value].name if value in made_by else value
 
     def _is_classifier(self, node, passed):
         """Whether a node is dense, or a convolution of 1 × 1 whose outputs are averaged later."""
@@ -146,7 +149,7 @@ class Pretrained:
 
     def output_of(self, layer: str) -> str:
         """The name of the ONNX value that a layer gives, from the layer's name or the value's own."""
-        if layer not in self._outputs and layer not in self._names:
+        if layer not in self._outputs and layer not in self._outputs.values():
             raise InputError(f"expected a layer of {self.path.name}, got {layer!r}. Choose one that it has: "
                              f"{', '.join(self._outputs)}.")
         return self._outputs.get(layer, layer)
@@ -160,15 +163,15 @@ class Pretrained:
                 wanted.update(node.input)
         return nodes[::-1]
 
-    def value(self, layer: str) -> Value:
-        """The CNTK function of a layer, of ``tiles`` (3, height, width) RGB 0 to 255, and its receptive field."""
+    def function(self, layer: str):
+        """The ``cntk.Function`` of a layer, of ``tiles`` (3, height, width) RGB 0 to 255."""
         cntk = start_cntk()
-        if not self._values:
-            self._values[self.input] = Value(self._preprocessed(cntk), ReceptiveField(1, 0, 1))
+        if not self._functions:
+            self._functions[self.input] = self._preprocessed(cntk)
         for node in self.needed([layer]):
-            if node.output[0] not in self._values:
-                self._values[node.output[0]] = self._computed(cntk, node)
-        return self._values[self.output_of(layer)]
+            if node.output[0] not in self._functions:
+                self._functions[node.output[0]] = self._computed(cntk, node)
+        return self._functions[self.output_of(layer)]
 
     def _preprocessed(self, cntk):
         order, mean, deviation = backbones.PREPROCESSING[self.preprocessing]
@@ -181,28 +184,41 @@ class Pretrained:
 
     def _computed(self, cntk, node):
         try:
-            return compute(cntk, node, self._values, self.weights, self.path.name)
+            return compute(cntk, node, self._functions, self.weights, self.path.name)
         except InputError:
             raise
         except Exception as error:  # CNTK's errors about shapes have several kinds, and are pages long.
             reason = str(error).split("\n")[0][:200]
             raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got an error of CNTK in the "
-                             f"layer {self._names[node.output[0]]}: {reason} Export it again, or {_DEFAULT}")
+                             f"layer {node.name}: {reason} Export it again, or {_DEFAULT}")
 
     @property
     def layers(self) -> list:
         """Each ``Layer`` up to the cut. A unit with a ``receptive_field_px`` of None sees the whole picture."""
         found = []
         for node in self.needed(self.cut_at):
-            layer = self._names[node.output[0]]
-            function, seen = self.value(layer)
+            shape, seen = self.function(node.name).shape, self.receptive_field(node.name)
             parameters = sum(self.weights[name].size for name in node.input if name in self.weights)
-            found.append(Layer(layer, node.op_type, function.shape, parameters, seen and seen.size))
+            found.append(Layer(node.name, node.op_type, shape, parameters, seen and seen.size))
         return found
 
     def receptive_field(self, layer: str):
         """The ``ReceptiveField`` of a layer, or None where each unit sees the whole picture."""
-        return self.value(layer).receptive_field
+        fields = {self.input: ReceptiveField(1, 0, 1)}
+        for node in self.needed([layer]):
+            if node.op_type in _READS_ALL:
+                return None
+            seen = [fields[name] for name in node.input if name in fields]
+            start, step = min(field.start for field in seen), seen[0].step
+            size = max(field.start + field.size for field in seen) - start
+            if node.op_type in ("AveragePool", "Conv", "MaxPool"):
+                given = attributes(node)
+                kernel = given.get("kernel_shape") or self.weights[node.input[1]].shape[2:]
+                size += (kernel[0] - 1) * step
+                start -= given.get("pads", [0])[0] * step
+                step *= given.get("strides", [1])[0]
+            fields[node.output[0]] = ReceptiveField(size, start, step)
+        return fields[self.output_of(layer)]
 
     def kernels(self, layer: str) -> np.ndarray:
         """The weights of a layer as in the file: for a convolution (filters, channels, height, width) float32."""
@@ -211,7 +227,7 @@ class Pretrained:
 
     def maps(self, *layers):
         """One ``cntk.Function`` whose outputs are these layers."""
-        return start_cntk().combine([self.value(layer).function for layer in layers])
+        return start_cntk().combine([self.function(layer) for layer in layers])
 
     def features(self):
         """The ``cntk.Function`` of features (n_features,): all layers that the network is cut at, beside each other.
@@ -220,7 +236,7 @@ class Pretrained:
         """
         cntk, vectors = start_cntk(), []
         for layer in self.cut_at:
-            output = self.value(layer).function
+            output = self.function(layer)
             if len(output.shape) == 3:
                 output = cntk.reduce_mean(output, axis=(1, 2))
             vectors.append(cntk.reshape(output, (int(np.prod(output.shape)),)))

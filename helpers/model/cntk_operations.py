@@ -5,49 +5,36 @@ All weights are constants: no learner can move them.
 """
 
 import functools
-from collections import namedtuple
 
 import numpy as np
 
 from helpers import InputError
 
-# The part of the picture that each unit of a layer sees, alike in both directions: its width in pixels, where the first
-# unit's starts, and the distance between those of neighbouring units.
-ReceptiveField = namedtuple("ReceptiveField", "size start step")
-# A value of the network; its receptive field is None where each unit sees the whole picture.
-Value = namedtuple("Value", "function receptive_field")
+
+def attributes(node) -> dict:
+    """The attributes of an ``onnx.NodeProto``, by name."""
+    from onnx import helper
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def compute(cntk, node, values: dict, weights: dict, file: str) -> Value:
-    """The ``Value`` of an ``onnx.NodeProto``, from the values before it and the weights, both by name."""
+def compute(cntk, node, values: dict, weights: dict, file: str):
+    """The ``cntk.Function`` of an ``onnx.NodeProto``, from the functions before it and the weights, both by name."""
     step = _Step(node, values, weights, file)
     if step.operator not in _OPERATIONS:
         raise step.refusal(step.operator)
     if not step.values:
         raise step.refusal(f"{step.operator} without an input")
-    function, seen = _OPERATIONS[step.operator](cntk, step)
-    return Value(cntk.alias(function, name=node.output[0]), seen)
+    return cntk.alias(_OPERATIONS[step.operator](cntk, step, step.values[0]), name=node.output[0])
 
 
 class _Step:
-    """A node with its attributes, the values that it reads, and its weights."""
+    """A node with its attributes, the functions that it reads, and its weights."""
 
     def __init__(self, node, values, weights, file):
-        from onnx import helper
-        self.operator, self.name = node.op_type, node.name or node.output[0]
-        self.given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        self.operator, self.name, self.given = node.op_type, node.name, attributes(node)
         self.values = [values[name] for name in node.input if name in values]
         self.constants = [weights[name] for name in node.input if name in weights]
-        self.first, self.seen = self.values[0] if self.values else (None, None)
         self._inputs, self._weights, self._file = node.input, weights, file
-
-    def seen_by_all(self):
-        """The receptive field of a unit that reads all values."""
-        fields = [value.receptive_field for value in self.values]
-        if None in fields:
-            return None
-        start, end = min(field.start for field in fields), max(field.start + field.size for field in fields)
-        return ReceptiveField(end - start, start, fields[0].step)
 
     def weight(self, position):
         """The weights at an input, float32; None where the file leaves out an optional input."""
@@ -63,11 +50,11 @@ class _Step:
             "embedded default squeezenet.")
 
 
-def _window(cntk, step, size, outside):
-    """The padded input of a kernel, its strides, and the receptive field behind it."""
-    given, before, x = step.given, step.seen, step.first
+def _window(cntk, step, x, size, outside):
+    """The padded input of a kernel, and its strides."""
+    given = step.given
     strides, dilations = tuple(given.get("strides", [1, 1])), list(given.get("dilations", [1, 1]))
-    if len(size) != 2 or dilations != [1, 1] or before is None or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+    if len(size) != 2 or dilations != [1, 1] or given.get("auto_pad", b"NOTSET") != b"NOTSET":
         raise step.refusal(f"{step.operator} with a kernel of {list(size)}, dilations {dilations} or auto_pad")
     top, left, bottom, right = given.get("pads", [0] * 4)
     if given.get("ceil_mode"):
@@ -77,13 +64,12 @@ def _window(cntk, step, size, outside):
     if any((top, left, bottom, right)):
         # CNTK's own padding differs from ONNX's where strides are larger than 1.
         x = cntk.pad(x, [(0, 0), (top, bottom), (left, right)], constant_value=outside)
-    return x, strides, ReceptiveField(before.size + (size[0] - 1) * before.step, before.start - top * before.step,
-                                      before.step * strides[0])
+    return x, strides
 
 
-def _convolution(cntk, step):
+def _convolution(cntk, step, x):
     kernel, bias = step.weight(1), step.weight(2)
-    x, strides, seen = _window(cntk, step, kernel.shape[2:], 0)
+    x, strides = _window(cntk, step, x, kernel.shape[2:], 0)
     groups = step.given.get("group", 1)
     if groups == len(kernel) == x.shape[0]:
         outputs = _depthwise(cntk, x, kernel, strides)
@@ -94,7 +80,7 @@ def _convolution(cntk, step):
         outputs = [cntk.convolution(cntk.constant(part), one, strides, auto_padding=[False] * 3)
                    for part, one in zip(np.split(kernel, groups), inputs)]
         outputs = outputs[0] if groups == 1 else cntk.splice(*outputs, axis=0)
-    return outputs if bias is None else outputs + bias.reshape(-1, 1, 1), seen
+    return outputs if bias is None else outputs + bias.reshape(-1, 1, 1)
 
 
 def _depthwise(cntk, x, kernel, strides):
@@ -105,76 +91,76 @@ def _depthwise(cntk, x, kernel, strides):
     return functools.reduce(cntk.plus, shifted)
 
 
-def _pool(cntk, step):
+def _pool(cntk, step, x):
     size, averages = step.given["kernel_shape"], step.operator == "AveragePool"
     # Padding that is lower than anything never is the maximum.
-    x, strides, seen = _window(cntk, step, size, 0 if averages else -1e30)
-    if averages and x is not step.first and (step.given.get("ceil_mode") or not step.given.get("count_include_pad")):
+    padded, strides = _window(cntk, step, x, size, 0 if averages else -1e30)
+    if averages and padded is not x and (step.given.get("ceil_mode") or not step.given.get("count_include_pad")):
         raise step.refusal("AveragePool that leaves out what it pads")
     kind = cntk.AVG_POOLING if averages else cntk.MAX_POOLING
-    return cntk.pooling(x, kind, tuple(size), strides, auto_padding=[False, False]), seen
+    return cntk.pooling(padded, kind, tuple(size), strides, auto_padding=[False, False])
 
 
-def _response_normalization(cntk, step):
+def _response_normalization(cntk, step, x):
     # CNTK divides alpha by the number of channels too.
     return cntk.local_response_normalization(
-        step.first, step.given["size"] // 2, step.given.get("bias", 1.0), step.given.get("alpha", 1e-4),
-        step.given.get("beta", 0.75)), step.seen
+        x, step.given["size"] // 2, step.given.get("bias", 1.0), step.given.get("alpha", 1e-4),
+        step.given.get("beta", 0.75))
 
 
-def _concat(cntk, step):
+def _concat(cntk, step, x):
     if step.given["axis"] != 1:
         raise step.refusal(f"Concat along axis {step.given['axis']}")
-    return cntk.splice(*[value.function for value in step.values], axis=0), step.seen_by_all()
+    return cntk.splice(*step.values, axis=0)
 
 
-def _dense(cntk, step):
+def _dense(cntk, step, x):
     given = step.given
     if given.get("transA") or given.get("alpha", 1.0) != 1 or given.get("beta", 1.0) != 1 or len(step.values) > 1:
         raise step.refusal("a dense layer with factors")
     kernel, bias = step.weight(1), step.weight(2)
     kernel = np.ascontiguousarray(kernel.T if given.get("transB") else kernel)
-    outputs = cntk.times(cntk.reshape(step.first, (kernel.shape[0],)), cntk.constant(kernel))
-    return outputs if bias is None else outputs + bias, None
+    outputs = cntk.times(cntk.reshape(x, (kernel.shape[0],)), cntk.constant(kernel))
+    return outputs if bias is None else outputs + bias
 
 
-def _batch_normalization(cntk, step):
-    shape = (-1,) + (1,) * (len(step.first.shape) - 1)
+def _batch_normalization(cntk, step, x):
+    shape = (-1,) + (1,) * (len(x.shape) - 1)
     scale, bias, mean, variance = (step.weight(i).reshape(shape) for i in range(1, 5))
     factor = scale / np.sqrt(variance + np.float32(step.given.get("epsilon", 1e-5)))
-    return step.first * factor + (bias - mean * factor), step.seen
+    return x * factor + (bias - mean * factor)
 
 
-def _together(cntk, step):
+def _together(cntk, step, x):
     """The sum or product of values and weights."""
     operation = cntk.element_times if step.operator == "Mul" else cntk.plus
     # CNTK's values have no axis for the batch.
-    constants = [w[0] if w.ndim > len(step.first.shape) else w for w in step.constants]
-    return functools.reduce(operation, [value.function for value in step.values] + constants), step.seen_by_all()
+    constants = [w[0] if w.ndim > len(x.shape) else w for w in step.constants]
+    return functools.reduce(operation, step.values + constants)
 
 
-def _clip(cntk, step):
+def _clip(cntk, step, x):
     # The limits are attributes until opset 10, and optional inputs after it.
     low, high = (step.given.get(name, step.weight(i)) for i, name in ((1, "min"), (2, "max")))
     low, high = -3e38 if low is None else low, 3e38 if high is None else high
-    return cntk.clip(step.first, np.float32(low), np.float32(high)), step.seen
+    return cntk.clip(x, np.float32(low), np.float32(high))
 
 
-def _flat(cntk, step):
+def _flat(cntk, step, x):
     """Flatten, or a Reshape to (batch, everything), however the batch is written."""
-    size = int(np.prod(step.first.shape))
+    size = int(np.prod(x.shape))
     shape = [int(n) for n in step.weight(1)] if step.operator == "Reshape" else [0, size]
     if len(shape) != 2 or shape[1] not in (-1, size) or step.given.get("axis", 1) != 1:
         raise step.refusal(f"{step.operator} to {shape}")
-    return cntk.reshape(step.first, (size,)), None
+    return cntk.reshape(x, (size,))
 
 
 _OPERATIONS = {
     "Add": _together, "AveragePool": _pool, "BatchNormalization": _batch_normalization, "Clip": _clip,
     "Concat": _concat, "Conv": _convolution, "Flatten": _flat, "Gemm": _dense, "LRN": _response_normalization,
     "MatMul": _dense, "MaxPool": _pool, "Mul": _together, "Reshape": _flat, "Sum": _together,
-    "Dropout": lambda cntk, step: (step.first, step.seen),
-    "GlobalAveragePool": lambda cntk, step: (cntk.reduce_mean(step.first, axis=(1, 2)), None),
-    "Identity": lambda cntk, step: (step.first, step.seen),
-    "Relu": lambda cntk, step: (cntk.relu(step.first), step.seen),
+    "Dropout": lambda cntk, step, x: x,
+    "GlobalAveragePool": lambda cntk, step, x: cntk.reduce_mean(x, axis=(1, 2)),
+    "Identity": lambda cntk, step, x: x,
+    "Relu": lambda cntk, step, x: cntk.relu(x),
 }
