@@ -1,42 +1,24 @@
 """CNTK's side of the engine ``cntk``: a program that reads batches of tiles from a pipe and answers with probabilities.
 
 CNTK 2.7 needs Python 3.6, and Spark's workers run a newer one. So each worker keeps a process of this program, started
-as ``python3.6 -c <this file's text> model.model threads``: it needs no other file, and only NumPy and CNTK.
+as ``python3.6 -c <this file's text> model.model threads descriptor``: it needs no other file, and only NumPy and CNTK.
 
-A message is eight bytes with its length, then an array as ``numpy.save`` writes it. First the program sends the
-network's ``(height, width)``; then it answers each batch. When the pipe closes, it ends.
+The descriptor is one end of a ``multiprocessing.Pipe``. First the program sends the network's height and width, int64.
+Then it answers each message, the bytes of a batch of tiles, with the bytes of their probabilities, float32. When the
+pipe closes, it ends.
 """
 
 import contextlib
 import ctypes
-import io
 import os
-import struct
 import sys
 import warnings
+from multiprocessing.connection import Connection
 
 import numpy as np
 
 # Tiles that pass through the network at once: more would take more memory, and no less time.
 BATCH = 8
-
-
-def write_array(pipe, array):
-    buffer = io.BytesIO()
-    np.save(buffer, array, allow_pickle=False)
-    pipe.write(struct.pack("<Q", buffer.tell()) + buffer.getvalue())
-    pipe.flush()
-
-
-def read_array(pipe):
-    """The next array from a pipe, or None if the other end has closed, even in the middle of an array."""
-    header = pipe.read(8)
-    if len(header) < 8:
-        return None
-    size = struct.unpack("<Q", header)[0]
-    content = pipe.read(size)
-    # NumPy refuses pickled objects, which could run code.
-    return np.load(io.BytesIO(content), allow_pickle=False) if len(content) == size else None
 
 
 @contextlib.contextmanager
@@ -112,20 +94,19 @@ def channels_first(tiles: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tiles.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
-def main(path, threads):
+def main(path, threads, descriptor):
     """Serve the network in a file of CNTK until the pipe closes."""
-    # CNTK's messages go to standard error: among the answers in the pipe they would be read as one.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    pipe = Connection(descriptor)
     cntk = start_cntk(threads)
     network = load_network(cntk, path)  # It must live as long as its parts.
     probabilities = cntk.combine([network.find_by_name("probabilities").outputs[0]])
-    write_array(answers, np.array(probabilities.arguments[0].shape[1:]))
-    tiles = read_array(sys.stdin.buffer)
-    while tiles is not None:
-        write_array(answers, compute(probabilities, tiles))
-        tiles = read_array(sys.stdin.buffer)
+    input_px = probabilities.arguments[0].shape[1:]
+    pipe.send_bytes(np.array(input_px, np.int64).tobytes())
+    with contextlib.suppress(EOFError):
+        while True:
+            tiles = np.frombuffer(pipe.recv_bytes(), np.uint8).reshape((-1,) + input_px + (3,))
+            pipe.send_bytes(compute(probabilities, tiles).tobytes())
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))

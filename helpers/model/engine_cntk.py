@@ -1,6 +1,7 @@
-"""The engine ``cntk``: CNTK 2.7 computes in a process with Python 3.6, connected by pipes."""
+"""The engine ``cntk``: CNTK 2.7 computes in a process with Python 3.6, connected by a pipe."""
 
 import contextlib
+import multiprocessing
 import os
 import pkgutil
 import subprocess
@@ -11,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
-from helpers.model.cntk_process import read_array, write_array
 
 
 class EngineDied(RuntimeError):
@@ -53,6 +53,10 @@ class Cntk:
         self._process = None
 
     def score(self, tiles: np.ndarray) -> np.ndarray:
+        # A message can't hold more than 2 GB.
+        return np.concatenate([self._score(tiles[start:start + 64]) for start in range(0, len(tiles), 64)])
+
+    def _score(self, tiles):
         try:
             return self._answer(tiles)
         except EngineDied:
@@ -67,21 +71,24 @@ class Cntk:
     def _answer(self, tiles):
         if self._process is None:
             self._errors = tempfile.TemporaryFile()
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
-                env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
-            self._end = weakref.finalize(self, _end, self._process, self._errors)
-            self.input_px = tuple(int(n) for n in self._read())
+            self._pipe, its_end = multiprocessing.Pipe()
+            with its_end:
+                self._process = subprocess.Popen(
+                    self._command + [str(its_end.fileno())], pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL,
+                    stdout=self._errors, stderr=self._errors, env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
+            self._end = weakref.finalize(self, _end, self._process, self._pipe, self._errors)
+            self.input_px = tuple(np.frombuffer(self._read(), np.int64).tolist())
         checked(tiles, self.input_px)
         # If the pipe is broken, the process has died and has written the reason.
         with contextlib.suppress(OSError):
-            write_array(self._process.stdin, tiles)
-        return self._read()
+            self._pipe.send_bytes(tiles.tobytes())
+        return np.frombuffer(self._read(), np.float32).reshape(len(tiles), -1)
 
     def _read(self):
-        answer = read_array(self._process.stdout)
-        if answer is None:
-            status = _end(self._process)
+        try:
+            return self._pipe.recv_bytes()
+        except (EOFError, OSError):
+            status = _end(self._process, self._pipe)
             self._errors.seek(0)
             # CNTK also writes pages of addresses of its stack.
             lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines()
@@ -89,14 +96,12 @@ class Cntk:
             self.close()
             words = " ".join(" ".join(lines[-4:]).split()) or "it said nothing"
             raise EngineDied(f"CNTK's process ended with status {status}: {words}")
-        return answer
 
 
 def _end(process, *files):
-    """End a process by closing its pipes and files, or kill it after five seconds; its exit status."""
-    for pipe in (process.stdin, process.stdout) + files:
-        with contextlib.suppress(OSError):
-            pipe.close()
+    """End a process by closing its pipe, or kill it after five seconds; its exit status."""
+    for file in files:
+        file.close()
     try:
         return process.wait(timeout=5)
     except subprocess.TimeoutExpired:
