@@ -30,13 +30,11 @@ PARITY_TILES = 200
 
 def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
     """Outputs (copies × N, …) of a CNTK function on all tiles, then on changed copies of them, set after set."""
-    by_batch = []
-    for start in range(0, len(tiles), BATCH):
-        batch = tiles[start:start + BATCH]
-        rows = range(start, start + len(batch))
-        by_batch.append([compute(function, augment(batch, seed + copy, rows) if copy else batch)
-                         for copy in range(copies)])
-    return np.concatenate([np.concatenate(of_copy) for of_copy in zip(*by_batch)])
+    found = [compute(function, tiles)]
+    for copy in range(1, copies):
+        found += [compute(function, augment(tiles[start:start + BATCH], seed + copy, range(start, start + BATCH)))
+                  for start in range(0, len(tiles), BATCH)]
+    return np.concatenate(found)
 
 
 def compute_maps(function, tiles: np.ndarray) -> list:
@@ -96,7 +94,7 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
     one_hot = np.eye(n_classes, dtype=np.float32)
     inputs = head.logits.arguments[0]
     rng = np.random.RandomState(seed)
-    history = []
+    history = {"loss": [], "accuracy": [], "val_loss": [], "val_accuracy": []}
     for _ in range(epochs):
         order = rng.permutation(len(labels))
         sums = np.zeros(2)
@@ -108,10 +106,10 @@ def train(head: Head, features: np.ndarray, labels: np.ndarray, validation: tupl
                                           1 - trainer.previous_minibatch_evaluation_average])
         logits = head.predict(validation[0]).astype(np.float64)
         of_labels = log_softmax(logits, axis=1)[np.arange(len(logits)), validation[1]]
-        history.append(list(sums / len(labels)) + [
-            -of_labels.mean(), (logits.argmax(axis=1) == validation[1]).mean()])
-    return {name: [float(value) for value in values]
-            for name, values in zip(("loss", "accuracy", "val_loss", "val_accuracy"), zip(*history))}
+        measured = [*(sums / len(labels)), -of_labels.mean(), (logits.argmax(axis=1) == validation[1]).mean()]
+        for values, value in zip(history.values(), measured):
+            values.append(float(value))
+    return history
 
 
 def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibration=None, validation=None):
