@@ -12,6 +12,7 @@ import numpy as np
 from helpers import InputError
 from helpers.files import sha256 as sha256_of
 from helpers.model import cut
+from helpers.model.engines import said
 
 # The size of pictures for a network that takes any size.
 INPUT_PX = 224
@@ -102,9 +103,11 @@ class Backbone:
         kind = keras.applications.MobileNet if self.kind == "mobilenet" else keras.applications.ResNet50
         network = kind(include_top=False, weights=None, input_shape=(INPUT_PX, INPUT_PX, 3))
         if self.kind == "mobilenet":
-            weights = read_npz(self.path)
-            for layer in network.layers:
-                layer.set_weights([weights[f"{layer.name}/{variable.name}"] for variable in layer.weights])
+            # NumPy refuses pickled objects, which could run code.
+            with np.load(str(self.path), allow_pickle=False) as weights:
+                for layer in network.layers:
+                    layer.set_weights([weights[f"{layer.name}/{variable.name}"].astype(np.float32)
+                                       for variable in layer.weights])
         elif not self.untrained:
             self._trying(lambda: network.load_weights(str(self.path)))
         return network
@@ -123,10 +126,9 @@ class Backbone:
         try:
             return load()
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
             raise InputError(
-                f"expected a backbone that Keras can open at {self.path}, got: {reason}. Save it again as .keras with "
-                "plain Keras layers, or take the embedded default mobilenet.") from error
+                f"expected a backbone that Keras can open at {self.path}, got: {said(error)}. Save it again as .keras "
+                "with plain Keras layers, or take the embedded default mobilenet.") from error
 
 
 def verified(path: Path, expected, wanted: str, default: str = "mobilenet") -> str:
@@ -208,12 +210,6 @@ def _preprocessed(pictures, preprocessing):
     return outputs
 
 
-def read_npz(path: Path) -> dict:
-    """Arrays by name, float32; NumPy refuses pickled objects, which could run code."""
-    with np.load(str(path), allow_pickle=False) as file:
-        return {name: file[name].astype(np.float32) for name in file.files}
-
-
 def _randomise(network, seed):
     """Give a network random weights that depend on the seed only: He's for kernels, neutral ones for all else.
 
@@ -228,14 +224,12 @@ def _randomise(network, seed):
             layer.set_weights([rng.normal(0, np.sqrt(2 / _fan_in(layer, w)), w.shape) if len(w.shape) > 1 else
                                np.full(w.shape, neutral.get(w.name, 0.0)) for w in layer.weights])
     if normalisations:
-        px, momentum = network.input_shape[1], [one.momentum for one in normalisations]
+        px = network.input_shape[1]
         noise = sum(np.kron(rng.normal(0, 20, (4, n, n, 3)), np.ones((1, px // n + 1, px // n + 1, 1)))[:, :px, :px]
                     for n in (2, 8, 32, px))
         for one in normalisations:
             one.momentum, one.trainable = 0.0, True
         network(np.clip(128 + noise, 0, 255).astype(np.float32), training=True)
-        for one, before in zip(normalisations, momentum):
-            one.momentum = before
 
 
 def _fan_in(layer, kernel):

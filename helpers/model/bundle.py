@@ -118,9 +118,8 @@ def save_cntk(draft, folder):
         try:
             logits, probabilities = _modernise(draft / ONNX, part / ONNX, arrays["tiles"])
         except Exception as error:  # Three libraries, each with its own kinds of errors.
-            raise ExportRefused(f"expected {ONNX} that ONNX Runtime can run, got: "
-                                f"{' '.join(str(error).split())[:300]}. Nothing was written; cut the network at "
-                                "another layer.")
+            raise ExportRefused(f"expected {ONNX} that ONNX Runtime can run, got: {engines.said(error)}. Nothing was "
+                                "written; cut the network at another layer.")
         parity(softmax(arrays["logits"], axis=1), probabilities, "probabilities")
         facts = dict(json.loads((draft / FACTS).read_text()), parity={ONNX: parity(arrays["logits"], logits, "logits")})
         finish(part, facts, arrays.get("calibration"), (arrays.get("validation"), arrays.get("labels")))

@@ -86,12 +86,6 @@ def test_one_damaged_byte_is_refused(tmp_path, monkeypatch):
     assert "git checkout" in one_sentence(error)
 
 
-def test_a_pickle_in_a_file_of_weights_is_never_opened(tmp_path):
-    np.savez(tmp_path / "bad.npz", x=np.array([print], dtype=object))
-    with pytest.raises(ValueError, match="allow_pickle=False"):
-        backbones.read_npz(tmp_path / "bad.npz")
-
-
 def test_untrained_depends_on_the_seed_and_nothing_else(some_pictures, mobilenet):
     one, same, other = (run(backbones.get("mobilenet", untrained=True, seed=s).build(), some_pictures)
                         for s in (1, 1, 2))
