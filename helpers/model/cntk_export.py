@@ -4,18 +4,21 @@ import numpy as np
 
 from helpers.model.backbones import PREPROCESSING
 
+# Before the names of pretrained values, so that they differ from all names that a bundle's network must have.
+INSIDE = "pretrained/"
+
 
 def export(pretrained, head):
     """The ``onnx.ModelProto`` of a ``Pretrained`` and a trained ``Head``.
 
     It goes from ``tiles``, uint8 (N, height, width, 3) RGB, to ``probabilities`` and ``logits`` (N, n_classes).
     """
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, compose, helper, numpy_helper
     order, mean, deviation = PREPROCESSING[pretrained.preprocessing]
     constants = {"bgr": np.array([2, 1, 0]), "mean": np.float32(mean).reshape(1, 3, 1, 1),
                  "deviation": np.float32(deviation).reshape(1, 3, 1, 1), "head/mean": head.mean,
                  "head/deviation": head.deviation, "head/weights": head.weights, "head/bias": head.bias}
-    constants.update((_inside(name), value) for name, value in pretrained.weights.items())
+    constants.update((INSIDE + name, value) for name, value in pretrained.weights.items())
     nodes = []
 
     def add(operator, inputs, output, **attributes):
@@ -28,15 +31,19 @@ def export(pretrained, head):
         value = add("Gather", [value, "bgr"], "reordered", axis=1)
     if pretrained.preprocessing != "none":
         value = add("Div", [add("Sub", [value, "mean"], "centred"), "deviation"], "preprocessed")
-    add("Identity", [value], _inside(pretrained.input))
-    for source in pretrained.needed(pretrained.cut_at):
-        nodes.append(_copy(source))
-        if source.op_type == "Reshape":
+    add("Identity", [value], INSIDE + pretrained.input)
+    inside = helper.make_graph(pretrained.needed(pretrained.cut_at), "pretrained", [], [])
+    compose.add_prefix_graph(inside, INSIDE, inplace=True)
+    for node in inside.node:
+        if node.op_type == "Dropout":  # It does nothing while a network predicts.
+            node.CopyFrom(helper.make_node("Identity", node.input[:1], node.output[:1], name=node.name))
+        if node.op_type == "Reshape":
             # The file may hold the size of a batch; 0 keeps the size of each batch.
-            constants[_inside(source.input[1])] = np.array([0, -1])
+            constants[node.input[1]] = np.array([0, -1])
+    nodes.extend(inside.node)
     parts = []
     for layer in pretrained.cut_at:
-        value = _inside(pretrained.output_of(layer))
+        value = INSIDE + pretrained.output_of(layer)
         if len(pretrained.function(layer).shape) == 3:
             value = add("GlobalAveragePool", [value], value + "/average")
         parts.append(add("Flatten", [value], value + "/flat", axis=1))
@@ -55,21 +62,3 @@ def export(pretrained, head):
     # IR 4 is the first in which weights needn't be inputs too.
     return helper.make_model(graph, opset_imports=list(pretrained.model.opset_import),
                              ir_version=max(4, pretrained.model.ir_version))
-
-
-def _inside(name):
-    """The new name of a pretrained value, unlike all names that a bundle's network must have."""
-    return name and "pretrained/" + name
-
-
-def _copy(source):
-    """A pretrained node with the new names of its values; Dropout does nothing while a network predicts."""
-    import onnx
-    if source.op_type == "Dropout":
-        return onnx.helper.make_node("Identity", [_inside(source.input[0])], [_inside(source.output[0])],
-                                     name=_inside(source.output[0]))
-    copy = onnx.NodeProto()
-    copy.CopyFrom(source)
-    copy.input[:] = [_inside(name) for name in source.input]
-    copy.output[:] = [_inside(name) for name in source.output]
-    return copy
