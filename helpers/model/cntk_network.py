@@ -81,31 +81,27 @@ class Pretrained:
         self.name, self.path, self.source, self.preprocessing = name, path, source, preprocessing
         self.sha256 = backbones.verified(self.path, sha256, _WANTED, "squeezenet")
         self.model = _read_onnx(self.path)
-        self._read_weights()
+        self._read_nodes()
         self._read_contract()
-        # From layers to the values that they give; a node without a name is called as its value.
-        self._outputs, self._functions = {}, {}
-        for node in self._nodes:
-            if not node.name or node.name in self._outputs:
-                node.name = node.output[0]
-            self._outputs[node.name] = node.output[0]
+        self._functions = {}
         self.cut_at = tuple((layer or self._before_classifier()).split("+"))
         for one in self.cut_at:
             self.output_of(one)
 
-    def _read_weights(self):
-        """Collect the weights by name, float32, and all nodes but those that only give a weight."""
-        from onnx import helper, numpy_helper
-        self._nodes, found = [], {tensor.name: tensor for tensor in self.model.graph.initializer}
+    def _read_nodes(self):
+        """Collect the weights by name, float32, and all nodes but those that only give a weight, by layer."""
+        from onnx import numpy_helper
+        self._nodes, arrays = {}, {one.name: numpy_helper.to_array(one) for one in self.model.graph.initializer}
         for node in self.model.graph.node:
             if node.op_type == "Constant":
-                found[node.output[0]] = helper.get_attribute_value(node.attribute[0])
-            elif node.op_type in ("Cast", "Identity") and node.input[0] in found:
-                found[node.output[0]] = found[node.input[0]]
+                value = next(iter(attributes(node).values()))
+                arrays[node.output[0]] = numpy_helper.to_array(value) if hasattr(value, "dims") else np.asarray(value)
+            elif node.op_type in ("Cast", "Identity") and node.input[0] in arrays:
+                arrays[node.output[0]] = arrays[node.input[0]]
             else:
-                self._nodes.append(node)
-        arrays = {name: numpy_helper.to_array(one) if hasattr(one, "dims") else np.asarray(one)
-                  for name, one in found.items()}
+                if not node.name or node.name in self._nodes:
+                    node.name = node.output[0]
+                self._nodes[node.name] = node
         self.weights = {name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
                         for name, array in arrays.items()}
 
@@ -121,7 +117,7 @@ class Pretrained:
 
     def _before_classifier(self):
         """The layer that the classifier reads, or the last layer of a network without a classifier."""
-        made_by = {node.output[0]: node for node in self._nodes}
+        made_by = {node.output[0]: node for node in self._nodes.values()}
         value = self.model.graph.output[0].name
 
         def walk(value, kinds):
@@ -149,15 +145,16 @@ class Pretrained:
 
     def output_of(self, layer: str) -> str:
         """The name of the ONNX value that a layer gives, from the layer's name or the value's own."""
-        if layer not in self._outputs and layer not in self._outputs.values():
+        outputs = {name: node.output[0] for name, node in self._nodes.items()}
+        if layer not in outputs and layer not in outputs.values():
             raise InputError(f"expected a layer of {self.path.name}, got {layer!r}. Choose one that it has: "
-                             f"{', '.join(self._outputs)}.")
-        return self._outputs.get(layer, layer)
+                             f"{', '.join(outputs)}.")
+        return outputs.get(layer, layer)
 
     def needed(self, layers) -> list:
         """The nodes that compute these layers, in order."""
         wanted, nodes = {self.output_of(layer) for layer in layers}, []
-        for node in reversed(self._nodes):
+        for node in reversed(list(self._nodes.values())):
             if wanted & set(node.output):
                 nodes.append(node)
                 wanted.update(node.input)
@@ -222,7 +219,7 @@ class Pretrained:
 
     def kernels(self, layer: str) -> np.ndarray:
         """The weights of a layer as in the file: for a convolution (filters, channels, height, width) float32."""
-        node = next(node for node in self._nodes if node.output[0] == self.output_of(layer))
+        node = self.needed([layer])[-1]
         return next(self.weights[name] for name in node.input if name in self.weights)
 
     def maps(self, *layers):
