@@ -18,14 +18,6 @@ class EngineDied(RuntimeError):
     """CNTK's process has ended twice with the same batch; the message has its last words."""
 
 
-def checked(tiles: np.ndarray, input_px: tuple) -> np.ndarray:
-    """The tiles, if they have the size and type that the bundle takes."""
-    if tiles.dtype != np.uint8 or tiles.shape[1:] != tuple(input_px) + (3,):
-        raise InputError(f"expected tiles of {input_px[0]} × {input_px[1]} px with 3 bands, uint8, got {tiles.shape} "
-                         f"{tiles.dtype}. Keep R, G, B and resize them.")
-    return tiles
-
-
 def cntk_environment() -> Path:
     """The folder of CNTK's own environment: ``CNTK_ENVIRONMENT``, else ``.venv-cntk`` beside ``helpers``."""
     folder = Path(os.environ.get("CNTK_ENVIRONMENT") or Path(__file__).resolve().parents[2] / ".venv-cntk")
@@ -36,49 +28,40 @@ def cntk_environment() -> Path:
     return folder
 
 
-class Cntk:
-    """CNTK 2.7 on the CPU, in a process that starts with the first batch and ends with this one.
+class CntkProcess:
+    """CNTK 2.7 on the CPU, in a process that ends with this object, for tiles of ``input_px``, height and width.
 
-    If the process dies, the engine starts it once more and scores the batch again.
+    If the process dies, it starts once more and gets the batch again.
     """
 
-    def __init__(self, name, path, threads):
-        self.name = name
+    def __init__(self, path, threads):
         environment = cntk_environment()
         # The text of the program, because on a cluster this package may lie in an archive.
         program = pkgutil.get_data("helpers.model", "cntk_process.py").decode()
         # -E and -s ignore a worker's PYTHONPATH, which points to packages of the worker's Python.
         self._command = [str(environment / "bin" / "python"), "-E", "-s", "-c", program, str(path), str(threads)]
         self._libraries = str(environment / "lib" / "mpi")
-        self._process = None
+        self._start()
 
-    def score(self, tiles: np.ndarray) -> np.ndarray:
-        # A message can't hold more than 2 GB.
-        return np.concatenate([self._score(tiles[start:start + 64]) for start in range(0, len(tiles), 64)])
-
-    def _score(self, tiles):
+    def compute(self, tiles: np.ndarray) -> np.ndarray:
+        """Probabilities of tiles; a message can't hold more than 2 GB of them."""
         try:
             return self._answer(tiles)
         except EngineDied:
+            self._start()
             return self._answer(tiles)
 
-    def close(self):
-        """End the process; the next batch starts another."""
-        if self._process is not None:
-            self._end()
-            self._process = None
+    def _start(self):
+        self._errors = tempfile.TemporaryFile()
+        self._pipe, its_end = multiprocessing.Pipe()
+        with its_end:
+            self.process = subprocess.Popen(
+                self._command + [str(its_end.fileno())], pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL,
+                stdout=self._errors, stderr=self._errors, env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
+        weakref.finalize(self, _end, self.process, self._pipe, self._errors)
+        self.input_px = np.frombuffer(self._read(), np.int64).tolist()
 
     def _answer(self, tiles):
-        if self._process is None:
-            self._errors = tempfile.TemporaryFile()
-            self._pipe, its_end = multiprocessing.Pipe()
-            with its_end:
-                self._process = subprocess.Popen(
-                    self._command + [str(its_end.fileno())], pass_fds=[its_end.fileno()], stdin=subprocess.DEVNULL,
-                    stdout=self._errors, stderr=self._errors, env=dict(os.environ, LD_LIBRARY_PATH=self._libraries))
-            self._end = weakref.finalize(self, _end, self._process, self._pipe, self._errors)
-            self.input_px = tuple(np.frombuffer(self._read(), np.int64).tolist())
-        checked(tiles, self.input_px)
         # If the pipe is broken, the process has died and has written the reason.
         with contextlib.suppress(OSError):
             self._pipe.send_bytes(tiles.tobytes())
@@ -88,12 +71,11 @@ class Cntk:
         try:
             return self._pipe.recv_bytes()
         except (EOFError, OSError):
-            status = _end(self._process, self._pipe)
+            status = _end(self.process, self._pipe)
             self._errors.seek(0)
             # CNTK also writes pages of addresses of its stack.
             lines = [line for line in self._errors.read().decode("utf-8", "replace").splitlines()
-                     if line.strip() and not line.startswith(("[0x", "[CALL STACK]"))]
-            self.close()
+                     if line.strip() and not line.startswith(("[0x", "[CALL STACK]", "Traceback", "  File"))]
             words = " ".join(" ".join(lines[-4:]).split()) or "it said nothing"
             raise EngineDied(f"CNTK's process ended with status {status}: {words}")
 

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from helpers import InputError
-from helpers.model.engine_cntk import Cntk, checked
+from helpers.model.engine_cntk import CntkProcess
 
 # Tiles that pass through a network at once. On one core no batch of four or more is measurably faster than another, and
 # memory grows with each tile.
@@ -27,7 +27,10 @@ class Engine:
         self._compute = compute
 
     def score(self, tiles: np.ndarray) -> np.ndarray:
-        checked(tiles, self.input_px)
+        if tiles.dtype != np.uint8 or tiles.shape[1:] != self.input_px + (3,):
+            height, width = self.input_px
+            raise InputError(f"expected tiles of {height} × {width} px with 3 bands, uint8, got {tiles.shape} "
+                             f"{tiles.dtype}. Keep R, G, B and resize them.")
         return np.concatenate([self._compute(tiles[start:start + self.batch_tiles])
                                for start in range(0, max(1, len(tiles)), self.batch_tiles)])
 
@@ -96,12 +99,17 @@ def _tensorflow(name, path, threads):
     return Engine(name, model.input_shape[1:3], lambda batch: score(batch).numpy(), GPU_BATCH_TILES)
 
 
+def _cntk(name, path, threads):
+    process = CntkProcess(path, threads)
+    return Engine(name, process.input_px, process.compute, GPU_BATCH_TILES)
+
+
 # The network as ONNX, float32 and int8.
 ONNX, INT8 = "model.onnx", "model.int8.onnx"
 # For each engine, the file of a bundle that it reads, and the function that loads it.
 FILES = {"onnxruntime-int8": (INT8, _onnxruntime), "onnxruntime": (ONNX, _onnxruntime),
          "openvino-int8": (INT8, _openvino), "openvino-bf16": (ONNX, _openvino), "openvino": (ONNX, _openvino),
-         "tensorflow": ("model.keras", _tensorflow), "cntk": ("model.model", Cntk)}
+         "tensorflow": ("model.keras", _tensorflow), "cntk": ("model.model", _cntk)}
 # Engines that a bundle allows only if their predictions were good enough when it was written (``judging``).
 JUDGED = ("onnxruntime-int8", "openvino-int8", "openvino-bf16", "openvino")
 
@@ -154,7 +162,7 @@ def seconds(network) -> float:
 
 def said(error: Exception) -> str:
     """The message of a library's error, on one line and not too long."""
-    return " ".join(str(error).split())[:200].rstrip(".")
+    return " ".join(str(error).split())[:300].rstrip(".")
 
 
 def load(bundle, engine: str = "onnxruntime", threads: int = 1):
@@ -167,8 +175,6 @@ def load(bundle, engine: str = "onnxruntime", threads: int = 1):
         raise InputError(refusal)
     try:
         network = start(engine, bundle.folder / name, threads)
-        if engine == "cntk":  # Its process starts with the first batch.
-            return network
         came = network.score(np.zeros((1, *bundle.input_px, 3), np.uint8)).shape
     except InputError:
         raise

@@ -15,7 +15,8 @@ import pytest
 import tiny
 from helpers import InputError
 from helpers.model import bundle, engines, evaluation
-from helpers.model.engine_cntk import EngineDied, cntk_environment
+from helpers.model.engine_cntk import CntkProcess, cntk_environment
+from helpers.scoring.batch import score_images
 from helpers.scoring.score import score
 from helpers.scoring.table import read
 from helpers.tiles.folder import write_images
@@ -31,17 +32,10 @@ def with_checksum(folder):
     return bundle.load(folder)
 
 
-@pytest.fixture
-def engine(trained):
-    loaded = engines.load(trained[1], "cntk")
-    yield loaded
-    loaded.close()
-
-
 @needs_cntk
-def test_the_engine_predicts_what_the_export_predicts(engine, trained):
+def test_the_engine_predicts_what_the_export_predicts(trained):
     _, saved, tiles = trained
-    assert engine._process is None  # nothing runs before the first batch
+    engine = engines.load(saved, "cntk")
     expected = engines.load(saved).score(tiles[:40])
     for n in (40, 1, 7):
         scored = engine.score(tiles[:n])
@@ -50,37 +44,48 @@ def test_the_engine_predicts_what_the_export_predicts(engine, trained):
         engine.score(tiles[:1, :100])
 
 
+@pytest.fixture
+def cntk(trained):
+    return CntkProcess(trained[1].folder / "model.model", 1)
+
+
 @needs_cntk
-def test_a_killed_process_is_started_again_and_the_batch_scored(engine, trained):
+def test_a_killed_process_is_started_again_and_the_batch_scored(cntk, trained):
     tiles = trained[2][:8]
-    expected = engine.score(tiles)
-    first = engine._process
+    expected = cntk.compute(tiles)
+    first = cntk.process
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert np.array_equal(engine.score(tiles), expected)
-    assert engine._process.pid != first.pid
+    assert np.array_equal(cntk.compute(tiles), expected)
+    assert cntk.process.pid != first.pid
     # In the middle of a batch: stopped, so that it can't answer before it is killed.
-    second = engine._process
+    second = cntk.process
     second.send_signal(signal.SIGSTOP)
     killer = subprocess.Popen(["sh", "-c", f"sleep 0.5; kill -9 {second.pid}"])
-    assert np.array_equal(engine.score(tiles), expected)
+    assert np.array_equal(cntk.compute(tiles), expected)
     killer.wait()
     assert second.returncode == -signal.SIGKILL
 
 
 @needs_cntk
-def test_a_process_that_dies_again_leaves_its_last_words_in_the_rows(trained, tmp_path):
-    import pandas as pd
+def test_a_process_that_dies_again_leaves_its_last_words_in_the_rows(cntk, trained):
     _, saved, tiles = trained
-    copy = tmp_path / "copy"
-    shutil.copytree(saved.folder, copy)
-    (copy / "model.model").write_bytes((copy / "model.model").read_bytes()[:1000])
-    with_checksum(copy)
-    batch = pd.DataFrame({"tile_id": ["a", "b"], "county": "x", "year": 0, "image": [encode(tiles[0]), b"nothing"]})
-    rows = tiny.scored(batch, copy, "cntk")
-    assert rows["error_kind"].tolist() == ["engine", "unreadable"] and rows["class_id"].isna().all()
-    assert "CNTK's process ended with status 1: " in rows["error"][0] and "Error" in rows["error"][0]
-    assert "UnidentifiedImageError" in rows["error"][1]
+    cntk._command[3:] = ["-c", "raise ValueError('last words')"]
+    cntk.process.kill()
+    network = engines.Engine("cntk", cntk.input_px, cntk.compute)
+    scored = score_images([encode(tiles[0]), b"nothing"], saved, network)
+    assert scored.error_kind == ["engine", "unreadable"] and scored.class_id == [None, None]
+    assert "CNTK's process ended with status 1: ValueError: last words" in scored.error[0]
+
+
+@needs_cntk
+def test_a_damaged_network_ends_in_one_sentence_with_its_last_words(trained, tmp_path):
+    shutil.copytree(trained[1].folder, tmp_path / "copy")
+    path = tmp_path / "copy" / "model.model"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(InputError) as error:
+        engines.load(with_checksum(tmp_path / "copy"), "cntk")
+    one_sentence(error, "that cntk can run, got: CNTK's process ended with status 1: ", "Error")
 
 
 @needs_cntk
@@ -88,20 +93,18 @@ def test_a_model_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
     """Its user function is named so that importing it would write a file."""
     saved = tiny.model(tmp_path / "bundle")
     python36("with_code", path=str(saved.folder / "model.model"), writes=str(tmp_path / "ran"))
-    engine = engines.load(with_checksum(saved.folder), "cntk")
-    with pytest.raises(EngineDied) as died:
-        engine.score(np.zeros((1, tiny.PX, tiny.PX, 3), np.uint8))
+    with pytest.raises(InputError) as error:
+        engines.load(with_checksum(saved.folder), "cntk")
     assert not (tmp_path / "ran").exists()
-    assert "expected a network of CNTK's own operations, got one with a user-defined function" in str(died.value)
+    assert "expected a network of CNTK's own operations, got one with a user-defined function" in str(error.value)
 
 
 @needs_cntk
 def test_the_process_ends_with_its_worker(trained):
-    program = ("import sys, numpy as np; from helpers.model import bundle, engines; "
-               "engine = engines.load(bundle.load(sys.argv[1]), 'cntk'); "
-               "engine.score(np.zeros((1, 227, 227, 3), np.uint8)); print(engine._process.pid, flush=True); input()")
-    worker = subprocess.Popen([sys.executable, "-c", program, str(trained[1].folder)], cwd=ROOT, text=True,
-                              stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    program = ("import sys; from helpers.model.engine_cntk import CntkProcess; "
+               "print(CntkProcess(sys.argv[1], 1).process.pid, flush=True) or input()")
+    worker = subprocess.Popen([sys.executable, "-c", program, str(trained[1].folder / "model.model")], cwd=ROOT,
+                              text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pid = int(worker.stdout.readline())
     os.kill(pid, 0)
     worker.kill()
