@@ -63,14 +63,14 @@ def ends(network, named: str = None) -> tuple:
     last larger ones before them.
     """
     order = list(network.operations)
-    learned = [i for i, layer in enumerate(order) if _has_weights(layer)]
-    spatial = [layer for layer in on_every_path(network) if _area(layer) > 1 and type(layer).__name__ not in _EDGES
-               and learned and order.index(layer) >= learned[0]]
-    layers = _named(network, named) if named else [_last_maps(spatial, order)]
-    last = order.index(layers[-1])
+    # For each layer, how many have weights up to it.
+    learned = dict(zip(order, np.cumsum([_has_weights(layer) for layer in order])))
+    spatial = [layer for layer in on_every_path(network)
+               if learned[layer] and _area(layer) > 1 and type(layer).__name__ not in _EDGES]
+    layers = _named(network, named) if named else [_last_maps(spatial, learned)]
     # Without weights between these and the last maps there would be nothing to fine-tune.
-    larger = [layer for layer in spatial if _area(layer) > _area(layers[-1])
-              and any(order.index(layer) < i <= last for i in learned)]
+    larger = [layer for layer in spatial
+              if _area(layer) > _area(layers[-1]) and learned[layer] < learned[layers[-1]]]
     start = layers[0] if len(layers) > 1 else larger[-1] if larger else None
     return start, layers if named or start is None else [start] + layers
 
@@ -88,18 +88,17 @@ def _named(network, named):
     return sorted(layers, key=order.index)
 
 
-def _last_maps(spatial, order):
+def _last_maps(spatial, learned):
     """The last maps, or those before the last weights of a classifier that averages one map for each class."""
     if not spatial:
         raise InputError(
             "expected a network whose convolutions give maps (height, width, channels), got one without such a layer "
             "on every path. Name the layer to read features from behind the path as #layer=<name>, or take the "
             "embedded default mobilenet.")
-    after = order[order.index(spatial[-1]) + 1:]
-    if any(map(_is_softmax, after)) and not any(map(_has_weights, after)):
-        classifier = max(i for i, layer in enumerate(order) if _has_weights(layer))
-        spatial = [layer for layer in spatial if order.index(layer) < classifier] or spatial
-    return spatial[-1]
+    order, last = list(learned), spatial[-1]
+    if learned[last] == learned[order[-1]] and any(map(_is_softmax, order[order.index(last) + 1:])):
+        return ([layer for layer in spatial if learned[layer] < learned[last]] or spatial)[-1]
+    return last
 
 
 def _has_weights(layer):
