@@ -29,8 +29,7 @@ def export(pretrained, head):
     value = add("Transpose", [value], "channels_first", perm=[0, 3, 1, 2])
     if order == "BGR":
         value = add("Gather", [value, "bgr"], "reordered", axis=1)
-    if pretrained.preprocessing != "none":
-        value = add("Div", [add("Sub", [value, "mean"], "centred"), "deviation"], "preprocessed")
+    value = add("Div", [add("Sub", [value, "mean"], "centred"), "deviation"], "preprocessed")
     add("Identity", [value], INSIDE + pretrained.input)
     inside = helper.make_graph(pretrained.needed(pretrained.cut_at), "pretrained", [], [])
     compose.add_prefix_graph(inside, INSIDE, inplace=True)

@@ -175,8 +175,6 @@ class Pretrained:
         pixels = cntk.input_variable((3,) + self.input_px, name="tiles")
         if order == "BGR":
             pixels = cntk.splice(*[cntk.slice(pixels, 0, i, i + 1) for i in (2, 1, 0)], axis=0)
-        if self.preprocessing == "none":
-            return pixels
         return (pixels - np.float32(mean).reshape(3, 1, 1)) / np.float32(deviation).reshape(3, 1, 1)
 
     def _computed(self, cntk, node):

@@ -84,14 +84,14 @@ def load_network(cntk, path: str):
 
 def compute(function, tiles: np.ndarray) -> np.ndarray:
     """Outputs, float32 (N, …), of a CNTK function on uint8 (N, height, width, 3) tiles, in batches."""
-    batches = (tiles[start:start + BATCH] for start in range(0, len(tiles), BATCH))
-    return np.concatenate([np.asarray(function.eval({function.arguments[0]: channels_first(batch)}))
-                           for batch in batches])
+    return np.concatenate([np.asarray(evaluate(function, tiles[start:start + BATCH]))
+                           for start in range(0, len(tiles), BATCH)])
 
 
-def channels_first(tiles: np.ndarray) -> np.ndarray:
-    """Tiles as CNTK's functions take them: float32 (N, 3, height, width)."""
-    return np.ascontiguousarray(tiles.transpose(0, 3, 1, 2), dtype=np.float32)
+def evaluate(function, tiles: np.ndarray):
+    """The output of a CNTK function on a few uint8 tiles, or if it has several outputs, a dictionary of them."""
+    channels_first = np.ascontiguousarray(tiles.transpose(0, 3, 1, 2), dtype=np.float32)
+    return function.eval({function.arguments[0]: channels_first})
 
 
 def main(path, threads, descriptor):

@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 from helpers import InputError
 from helpers.model import bundle as bundles
 from helpers.model.cntk_export import export
-from helpers.model.cntk_process import BATCH, channels_first, compute, load_network, start_cntk
+from helpers.model.cntk_process import BATCH, compute, evaluate, load_network, start_cntk
 from helpers.model.engines import ONNX
 from helpers.model.retrain_tensorflow import augment
 from helpers.runs import home
@@ -37,7 +37,7 @@ def compute_copies(function, tiles, copies: int, seed: int) -> np.ndarray:
 
 def compute_maps(function, tiles: np.ndarray) -> list:
     """Each output, float32 (N, …), of a CNTK function with one or more outputs, on a few uint8 tiles."""
-    answers = function.eval({function.arguments[0]: channels_first(tiles)})
+    answers = evaluate(function, tiles)
     return [answers[output] for output in function.outputs] if len(function.outputs) > 1 else [answers]
 
 
