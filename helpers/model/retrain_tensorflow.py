@@ -120,13 +120,13 @@ def train(network, data, validation, seed: int, epochs: int, learning_rate: floa
     """
     import keras
     keras.utils.set_random_seed(seed)
-    in_memory = isinstance(data, tuple)
-    steps = epochs * (-(-len(data[1]) // BATCH) if in_memory else len(data))
+    inputs, labels = data if isinstance(data, tuple) else (data, None)
+    in_memory = labels is not None
+    steps = epochs * (-(-len(labels) // BATCH) if in_memory else len(inputs))
     network.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(learning_rate, steps)),
                     loss="sparse_categorical_crossentropy", metrics=["accuracy"])
-    inputs, options = (data[:1], {"y": data[1], "batch_size": BATCH}) if in_memory else ((data,), {"shuffle": False})
-    history = network.fit(*inputs, epochs=epochs, validation_data=validation,
-                          validation_freq=1 if in_memory else epochs, verbose=0, **options)
+    history = network.fit(inputs, labels, batch_size=BATCH if in_memory else None, shuffle=in_memory, epochs=epochs,
+                          validation_data=validation, validation_freq=1 if in_memory else epochs, verbose=0)
     return {key: [float(v) for v in values] for key, values in history.history.items()}
 
 
