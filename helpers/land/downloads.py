@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+from concurrent.futures import TimeoutError
 from pathlib import Path
 from typing import Callable
 from urllib.parse import urlsplit
@@ -47,10 +48,6 @@ CORRECT = "Check the address, if you have set TUTORIAL_SCENES, TUTORIAL_LABELS o
 _tokens = {}
 
 
-class CutOff(InputError):
-    """Only a part of the answer came: the next try may bring the whole answer."""
-
-
 class Refused(InputError):
     """The server refuses this token: another token may serve."""
 
@@ -76,15 +73,21 @@ def again(act: Callable, passing):
                 raise
 
 
-def _ask(url, what, params=None, block_s=None, first_byte=False):
-    """The content of an answer, or an InputError; with ``first_byte`` the content is empty."""
+def get(url: str, what: str, params=None, block_s: float = None, first_byte: bool = False) -> bytes:
+    """A server's answer, called ``what`` in errors; each block may take ``block_s``, by default ``BLOCK_S``.
+
+    With ``first_byte`` the content stays unread: no error means that the server gives it out.
+    """
     import requests
     from pebble import concurrent
     block_s = block_s or BLOCK_S
     whole_s, kind, advice = max(WHOLE_S, 2 * block_s), InputError, OFFLINE
+    # A thread of its own, since a server that sends its answer byte by byte passes every other limit.
+    answer = concurrent.thread(_answer)
     try:
-        # A thread of its own, since a server that sends a header byte by byte passes every other limit.
-        return concurrent.thread(_answer)(url, params, block_s, whole_s, first_byte).result(whole_s)
+        # Where only a part of the answer came, the next try may bring all of it.
+        return again(lambda _: answer(url, params, block_s, first_byte).result(whole_s),
+                     requests.exceptions.ChunkedEncodingError)
     except requests.exceptions.HTTPError as error:
         came = f"status {error.response.status_code} {error.response.reason}"
         kind = Refused if error.response.status_code in (401, 403) else InputError
@@ -93,7 +96,7 @@ def _ask(url, what, params=None, block_s=None, first_byte=False):
     except (requests.exceptions.Timeout, TimeoutError):
         came = f"no complete answer (limits: {block_s} s for a block, {whole_s} s in all)"
     except requests.exceptions.ChunkedEncodingError:
-        came, kind = "an answer that ends too early", CutOff
+        came = "an answer that ends too early"
     except OverflowError:
         came, advice = f"more than {MOST_BYTES >> 20} MB", CORRECT
     except (requests.exceptions.RequestException, ValueError) as error:
@@ -103,40 +106,33 @@ def _ask(url, what, params=None, block_s=None, first_byte=False):
     raise kind(f"expected {what} {where}, got {came}. {advice}") from None
 
 
-def _answer(url, params, block_s, whole_s, first_byte):
+def _answer(url, params, block_s, first_byte):
     import requests
     from urllib3.util import Retry
-    started, content = time.monotonic(), bytearray()
     # Of answers that take minutes, two are enough.
     patience = Retry(total=TRIES, read=TRIES if block_s <= BLOCK_S else 1, backoff_factor=BACKOFF_S,
                      status_forcelist=BUSY, allowed_methods=None, raise_on_status=False, retry_after_max=WAIT_S)
+    content = bytearray()
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
             session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=patience))
         with session.get(url, params=params, headers={"Range": "bytes=0-0"} if first_byte else None,
                          timeout=(CONNECT_S, block_s), stream=True) as answer:
-            if answer.status_code != 200 and not (first_byte and answer.status_code == 206):
+            if answer.status_code not in (200, 206):
                 raise requests.exceptions.HTTPError(response=answer)
             for block in () if first_byte else answer.iter_content(1 << 16):
                 content += block
                 if len(content) > MOST_BYTES:
                     raise OverflowError
-                if time.monotonic() - started > whole_s:
-                    raise requests.exceptions.Timeout
     return bytes(content)
-
-
-def get(url: str, what: str, params=None, block_s: float = None) -> bytes:
-    """A server's answer, called ``what`` in errors; each block may take ``block_s``, by default ``BLOCK_S``."""
-    return again(lambda _: _ask(url, what, params, block_s), CutOff)
 
 
 def ready(href: str, what: str):
     """Wait until a server gives out a file, for as long as it asks for: GDAL's own tries ignore its Retry-After."""
     try:
-        _ask(signed(href)[0], what, first_byte=True)
+        get(signed(href)[0], what, first_byte=True)
     except Refused:
-        _ask(signed(href, anew=True)[0], what, first_byte=True)
+        get(signed(href, anew=True)[0], what, first_byte=True)
 
 
 def fetch(url: str, what: str, suffix: str, params=None, check: Callable = None, block_s: float = None) -> Path:
@@ -155,13 +151,13 @@ def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: flo
     ``make`` makes the content from an answer of the server ``source``. The JSON value ``asked`` identifies the request.
     A file older than ``most_s`` is made again; if ``make`` raises an InputError, the old file serves.
     """
-    folder, now = home() / "data" / "downloads", datetime.datetime.now(datetime.timezone.utc)
+    folder = home() / "data" / "downloads"
     entry = folder / (hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16] + ".json")
     facts = read_json(entry)
     known = facts and folder / facts["file"]
     if known and not (known.exists() and sha256(known) == facts["sha256"]):
         known = None
-    if known and (now - datetime.datetime.fromisoformat(facts["when"])).total_seconds() < most_s:
+    if known and time.time() - entry.stat().st_mtime < most_s:
         return known
     try:
         content = make()
