@@ -142,12 +142,16 @@ def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarra
 
 @contextlib.contextmanager
 def open_scenes(crs: str):
-    """A function from a scene to its dataset, which stays open: GDAL then unpacks a block once for several strips."""
+    """A function ``read(scene, act)``, which returns ``act`` of the scene's dataset.
+
+    The dataset stays open: GDAL then unpacks a block once for several strips. If a server breaks off, the scene is
+    opened and read again.
+    """
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **REMOTE), contextlib.ExitStack() as stack:
         opened = {}
 
-        def get(scene, anew=False):
+        def get(scene, anew):
             dataset, until, own = opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
             # Open a scene again before its token expires, or after an error (``anew``), when its server answers again.
             if anew or time.time() >= until:
@@ -159,27 +163,24 @@ def open_scenes(crs: str):
                 dataset = own.enter_context(open_scene(scene.href, crs))
             opened[scene.scene_id] = dataset, until, own
             return dataset
-        yield get
 
-
-def with_tries(get: Callable, scene: Scene, read: Callable):
-    """The result of ``read`` for an opened scene; if a server breaks off, the scene is opened and read again."""
-    def read_once(attempt):
-        return read(get(scene, anew=attempt > 0))
-    with whole(scene.href):
-        return downloads.again(read_once, READ_ERRORS) if downloads.is_remote(scene.href) else read_once(0)
+        def read(scene, act):
+            passing = READ_ERRORS if downloads.is_remote(scene.href) else ()
+            with whole(scene.href):
+                return downloads.again(lambda attempt: act(get(scene, anew=attempt > 0)), passing)
+        yield read
 
 
 @functools.lru_cache(maxsize=4)
-def outlines(footprints: tuple, crs: str) -> np.ndarray:
-    """Footprints of scenes in the CRS of the grid."""
+def _outlines(footprints, crs):
     return geopandas.GeoSeries(list(footprints), crs="EPSG:4326").to_crs(crs).to_numpy()
 
 
-def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
-    """The scenes to try for each tile, as indices (scenes, N) into ``outlines``: the nearest centre first; on a
-    tie, the first scene; and -1 behind the last scene that touches the tile."""
+def scene_order(tiles: pd.DataFrame, scenes: list[Scene], crs: str) -> np.ndarray:
+    """The scenes to try for each tile, as indices (scenes, N): the nearest centre first; on a tie, the first scene; and
+    -1 behind the last scene that touches the tile."""
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
+    outlines = _outlines(tuple(scene.footprint for scene in scenes), crs)
     centres = shapely.centroid(outlines)
     distance = np.hypot(shapely.get_x(centres)[:, None] - (col + 0.5) * TILE_M,
                         shapely.get_y(centres)[:, None] - (row + 0.5) * TILE_M)
@@ -189,35 +190,31 @@ def scene_order(tiles: pd.DataFrame, outlines: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(np.take_along_axis(distance, order, axis=0)), order, -1)
 
 
-def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, get: Callable = None) -> tuple[list, list]:
+def cut_tiles(tiles: pd.DataFrame, scenes: list[Scene], crs: str, read: Callable = None) -> tuple[list, list]:
     """Cut tiles from the scenes that cover them.
 
     Where several scenes show a whole tile, it comes from the scene with the nearest centre (on a tie, the lower
     ``scene_id``): the same choice every time. A scene shows a whole tile if no more than ``BLANK`` of its pixels are
-    masked, or 0 in every band. ``get``, from ``open_scenes``, keeps scenes open for the next call.
+    masked, or 0 in every band. ``read``, from ``open_scenes``, keeps scenes open for the next call.
 
     Returns
     -------
     images : for each tile (224, 224, 3) uint8 RGB, or None where no scene shows it whole.
     scene_ids : for each tile a str or None.
     """
-    if get is None:
-        with open_scenes(crs) as get:
-            return cut_tiles(tiles, scenes, crs, get)
+    if read is None:
+        with open_scenes(crs) as read:
+            return cut_tiles(tiles, scenes, crs, read)
     images, scene_ids = [None] * len(tiles), [None] * len(tiles)
-    if not len(tiles) or not scenes:
-        return images, scene_ids
     scenes = sorted(scenes, key=lambda scene: scene.scene_id)
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
     left = np.arange(len(tiles))
-    for choice in scene_order(tiles, outlines(tuple(scene.footprint for scene in scenes), crs)):
-        for s in np.unique(choice[left]):
-            for run in _runs(row, col, left[choice[left] == s]) if s >= 0 else ():
-                for i, image in with_tries(get, scenes[s], functools.partial(_read_run, row=row, col=col, run=run)):
+    for choice in scene_order(tiles, scenes, crs):
+        for s in np.unique(choice[left][choice[left] >= 0]):
+            for run in _runs(row, col, left[choice[left] == s]):
+                for i, image in read(scenes[s], functools.partial(_read_run, row=row, col=col, run=run)):
                     images[i], scene_ids[i] = image, scenes[s].scene_id
         left = np.array([i for i in left if images[i] is None], dtype=int)
-        if not len(left):
-            break
     return images, scene_ids
 
 
@@ -225,7 +222,7 @@ def _runs(row, col, wanted):
     """Neighbours in a row of the grid, row by row."""
     wanted = wanted[np.lexsort((col[wanted], -row[wanted]))]
     ends = np.flatnonzero((np.diff(row[wanted]) != 0) | (np.diff(col[wanted]) != 1)) + 1
-    return np.split(wanted, ends) if len(wanted) else []
+    return np.split(wanted, ends)
 
 
 def _read_run(scene, row, col, run):

@@ -38,12 +38,11 @@ def download_bytes(tiles: pd.DataFrame, scenes: list, crs: str) -> float:
     """Bytes of the blocks that hold the tiles, as if all scenes were like the one that most tiles come from."""
     if not any(downloads.is_remote(scene.href) for scene in scenes):
         return 0.0
-    outlines = np.array([grid.project(scene.footprint, crs) for scene in scenes])
-    choice = scene_order(tiles, outlines)[0]
+    choice = scene_order(tiles, scenes, crs)[0]
     used = choice >= 0
     pixel_m, block_px, block_bytes = block_facts(scenes[np.bincount(choice[used], minlength=1).argmax()].href, crs)
     height_m, width_m = (px * pixel_m for px in block_px)
-    bounds, touched = [outline.bounds for outline in outlines], set()
+    bounds, touched = [grid.project(scene.footprint, crs).bounds for scene in scenes], set()
     for number, row, col in zip(choice[used], tiles["row"][used], tiles["col"][used]):
         left, _, _, top = bounds[number]
         x, y = col * grid.TILE_M - left, top - (row + 1) * grid.TILE_M

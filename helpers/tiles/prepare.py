@@ -19,7 +19,7 @@ from helpers.files import free_bytes
 from helpers.land import downloads, grid
 from helpers.land.labels import label
 from helpers.land.rasters import split_crs
-from helpers.land.scenes import cut_tiles, open_scenes, scene_order, with_tries
+from helpers.land.scenes import cut_tiles, open_scenes, scene_order
 from helpers.land.sources import LEAF_OFF, leaf_off as leaf_off_scenes
 from helpers.runs import check_seed
 from helpers.tiles import store
@@ -45,14 +45,14 @@ def cut(batches, scenes: list, crs: str, seconds: Counter = None):
     the time that it takes to ``read`` and to ``encode``.
     """
     acquired, seconds = {scene.scene_id: scene.acquired for scene in scenes}, Counter() if seconds is None else seconds
-    with open_scenes(crs) as get:
+    with open_scenes(crs) as read:
         for batch in batches:
             started = time.perf_counter()
-            images, scene_ids = cut_tiles(batch, scenes, crs, get)
-            read = time.perf_counter()
+            images, scene_ids = cut_tiles(batch, scenes, crs, read)
+            was_read = time.perf_counter()
             batch = batch.assign(image=[None if image is None else encode(image) for image in images],
                                  scene_id=scene_ids)
-            seconds.update(read=read - started, encode=time.perf_counter() - read)
+            seconds.update(read=was_read - started, encode=time.perf_counter() - was_read)
             batch = batch[batch["image"].notna()]
             yield batch.assign(acquired=batch["scene_id"].map(acquired))[store.SCHEMA.names]
 
@@ -164,7 +164,7 @@ def units_of(labelled, scenes: list, crs: str, split: str) -> dict:
     A unit travels to the workers, so it holds only numbers and the scenes that touch its tiles.
     """
     scenes = sorted(scenes, key=lambda scene: scene.scene_id)
-    order = scene_order(labelled, np.array([grid.project(scene.footprint, crs) for scene in scenes]))
+    order = scene_order(labelled, scenes, crs)
     by_scene = np.lexsort((labelled["col"], -labelled["row"], order[0]))
     by_scene = by_scene[order[0][by_scene] >= 0]
     order = order[:, by_scene]
@@ -193,8 +193,8 @@ def _check_scenes(scenes, crs):
     remote, local = ([scene for scene in scenes if downloads.is_remote(scene.href) == is_remote]
                      for is_remote in (True, False))
     for scene in remote[:1] + local:
-        with open_scenes(crs) as get:
-            with_tries(get, scene, lambda dataset: None)
+        with open_scenes(crs) as read:
+            read(scene, lambda dataset: None)
 
 
 def _check_disk(uri, tiles):

@@ -54,10 +54,10 @@ def test_tokens_are_asked_for_when_read_and_anew_when_they_end(sample, tmp_path,
     with servers.Files(sample.folder, token=valid) as files, Tokens(tmp_path) as tokens:
         monkeypatch.setenv("TUTORIAL_SIGNING", tokens.url + "/token")
         scenes = behind(files, sample)
-        with open_scenes(crs) as get:
+        with open_scenes(crs) as read:
             for start in (0, 100, 200, 300):
                 batch = tiles.iloc[start:start + 3]
-                assert same(cut_tiles(batch, scenes, crs, get), cut_tiles(batch, sample.scenes(COUNTY, YEAR), crs))
+                assert same(cut_tiles(batch, scenes, crs, read), cut_tiles(batch, sample.scenes(COUNTY, YEAR), crs))
                 time.sleep(1.2)
         assert 2 <= len(tokens.asked) <= 4
         # Who has no token is turned away, in one sentence that shows no token.
@@ -163,6 +163,6 @@ def test_overviews_in_a_file_beside_are_read_too(tmp_path):
     with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as raster:
         raster.build_overviews([2], Resampling.average)
     assert (tmp_path / "fine.tif.ovr").is_file()
-    with open_scenes(drawn.CRS) as get, open_scene(path, drawn.CRS) as alone:
-        scene = get(Scene("fine", path, "2018-07-01", 2018, None))
-        assert scene.shape == (300, 300) and np.array_equal(scene.read(), alone.read())
+    with open_scenes(drawn.CRS) as read, open_scene(path, drawn.CRS) as alone:
+        pixels = read(Scene("fine", path, "2018-07-01", 2018, None), lambda dataset: dataset.read())
+        assert pixels.shape[1:] == (300, 300) and np.array_equal(pixels, alone.read())

@@ -85,9 +85,9 @@ def test_of_a_fine_scene_only_the_windows_own_blocks_are_read(tmp_path, resoluti
         assert header < 100_000
         files.bytes_sent = 0
         images = []
-        with open_scenes(drawn.CRS) as get:
+        with open_scenes(drawn.CRS) as read:
             for start in range(0, len(tiles), 16):
-                images += cut_tiles(tiles.iloc[start:start + 16], [scene], drawn.CRS, get)[0]
+                images += cut_tiles(tiles.iloc[start:start + 16], [scene], drawn.CRS, read)[0]
         read, own = files.bytes_sent, own_blocks([local], tiles.assign(scene_id="one"))
         print(f"{resolution} m: {read / 1e6:.2f} MB read, {own / 1e6:.2f} MB in own blocks: {read / own:.2f}, "
               f"forecast {expected / 1e6:.2f} MB")
