@@ -13,8 +13,7 @@ from helpers.land import boundaries, downloads
 from helpers.land.listing import files_in, told
 from helpers.land.online import RASTERS, Online, label_files
 from helpers.land.rasters import footprint
-from helpers.land.sources import (County, Labels, Scene, Source, date_in, date_of, nearest, outline_of, refusing,
-                                  scene_of)
+from helpers.land.sources import County, Labels, Scene, Source, date_in, date_of, outline_of, refusing, scene_of
 from helpers.runs import home
 from helpers.uri import absolute
 
@@ -83,7 +82,7 @@ class Catalog(Source):
         if not found:
             raise InputError(f"expected an NLCD raster over county {county.fips} ({county.name}), got none in "
                              f"{self.name}. Add one to its collection 'nlcd'.")
-        return nearest(found, year)
+        return found
 
 
 class Folder(Online):
@@ -117,7 +116,7 @@ class Folder(Online):
 
     def _labels(self, county, year):
         own = any("nlcd" in path.name.lower() for path in files_in(self.folder, RASTERS)[0])
-        return nearest(label_files(self.folder, county), year) if own else super()._labels(county, year)
+        return label_files(self.folder, county) if own else super()._labels(county, year)
 
 
 def open(name: str = "sample", seed: int = 0) -> Source:

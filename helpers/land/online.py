@@ -14,7 +14,7 @@ from helpers.land import boundaries, downloads
 from helpers.land.labels import has_codes
 from helpers.land.listing import files_in
 from helpers.land.rasters import ELSEWHERE, footprint, said, split_crs
-from helpers.land.sources import County, Labels, Scene, Source, nearest, scene_of
+from helpers.land.sources import County, Labels, Scene, Source, scene_of
 from helpers.land.wcs import coverage
 from helpers.uri import host, shown
 
@@ -42,9 +42,9 @@ class Online(Source):
     def _labels(self, county, year):
         where = downloads.address("TUTORIAL_LABELS")
         if not downloads.is_remote(where):
-            return nearest(label_files(where, county), year)
+            return label_files(where, county)
         year = min(max(year, LABEL_YEARS[0]), LABEL_YEARS[-1])
-        return Labels(str(coverage(where, county.boundary, year)), year, shown(where))
+        return [Labels(str(coverage(where, county.boundary, year)), year, shown(where))]
 
 
 def search(county: County) -> list[Scene]:

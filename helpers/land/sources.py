@@ -35,7 +35,7 @@ class Source:
     """A catalogue. Methods take a county by its FIPS code, or by another name that ``county`` understands.
 
     Each catalogue adds its ``name`` for errors, ``county(county)``, which finds a County, ``_scenes(County)`` of all
-    years, and ``_labels(County, year)``.
+    years, and ``_labels(County, year)``, a list of label rasters to choose from.
     """
 
     def _all_scenes(self, county):
@@ -81,11 +81,8 @@ class Source:
 
     def labels(self, county: str, year: int) -> Labels:
         """The NLCD raster over a county whose year is nearest to an imagery year (of two, the later)."""
-        return self._labels(self.county(county), year)
-
-
-def nearest(found: list[Labels], year: int) -> Labels:
-    return min(found, key=lambda raster: (abs(raster.year - year), -raster.year))
+        found = self._labels(self.county(county), year)
+        return min(found, key=lambda raster: (abs(raster.year - year), -raster.year))
 
 
 @contextlib.contextmanager
