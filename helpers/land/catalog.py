@@ -1,6 +1,5 @@
 """Catalogues of scenes, labels and county boundaries: ``Catalog``, ``Online`` and ``Folder`` have the same methods."""
 
-from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -102,7 +101,7 @@ class Folder(Online):
     def _scenes(self, county):
         files = [path for path in files_in(self.folder, RASTERS)[0]
                  if "nlcd" not in path.name.lower() and path.suffix.lower() != ".img"]
-        scenes, stems = [], Counter(path.stem for path in files)
+        scenes = []
         for path in files:
             date = date_in(path.stem)
             if not date:
@@ -110,8 +109,7 @@ class Folder(Online):
                                  "got no date. Rename it.")
             outline = footprint(str(path))
             if shapely.intersects(outline, county.boundary):
-                name = path.stem if stems[path.stem] == 1 else path.name
-                scenes.append(Scene(name, str(path), date.isoformat(), date.year, outline))
+                scenes.append(Scene(path.stem, str(path), date.isoformat(), date.year, outline))
         return scenes
 
     def _labels(self, county, year):

@@ -39,7 +39,7 @@ class Source:
     """
 
     def _all_scenes(self, county):
-        """Scenes in order of their ids. Parts of a catalogue may use the same id: those scenes get numbers."""
+        """Scenes in order of their ids. Several scenes may have the same id: they get numbers."""
         county = self.county(county)
         # Some servers give an item on two pages.
         scenes = list({(scene.scene_id, scene.href): scene for scene in self._scenes(county)}.values())

@@ -120,7 +120,7 @@ def test_a_folder_has_scenes_whatever_lies_beside_them(mine, capsys):
 def test_scenes_whose_names_differ_in_their_ending_have_ids_of_their_own(mine):
     shutil.copy(mine / "w_20180714.tif", mine / "w_20180714.tiff")
     assert [scene.scene_id for scene in catalog.open(str(mine)).scenes("99001", 2018)] == [
-        "e_20180714", "w_20180714.tif", "w_20180714.tiff"]
+        "e_20180714", "w_20180714 (1)", "w_20180714 (2)"]
 
 
 @pytest.mark.parametrize("names", [
