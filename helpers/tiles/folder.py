@@ -1,5 +1,6 @@
 """A plain folder of pictures as a tile store."""
 
+import hashlib
 import os
 import unicodedata
 from pathlib import Path
@@ -10,12 +11,11 @@ import pyarrow as pa
 
 from helpers import InputError
 from helpers.cluster import work
-from helpers.files import sha256
 from helpers.land.classes import CLASS_NAMES, group_of_class
 from helpers.land.listing import LEFT, files_in, told
 from helpers.runs import check_seed
 from helpers.tiles import real_land
-from helpers.tiles.pictures import MAX_BYTES, BadPicture, decode
+from helpers.tiles.pictures import MAX_BYTES, fault
 from helpers.tiles.store import (SCHEMA, check_folder, facts_of, keep_only, partition_folder, unit_tiles,
                                  write_manifest)
 from helpers.uri import absolute
@@ -72,7 +72,7 @@ def _split(frame, names, folder, held_out, seed):
     if len(names) < 2 or len(names) > MOST_CLASSES:
         raise InputError(f"expected 2 to {MOST_CLASSES} classes in {folder}, got {len(names)} sub-folder(s). Give a "
                          "folder with one sub-folder for each class.")
-    frame = _without_unreadable(frame, folder).assign(split="train")
+    frame = _checked(frame, folder).assign(split="train")
     if held_out:
         held_names, held = _list_images(held_out)
         if held_names != names:
@@ -80,20 +80,19 @@ def _split(frame, names, folder, held_out, seed):
                              f"{', '.join(held_names) or 'none'}. Give both folders the same sub-folders.")
         if held["county"].iloc[0] == frame["county"].iloc[0]:
             held["county"] += "_held_out"
-        held = _without_unreadable(held, held_out).assign(split="validation")
+        held = _checked(held, held_out).assign(split="validation")
+        same = frame.merge(held[held["label"] >= 0], on="content")
+        if len(same):
+            raise InputError(f"expected pictures to validate on that are not trained on, got {same['path_x'][0]} and "
+                             f"{same['path_y'][0]} of the same content. Take one out.")
         frame = pd.concat([frame, held], ignore_index=True)
-        for _, same in frame.groupby(_contents(frame["path"])):
-            if same["split"].nunique() > 1:
-                first, second = same.drop_duplicates("split")["path"]
-                raise InputError(f"expected pictures to validate on that are not trained on, got {first} and {second} "
-                                 "of the same content. Take one out.")
     else:
         rng = np.random.RandomState(seed)
         for _, part in frame[frame["label"] >= 0].groupby("label", sort=True):
             size = int(round(HELD_OUT * len(part)))
             frame.loc[rng.choice(part.index, size, replace=False), "split"] = "validation"
         # Copies of a picture stay together: a network must not be judged by pictures that it has trained on.
-        frame["split"] = frame.groupby(_contents(frame["path"]))["split"].transform("first")
+        frame["split"] = frame.groupby("content")["split"].transform("first")
     for split in ("train", "validation"):
         empty = [name for i, name in enumerate(names) if not ((frame.label == i) & (frame.split == split)).any()]
         if empty:
@@ -102,25 +101,22 @@ def _split(frame, names, folder, held_out, seed):
     return frame
 
 
-def _without_unreadable(frame, folder):
-    """The frame, without the label of pictures that can't be decoded: they keep a row, but nobody trains on them."""
-    reasons = {}
+def _checked(frame, folder):
+    """The frame with a digest of each picture's ``content``, and without the label of pictures that can't be decoded.
+
+    Those keep a row, but nobody trains on them.
+    """
+    digests, faults = [], {}
     for i, path in frame["path"].items():
-        try:
-            decode(_content(path))
-        except BadPicture as bad:
-            reasons[i] = f"{frame.loc[i, 'tile_id']} ({str(bad).rstrip('.')})"
-    if reasons:
-        print(f"{len(reasons)} picture(s) of {folder} can't be used to train or validate: "
-              f"{'; '.join(list(reasons.values())[:5])}{'; …' if len(reasons) > 5 else '.'}")
-    return frame.assign(label=frame["label"].mask(frame.index.isin(list(reasons)), -1))
-
-
-def _contents(paths):
-    """A key for each file, the same for files of the same content. It reads only files that share their size."""
-    sizes = paths.map(_size)
-    alike = (sizes > 0) & sizes.duplicated(keep=False)
-    return paths.where(~alike, paths[alike].map(sha256))
+        content = _content(path)
+        digests.append(hashlib.sha256(content or b"").hexdigest())
+        reason = fault(content)
+        if reason:
+            faults[i] = f"{frame.loc[i, 'tile_id']} ({reason})"
+    if faults:
+        print(f"{len(faults)} picture(s) of {folder} can't be used to train or validate: "
+              f"{'; '.join(list(faults.values())[:5])}{'; …' if len(faults) > 5 else '.'}")
+    return frame.assign(content=digests, label=frame["label"].mask(frame.index.isin(list(faults)), -1))
 
 
 def _size(path):

@@ -71,18 +71,21 @@ def decode_all(tiles, size=None) -> np.ndarray:
     return np.stack(pixels)
 
 
+def fault(image: bytes) -> str:
+    """The reason why a picture can't be decoded, or None."""
+    try:
+        decode(image)
+    except BadPicture as bad:
+        return str(bad).rstrip(".")
+
+
 def readable(tiles):
     """The rows of a frame with an ``image`` that can be decoded. An InputError says why if there are none."""
-    reasons = {}
-    for i, image in enumerate(tiles["image"]):
-        try:
-            decode(image)
-        except BadPicture as bad:
-            reasons[i] = str(bad).rstrip(".")
-    if len(tiles) and len(reasons) == len(tiles):
+    faults = tiles["image"].map(fault)
+    if len(tiles) and faults.notna().all():
         raise InputError(f"expected pictures that can be read, got none among {len(tiles)} "
-                         f"({tiles['tile_id'].iloc[0]}: {reasons[0]}). Replace them.")
-    return tiles[[i not in reasons for i in range(len(tiles))]]
+                         f"({tiles['tile_id'].iloc[0]}: {faults.iloc[0]}). Replace them.")
+    return tiles[faults.isna()]
 
 
 def decode(image: bytes, size=None, tile_px: int = None) -> np.ndarray:
