@@ -28,7 +28,7 @@ def forecast(sources: dict, jobs: list, slots: int, leaf_off: str = "keep", per_
         seconds = (tiles / TILES_A_SECOND + download / BYTES_A_SECOND) / slots
         rows.append({"county": found.county.fips, "year": year, "split": split, "label_year": found.labels.year,
                      "covered": sources[split].covered(county)[year], "scenes": len(found.scenes),
-                     "leaf_off": min(1.0, sum(found.bare.values())), "tiles": tiles,
+                     "leaf_off": min(1.0, sum(found.facts["leaf_off"].values())), "tiles": tiles,
                      "download_mb": round(download / 1e6, 1), "disk_mb": round(tiles * BYTES_A_TILE / 1e6),
                      "minutes": round(seconds / 60, 1)})
     return pd.DataFrame(rows)

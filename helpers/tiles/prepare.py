@@ -35,7 +35,7 @@ REMOTE_TILES = 512
 # Tiles that a worker holds as pixels at a time: 40 MB.
 BATCH_TILES = 256
 # The sources of a county's tiles in one year. The manifest keeps ``facts``.
-Sources = namedtuple("Sources", "county tiles crs scenes labels bare wanted facts")
+Sources = namedtuple("Sources", "county tiles crs scenes labels facts")
 
 
 def cut(batches, scenes: list, crs: str, seconds: Counter = None):
@@ -89,8 +89,8 @@ def sources_of(catalog, county, year, split, leaf_off, per_class, seed, first_ye
         reference = catalog.labels(county.fips, first_year) if first_year else labels
         blocks, _ = drawn_blocks(reference, county, per_class, seed)
         tiles, drawn = in_blocks(tiles, blocks), [per_class, seed, reference.href]
-    return Sources(county, tiles, crs, scenes, labels, bare, wanted, {
-        "name": county.name, "crs": crs, "split": split, "wanted": wanted,
+    return Sources(county, tiles, crs, scenes, labels, {
+        "name": county.name, "crs": crs, "split": split, "wanted": wanted, "leaf_off": bare,
         "scenes": sorted(shown(scene.href) for scene in scenes),
         "labels": labels.href, "label_year": labels.year, "boundary": county.boundary.wkt, "drawn": drawn,
         "sources": work.name("", VERSION, _state(labels.href), list(map(_reads, scenes)))})
@@ -152,7 +152,7 @@ def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_o
                          "shows a whole tile. Choose a county that the scenes cover, or add scenes that cover it.")
     store.write_manifest(uri, county, year, tiles=tiles, files=sorted(name + ".parquet" for name in units),
                          no_label=len(found.tiles) - len(labelled), no_scene=len(labelled) - tiles,
-                         not_drawn=found.wanted - len(found.tiles), leaf_off=found.bare,
+                         not_drawn=found.facts["wanted"] - len(found.tiles),
                          label_source=found.labels.source or found.labels.href, **found.facts)
     work.keep_only(folder, units)
     return dict(store.manifest(uri, county, year), reused=False)
