@@ -44,7 +44,7 @@ BACKOFF_S = 0.3
 COMPUTE_S = 300
 OFFLINE = "Try again later: finished work is kept. Or use the sample, catalog='sample', which needs no network."
 CORRECT = "Check the address, if you have set TUTORIAL_SCENES, TUTORIAL_LABELS or TUTORIAL_COUNTIES. Or use a file."
-# Tokens of this process, and the time until which each is used.
+# The token of each service. It serves until a server refuses it.
 _tokens = {}
 
 
@@ -130,9 +130,10 @@ def _answer(url, params, block_s, first_byte):
 def ready(href: str, what: str):
     """Wait until a server gives out a file, for as long as it asks for: GDAL's own tries ignore its Retry-After."""
     try:
-        get(signed(href)[0], what, first_byte=True)
+        get(signed(href), what, first_byte=True)
     except Refused:
-        get(signed(href, anew=True)[0], what, first_byte=True)
+        _tokens.clear()
+        get(signed(href), what, first_byte=True)
 
 
 def fetch(url: str, what: str, suffix: str, params=None, check: Callable = None, block_s: float = None) -> Path:
@@ -174,26 +175,18 @@ def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: flo
     return path
 
 
-def signed(href: str, anew: bool = False) -> tuple[str, float]:
-    """An address with a token, where one is needed, and the ``time.time()`` after which to ask for another.
-
-    That is after four fifths of the token's life, and never without a token. ``anew`` asks for another token now.
-    """
+def signed(href: str) -> str:
+    """An address with a token, where one is needed."""
     service = address("TUTORIAL_SIGNING")
     if not is_remote(href) or not service or "TUTORIAL_SIGNING" not in os.environ and not (
             urlsplit(href).hostname or "").endswith(SIGNED_HOSTS):
-        return href, float("inf")
-    token, until = _tokens.get(service, (None, 0.0))
-    if anew or time.time() >= until:
+        return href
+    if service not in _tokens:
         what = "a token to read scenes with"
         content = get(service, what)
         try:
-            answer = json.loads(content)
-            token = answer["token"]
-            expires = datetime.datetime.fromisoformat(answer["msft:expiry"].replace("Z", "+00:00")).timestamp()
-        except (*NOT_JSON, ValueError, KeyError, TypeError, AttributeError) as error:
+            _tokens[service] = json.loads(content)["token"]
+        except (*NOT_JSON, KeyError, TypeError) as error:
             raise InputError(f"expected {what} from {urlsplit(service).hostname}, got an answer without one "
                              f"({type(error).__name__}). {OFFLINE}") from None
-        until = time.time() + 0.8 * (expires - time.time())
-        _tokens[service] = token, until
-    return f"{href}{'&' if '?' in href else '?'}{token}", until
+    return f"{href}{'&' if '?' in href else '?'}{_tokens[service]}"

@@ -75,7 +75,7 @@ def open_raster(href: str, kind: str, **options) -> rasterio.DatasetReader:
         if attempt:
             downloads.ready(href, f"a {kind}")
         with rasterio.Env(**_FRESH if attempt else REMOTE):
-            return _checked(downloads.signed(href)[0], href, kind, "GTiff", options)
+            return _checked(downloads.signed(href), href, kind, "GTiff", options)
     try:
         return downloads.again(open_once, RasterioIOError)
     except RasterioIOError as error:

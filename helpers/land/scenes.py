@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import re
-import time
 from typing import Callable
 
 import geopandas
@@ -144,24 +143,22 @@ def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarra
 def open_scenes(crs: str):
     """A function ``read(scene, act)``, which returns ``act`` of the scene's dataset.
 
-    The dataset stays open: GDAL then unpacks a block once for several strips. If a server breaks off, the scene is
-    opened and read again.
+    The dataset stays open: GDAL then unpacks a block once for several strips. If a server breaks off, or a token has
+    ended, the scene is opened and read again.
     """
     # rasterio counts the cache in bytes.
     with rasterio.Env(GDAL_CACHEMAX=CACHE_MB << 20, **REMOTE), contextlib.ExitStack() as stack:
         opened = {}
 
         def get(scene, anew):
-            dataset, until, own = opened.pop(scene.scene_id, (None, 0, contextlib.ExitStack()))
-            # Open a scene again before its token expires, or after an error (``anew``), when its server answers again.
-            if anew or time.time() >= until:
+            dataset, own = opened.pop(scene.scene_id, (None, contextlib.ExitStack()))
+            if anew:
                 own.close()
-                if anew:
-                    downloads.ready(scene.href, "a scene")
-                _, until = downloads.signed(scene.href)
+                downloads.ready(scene.href, "a scene")
+            if anew or dataset is None:
                 own = stack.enter_context(contextlib.ExitStack())
                 dataset = own.enter_context(open_scene(scene.href, crs))
-            opened[scene.scene_id] = dataset, until, own
+            opened[scene.scene_id] = dataset, own
             return dataset
 
         def read(scene, act):

@@ -85,9 +85,10 @@ def test_a_token_is_asked_for_again(tmp_path, monkeypatch, fault):
             {"token": "sig=t", "msft:expiry": "2099-01-01T00:00:00Z"}).encode())
         monkeypatch.setenv("TUTORIAL_SIGNING", tokens.url + "/token")
         tokens.faults[:] = [fault, answer]
-        assert downloads.signed("http://host/one.tif")[0] == "http://host/one.tif?sig=t" and len(tokens.asked) == 2
+        assert downloads.signed("http://host/one.tif") == "http://host/one.tif?sig=t" and len(tokens.asked) == 2
+        downloads._tokens.clear()
         monkeypatch.setattr(downloads, "BLOCK_S", 0.2)
         monkeypatch.setattr(downloads, "TRIES", 1)
         tokens.faults[:] = [servers.silent(0.6)] * 9
         with pytest.raises(InputError, match="expected a token to read scenes with from .*, got no"):
-            downloads.signed("http://host/one.tif", anew=True)
+            downloads.signed("http://host/one.tif")
