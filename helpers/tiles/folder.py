@@ -163,11 +163,7 @@ def _list_paths(folder):
     if skipped:
         print(skipped)
     for path in paths:
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise InputError(f"expected file names in UTF-8 in {folder}, got {ascii(str(path.relative_to(folder)))}. "
-                             "Rename it.")
+        absolute(path)  # This refuses a name that is not in UTF-8.
     return paths
 
 
