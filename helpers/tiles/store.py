@@ -251,13 +251,12 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
 
     The driver reads them, all columns or some; ``county`` and ``year`` are columns too.
     """
-    stored, frames, condition = partitions(uri), [], None
+    stored, frames, condition = partitions(uri), [], ds.scalar(True)
     wanted = None if columns is None else ["tile_id", *(set(columns) - {"tile_id", "county", "year"})]
     asked = {name: value for name, value in zip(("county", "year", "split", "row"), (county, year, split, row))
              if value is not None}
     for name in {"split", "row"} & set(asked):
-        same = ds.field(name) == asked[name]
-        condition = same if condition is None else condition & same
+        condition &= ds.field(name) == asked[name]
     for part in stored:
         if county in (None, part["county"]) and year in (None, part["year"]):
             system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
