@@ -73,20 +73,18 @@ def has_codes(href: str, boundary: shapely.Geometry) -> bool:
         return False
 
 
-def _read_codes(href, bounds, crs, beyond=False):
-    """NLCD codes within bounds, ``NODATA_CODE`` where none is known, their transform, and the raster's CRS; ``beyond``
-    allows bounds wholly outside the raster."""
+def _read_codes(href, bounds, crs):
+    """NLCD codes within bounds, ``NODATA_CODE`` where none is known, their transform, and the raster's CRS."""
     with whole(href, "NLCD raster"), open_raster(href, "NLCD raster") as raster:
         top, bottom, left, right = _pixels(raster, bounds, crs, href)
         codes = np.full((bottom - top, right - left), NODATA_CODE, dtype=np.uint8)
         rows, cols = (slice(max(0, first), max(0, min(size, last))) for first, last, size in (
             (top, bottom, raster.height), (left, right, raster.width)))
-        if rows.stop > rows.start and cols.stop > cols.start:
-            codes[rows.start - top:rows.stop - top, cols.start - left:cols.stop - left] = known_codes(
-                raster, shown(href), Window.from_slices(rows, cols))
-        elif not beyond:
+        if rows.stop <= rows.start or cols.stop <= cols.start:
             raise InputError(f"expected an NLCD raster over the county, got {shown(href)} with bounds "
                              f"{tuple(raster.bounds)} in {raster.crs.to_string()[:60]}. {ELSEWHERE}")
+        codes[rows.start - top:rows.stop - top, cols.start - left:cols.stop - left] = known_codes(
+            raster, shown(href), Window.from_slices(rows, cols))
         return codes, raster.transform * rasterio.Affine.translation(left, top), raster.crs
 
 
@@ -118,10 +116,10 @@ def read_labels(href: str, bounds: tuple, crs: str) -> tuple[np.ndarray, np.ndar
 
     Returns
     -------
-    codes : (h, w) uint8, in the raster's own projection; ``NODATA_CODE`` outside the raster.
+    codes : (h, w) uint8, in the raster's own projection; ``NODATA_CODE`` where none is known.
     corners : (h, w, 4, 2), x and y of each pixel's corners in ``crs``, from the upper left clockwise.
     """
-    codes, to_map, raster_crs = _read_codes(href, bounds, crs, beyond=True)
+    codes, to_map, raster_crs = _read_codes(href, bounds, crs)
     edge_row, edge_col = np.indices(np.add(codes.shape, 1))
     x, y = transform_points(raster_crs, crs, *(to_map * np.stack([edge_col.ravel(), edge_row.ravel()])))
     edges = np.stack([x, y], axis=-1).reshape(*edge_row.shape, 2)
