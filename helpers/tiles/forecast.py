@@ -58,13 +58,12 @@ def as_text(sources: dict, jobs: list, table: pd.DataFrame) -> list:
     minutes = max(1, round(table["minutes"].sum()))
     lines.append(f"In all {table['tiles'].sum():,} tiles, {table['download_mb'].sum():,.0f} MB to download, "
                  f"{table['disk_mb'].sum():,} MB on the disk, about {minutes} minute{'s' * (minutes > 1)}.")
-    for county, year, split in jobs:
+    for (county, year, split), share in zip(jobs, table["covered"]):
         if split == "map":
             scenes = sources[split].scenes(county, year)
             bare = leaf_off_scenes(scenes, sources[split].county(county).boundary)
             lines += [f"Scene {scene.scene_id}, taken on {scene.acquired}, shows {bare[scene.scene_id]:.1%} of the "
                       "county, perhaps with bare trees." for scene in scenes if scene.scene_id in bare]
-            share = sources[split].covered(county)[year]
             if share < COVERED:
                 lines.append(f"The scenes of {year} cover only {share:.0%} of county {county}.")
     return lines
