@@ -107,9 +107,7 @@ class Folder(Online):
             if not date:
                 raise InputError(f"expected the date of the flight as YYYYMMDD in the name of the scene {path.name}, "
                                  "got no date. Rename it.")
-            outline = footprint(str(path))
-            if shapely.intersects(outline, county.boundary):
-                scenes.append(Scene(path.stem, str(path), date.isoformat(), date.year, outline))
+            scenes.append(Scene(path.stem, str(path), date.isoformat(), date.year, footprint(str(path))))
         return scenes
 
     def _labels(self, county, year):

@@ -48,7 +48,7 @@ class Online(Source):
 
 
 def search(county: County) -> list[Scene]:
-    """All years' scenes over a county from one search of a STAC API, kept like every download.
+    """All years' scenes around a county from one search of a STAC API, kept like every download.
 
     ``collection`` and ``asset`` in the query of the address replace ``naip`` and ``image``.
     """
@@ -79,8 +79,7 @@ def search(county: County) -> list[Scene]:
     asked = [url, collection, asset, bounds, Scene._fields]
     path = downloads.keep(asked, f"scenes over {county.name}", ".scenes", found, url, KEPT_S)
     scenes = [Scene(*values) for values in json.loads(path.read_text())]
-    scenes = [scene._replace(footprint=shapely.geometry.shape(scene.footprint)) for scene in scenes]
-    return [scene for scene in scenes if shapely.intersects(scene.footprint, county.boundary)]
+    return [scene._replace(footprint=shapely.geometry.shape(scene.footprint)) for scene in scenes]
 
 
 def _stac_io():

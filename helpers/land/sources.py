@@ -35,14 +35,15 @@ class Source:
     """A catalogue. Methods take a county by its FIPS code, or by another name that ``county`` understands.
 
     Each catalogue adds its ``name`` for errors, ``county(county)``, which finds a County, ``_scenes(County)`` of all
-    years, and ``_labels(County, year)``, a list of label rasters to choose from.
+    years over or near it, and ``_labels(County, year)``, a list of label rasters to choose from.
     """
 
     def _all_scenes(self, county):
         """Scenes in order of their ids. Several scenes may have the same id: they get numbers."""
         county = self.county(county)
         # Some servers give an item on two pages.
-        scenes = list({(scene.scene_id, scene.href): scene for scene in self._scenes(county)}.values())
+        scenes = list({(scene.scene_id, scene.href): scene for scene in self._scenes(county)
+                       if shapely.intersects(scene.footprint, county.boundary)}.values())
         if not scenes:
             raise InputError(f"expected scenes over county {county.fips} ({county.name}), got none in {self.name}. "
                              "Choose a county that the scenes cover, or add scenes that cover it.")
