@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from helpers.figures.style import (
-    BLUE, EDGE, INK, MUTED, ORANGE, PALE_BLUE, class_colours, percent_axis, set_title, share_as_text, swatch)
+    BLUE, EDGE, INK, MUTED, ORANGE, PALE_BLUE, class_colours, set_title, share_as_text, swatch)
 from helpers.land.classes import CLASS_NAMES
 
 
@@ -40,7 +40,7 @@ def training_curves(ax: Axes, history: list, title: str) -> Axes:
     ax.set(xlim=(0.5, start + max(1.0, 0.09 * start)), xlabel="epoch", ylabel="accuracy")
     ax.margins(y=0.12)
     ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-    percent_axis(ax)
+    ax.yaxis.set_major_formatter("{x:.0%}")
     ax.grid(axis="y")
     ax.legend(loc="lower right")
     set_title(ax, title)
@@ -109,7 +109,7 @@ def baselines(ax: Axes, accuracies: dict, title: str, floors: dict = None) -> Ax
            xlabel="validation tiles classified correctly")
     ax.set_yticklabels(list(accuracies), color=INK, fontsize=9)
     ax.tick_params(axis="y", length=0)
-    percent_axis(ax, "x")
+    ax.xaxis.set_major_formatter("{x:.0%}")
     ax.grid(axis="x")
     ax.spines["left"].set_visible(False)
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0))
@@ -127,8 +127,8 @@ def reliability(ax: Axes, tables: dict, title: str, quantity: str = "score", tru
         ax.scatter(table["score"], table["share"], s=14 + 6 * np.sqrt(table["tiles"]), color=colour, marker=marker,
                    edgecolor="white", linewidth=0.6, label=name, zorder=3)
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel=quantity, ylabel=f"share {true}", aspect="equal")
-    percent_axis(ax, "x")
-    percent_axis(ax, "y")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter("{x:.0%}")
     ax.grid(True)
     ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
     return set_title(ax, title)

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from helpers import InputError
 from helpers.figures.style import (
-    BLUE, GROUND, INK, MARK, MUTED, ORANGE, RULE, percent_axis, resize, set_title, show_sheet, swatch, white_sheet)
+    BLUE, GROUND, INK, MARK, MUTED, ORANGE, RULE, resize, set_title, show_sheet, swatch, white_sheet)
 from helpers.land.classes import CLASSES, GROUPS, NO_CLASS, SCORE_RAMP
 from helpers.land.grid import TILE_M, to_grid
 
@@ -153,7 +153,7 @@ def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[
         ax.add_collection(PolyCollection(squares(mark), facecolor="none", edgecolor=MARK, linewidth=0.9, zorder=6))
         handles = [swatch("none", "candidate", edgecolor=MARK)]
     bar = ax.figure.colorbar(image, ax=ax, shrink=0.6, pad=0.03, anchor=(0, 0.2))
-    percent_axis(bar.ax)
+    bar.ax.yaxis.set_major_formatter("{x:.0%}")
     bar.set_label(label)
     return frame_map(ax, title, handles, boundary, crs)
 

@@ -8,7 +8,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
 from helpers.land.classes import CLASSES
@@ -105,11 +104,6 @@ def class_colours(class_names: Sequence[str]) -> List[str]:
     if set(class_names) <= set(known):
         return [known[name] for name in class_names]
     return [_OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i in range(len(class_names))]
-
-
-def percent_axis(ax: Axes, axis: str = "y") -> None:
-    """Label the shares on the axis ``"x"`` or ``"y"`` in per cent."""
-    getattr(ax, axis + "axis").set_major_formatter(PercentFormatter(1, decimals=0, symbol="%"))
 
 
 def share_as_text(share: float) -> str:
