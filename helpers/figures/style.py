@@ -67,17 +67,10 @@ def _shown(fig: Figure, kind: str, colours: int = None, **settings):
     return display.Image(data=encoded.getvalue(), format=kind)
 
 
-class Markdown:
+class Markdown(str):
     """A text in Markdown, for a cell's last line. Where no notebook formats it, as under Livy, it is shown as it is."""
 
-    def __init__(self, text: str):
-        self._text = text
-
-    def _repr_markdown_(self):
-        return self._text
-
-    def __repr__(self):
-        return self._text
+    _repr_markdown_ = __repr__ = str.__str__
 
 
 def set_title(ax: Axes, title: str) -> Axes:
