@@ -97,10 +97,10 @@ def contact_sheet(ax: Axes, tiles: Sequence[np.ndarray], labels: np.ndarray, tit
     gap = max(2, tile_px // 18)
     step = tile_px + gap
     rows = {kind: np.flatnonzero(labels == kind.class_id)[:per_class] for kind in CLASSES if kind.class_id in labels}
-    sheet = white_sheet(len(rows) * step - gap, max(map(len, rows.values())) * step - gap)
+    sheet = white_sheet(max(map(len, rows.values())) * step - gap, len(rows) * step - gap)
     for top, (kind, members) in zip(range(0, len(rows) * step, step), rows.items()):
         for left, i in zip(range(0, len(members) * step, step), members):
-            sheet[top:top + tile_px, left:left + tile_px] = resize(tiles[i], tile_px)
+            sheet.paste(resize(tiles[i], tile_px), (left, top))
         ax.add_patch(Rectangle((-3.5 * gap, top), 1.8 * gap, tile_px, facecolor=kind.colour, edgecolor=EDGE,
                                linewidth=0.6, clip_on=False))
         ax.text(-5.5 * gap, top + tile_px / 2, kind.name, ha="right", va="center", fontsize=9)

@@ -90,12 +90,12 @@ def positions_inside(receptive_field, shape: tuple, tile_px: tuple) -> np.ndarra
     return down[:, None] & across
 
 
-def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> np.ndarray:
-    """The pixels that a neuron sees from one position, as a uint8 square of ``px``, grey beyond the tile."""
+def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> Image.Image:
+    """The pixels that a neuron sees from one position, as a square of ``px``, grey beyond the tile."""
     seen = Image.new("RGB", (receptive_field.size,) * 2, GROUND)
     top, left = (receptive_field.start + int(n) * receptive_field.step for n in position)
     seen.paste(Image.fromarray(tile), (-left, -top))
-    return resize(np.asarray(seen), px)
+    return seen.resize((px, px), Image.LANCZOS)
 
 
 def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: np.ndarray, mean: np.ndarray,
@@ -147,17 +147,17 @@ def filters(ax: Axes, kernels: np.ndarray, title: str, columns: int = 8, filter_
     colourful = (pictures.max(axis=3).astype(int) - pictures.min(axis=3)).mean(axis=(1, 2))
     pictures = pictures[np.argsort(colourful, kind="stable")]
     repeat = max(1, filter_px // pictures.shape[1])
-    return show_sheet(ax, _mosaic(pictures.repeat(repeat, axis=1).repeat(repeat, axis=2), columns, gap=10), title)
+    enlarged = map(Image.fromarray, pictures.repeat(repeat, axis=1).repeat(repeat, axis=2))
+    return show_sheet(ax, _mosaic(list(enlarged), columns, gap=10), title)
 
 
-def _mosaic(pictures: Sequence[np.ndarray], columns: int, gap: int) -> np.ndarray:
+def _mosaic(pictures: Sequence[Image.Image], columns: int, gap: int) -> Image.Image:
     """Pictures of one size, in rows on white."""
-    height, width = pictures[0].shape[:2]
+    step_x, step_y = pictures[0].width + gap, pictures[0].height + gap
     rows, columns = -(-len(pictures) // columns), min(columns, len(pictures))
-    sheet = white_sheet(rows * (height + gap) - gap, columns * (width + gap) - gap)
+    sheet = white_sheet(columns * step_x - gap, rows * step_y - gap)
     for i, picture in enumerate(pictures):
-        top, left = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[top:top + height, left:left + width] = picture
+        sheet.paste(picture, (i % columns * step_x, i // columns * step_y))
     return sheet
 
 
@@ -177,20 +177,20 @@ def layer(ax: Axes, tiles: np.ndarray, labels: np.ndarray, peaks: Peaks, recepti
     shares = class_shares(peaks, labels, len(class_names))
     frame, gap, between, columns = 3, 2, 16, int(round(SHOWN ** 0.5))
     width = columns * (crop_px + 2 * frame + gap) - gap
-    framed_px, head = tile_px + 2 * frame, tile_px + 2 * frame + 8
+    head = tile_px + 2 * frame + 8
 
     def framed(picture, label):
-        return np.asarray(ImageOps.expand(Image.fromarray(picture), frame, colours[label]))
+        return ImageOps.expand(picture, frame, colours[label])
 
-    sheet = white_sheet(head + width, len(channels) * (width + between) - between)
+    sheet = white_sheet(len(channels) * (width + between) - between, head + width)
     for class_id, channel in enumerate(channels):
         left = class_id * (width + between)
         rows = strongest(peaks, channel)
         at = peaks.positions[rows, channel]
         crops = _mosaic([framed(crop(tiles[i], receptive_field, position, crop_px), labels[i])
                          for i, position in zip(rows, at)], columns, gap)
-        sheet[head:head + crops.shape[0], left:left + crops.shape[1]] = crops
-        sheet[:framed_px, left:left + framed_px] = framed(resize(tiles[rows[0]], tile_px), labels[rows[0]])
+        sheet.paste(crops, (left, head))
+        sheet.paste(framed(resize(tiles[rows[0]], tile_px), labels[rows[0]]), (left, 0))
         seen = np.array(pixels_seen(receptive_field, at[0], tiles.shape[1:3]))
         top, bottom, first, last = seen * tile_px / tiles.shape[1] + frame - 0.5
         _outline(ax, left + first, top, last - first, bottom - top, 3.2, 1.3)
@@ -215,7 +215,7 @@ def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.nd
     ``features`` are ``(peaks, channel, receptive_field)`` of the neuron of each feature.
     """
     crop_px, across, down, neurons = 74, 84, 100, 6  # pixels of a crop, and from one to the next
-    sheet = white_sheet(len(class_names) * down, neurons * across)
+    sheet = white_sheet(neurons * across, len(class_names) * down)
     largest = contributions.max()
     for class_id, (name, colour) in enumerate(zip(class_names, class_colours(class_names))):
         own = np.flatnonzero(labels == class_id)
@@ -224,8 +224,8 @@ def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.nd
             of_layer, channel, receptive_field = features[k]
             best = own[of_layer.values[own, channel].argmax()]
             left = column * across
-            sheet[top:top + crop_px, left:left + crop_px] = crop(
-                tiles[best], receptive_field, of_layer.positions[best, channel], crop_px)
+            seen = crop(tiles[best], receptive_field, of_layer.positions[best, channel], crop_px)
+            sheet.paste(seen, (left, top))
             foot, length = (left, top + crop_px + 4), crop_px * contributions[k, class_id] / largest
             ax.add_patch(Rectangle(foot, crop_px, 6, facecolor=GROUND))
             ax.add_patch(Rectangle(foot, length, 6, facecolor=colour, edgecolor=INK, linewidth=0.4))
@@ -247,9 +247,9 @@ def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_f
         large = np.stack([Image.fromarray(share).resize((tile_px, tile_px), Image.BICUBIC)
                           for share in np.moveaxis(softmax(logits, axis=-1), 2, 0)], axis=2).clip(0)
         colour = large.dot(colours) / large.sum(axis=2, keepdims=True)
-        grey = picture.mean(axis=2, keepdims=True) / 255
+        grey = np.asarray(picture).mean(axis=2, keepdims=True) / 255
         # Dark land keeps bright colours: only the differences within the picture show.
-        return np.uint8(255 * np.clip(colour * (0.85 + 0.75 * (grey - grey.mean())), 0, 1))
+        return Image.fromarray(np.uint8(255 * np.clip(colour * (0.85 + 0.75 * (grey - grey.mean())), 0, 1)))
 
     rows, columns = np.nonzero(positions_inside(receptive_field, evidence.shape[1:3], tiles.shape[1:3]))
     down, across = tile_px / evidence.shape[1], tile_px / evidence.shape[2]

@@ -225,7 +225,7 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
              for tile_id, reason in zip(candidates["tile_id"], candidates["reason"])]
     most = max(map(len, words))  # a line of words is a little more than half as high as a line
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(0.58 * most * line)
-    sheet = white_sheet(-(-n // columns) * step_y - gap, columns * step_x - gap)
+    sheet = white_sheet(columns * step_x - gap, -(-n // columns) * step_y - gap)
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         # No score is certain.
@@ -234,12 +234,12 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
         ax.text(x, y + 0.7 * line, f"#{candidate['rank']}{score}", fontsize=9, color=BLUE, fontweight="bold")
         for when, (picture, name) in enumerate(((before[k], "probability_before"), (after[k], "probability_after"))):
             top = y + 2 * line + when * (tile_px + line)
-            sheet[top:top + tile_px, x:x + tile_px] = resize(picture, tile_px)
+            sheet.paste(resize(picture, tile_px), (x, top))
             shown = "—" if pd.isna(candidate[name]) else f"{candidate[name]:.2f}"
             ax.text(x, top - 0.2 * line, str(years[when]), fontsize=8, color=MUTED)
             ax.text(x + tile_px, top - 0.2 * line, shown, fontsize=8, ha="right",
                     fontweight="bold" if when else "normal")
         ax.text(x, top + tile_px + 4, "\n".join(words[k]), fontsize=6.2, va="top", color=INK, linespacing=1.15)
-    ax.text(0, sheet.shape[0] + 0.8 * line, "At the right above each picture: the probability that the tile is "
+    ax.text(0, sheet.height + 0.8 * line, "At the right above each picture: the probability that the tile is "
             f"Developed. In blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
     return show_sheet(ax, sheet, title)

@@ -15,13 +15,12 @@ def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.
     """Pairs of uint8 RGB pictures, the earlier on the left, by ``rank``, with ``kind`` and the ``rule``'s finds."""
     gap, line = picture_px // 8, picture_px // 5
     step_x, step_y = 2 * picture_px + 2 + gap, picture_px + line + gap // 2
-    sheet = white_sheet(-(-len(places) // columns) * step_y - gap // 2, columns * step_x - gap)
+    sheet = white_sheet(columns * step_x - gap, -(-len(places) // columns) * step_y - gap // 2)
     for k, at in enumerate(np.argsort(places["rank"].to_numpy())):
         place = places.iloc[at]
         x, y = k % columns * step_x, k // columns * step_y
         for side, picture in enumerate((before[at], after[at])):
-            left = x + side * (picture_px + 2)
-            sheet[y + line:y + line + picture_px, left:left + picture_px] = resize(picture, picture_px)
+            sheet.paste(resize(picture, picture_px), (x + side * (picture_px + 2), y + line))
         words, colour = KINDS[place["kind"]]
         ax.text(x, y + 0.8 * line, f"#{place['rank']}", fontsize=8, color=INK, fontweight="bold")
         ax.text(x + step_x - gap, y + 0.8 * line, words + (" · rule" if place["rule"] else ""), fontsize=7.5,

@@ -104,17 +104,17 @@ def share_as_text(share: float) -> str:
     return f"{100 * share:.0f}%" if share >= 0.005 else "< 1%"
 
 
-def resize(picture: np.ndarray, px: int) -> np.ndarray:
+def resize(picture: np.ndarray, px: int) -> Image.Image:
     """A uint8 picture, (h, w, 3), as a square of ``px``; its pixels are averaged, not sampled."""
-    return np.asarray(Image.fromarray(picture).resize((px, px), Image.LANCZOS))
+    return Image.fromarray(picture).resize((px, px), Image.LANCZOS)
 
 
-def white_sheet(height: int, width: int) -> np.ndarray:
-    """A white uint8 picture, (height, width, 3), to paste others into."""
-    return np.full((height, width, 3), 255, dtype=np.uint8)
+def white_sheet(width: int, height: int) -> Image.Image:
+    """A white picture to paste others into."""
+    return Image.new("RGB", (width, height), "white")
 
 
-def show_sheet(ax: Axes, sheet: np.ndarray, title: str) -> Axes:
+def show_sheet(ax: Axes, sheet: Image.Image, title: str) -> Axes:
     """Show a sheet of pictures without axes. Text on it is placed by the sheet's pixels."""
     ax.imshow(sheet, interpolation="antialiased")
     ax.axis("off")
