@@ -1,4 +1,4 @@
-"""Notebook 06: maps of a county's tiles, and the sheet of candidates for new development.
+"""Notebook 06: maps of a county's tiles, and sheets of candidates for new development and of real places.
 
 In all maps ``tiles`` have ``row`` and ``col``, and ``boundary`` is a shapely geometry in ``crs``, an ``"EPSG:269zz"``.
 """
@@ -22,6 +22,9 @@ from helpers.land.grid import TILE_M, to_grid
 
 # Axes of maps are in kilometres.
 _TILE_KM = TILE_M / 1000
+# The kinds of real places, in words and colours.
+_KINDS = {"newly_developed": ("newly developed", BLUE), "changed_otherwise": ("changed otherwise", ORANGE),
+         "random": ("chosen at random", MUTED)}
 
 
 def squares(tiles: pd.DataFrame) -> np.ndarray:
@@ -242,4 +245,22 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
         ax.text(x, top + tile_px + 4, "\n".join(words[k]), fontsize=6.2, va="top", color=INK, linespacing=1.15)
     ax.text(0, sheet.height + 0.8 * line, "At the right above each picture: the probability that the tile is "
             f"Developed. In blue: rank{' and score' if 'score' in candidates else ''}.", fontsize=8, color=MUTED)
+    return show_sheet(ax, sheet, title)
+
+
+def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.ndarray, title: str,
+                  columns: int = 4, picture_px: int = 120) -> Axes:
+    """Pairs of uint8 RGB pictures, the earlier on the left, by ``rank``, with ``kind`` and the ``rule``'s finds."""
+    gap, line = picture_px // 8, picture_px // 5
+    step_x, step_y = 2 * picture_px + 2 + gap, picture_px + line + gap // 2
+    sheet = white_sheet(columns * step_x - gap, -(-len(places) // columns) * step_y - gap // 2)
+    for k, at in enumerate(np.argsort(places["rank"].to_numpy())):
+        place = places.iloc[at]
+        x, y = k % columns * step_x, k // columns * step_y
+        for side, picture in enumerate((before[at], after[at])):
+            sheet.paste(resize(picture, picture_px), (x + side * (picture_px + 2), y + line))
+        words, colour = _KINDS[place["kind"]]
+        ax.text(x, y + 0.8 * line, f"#{place['rank']}", fontsize=8, color=INK, fontweight="bold")
+        ax.text(x + step_x - gap, y + 0.8 * line, words + (" · rule" if place["rule"] else ""), fontsize=7.5,
+                color=colour, ha="right", fontweight="bold" if place["kind"] == "newly_developed" else "normal")
     return show_sheet(ax, sheet, title)

@@ -1,4 +1,4 @@
-"""Maps of tiles, and the sheet of candidates."""
+"""Maps of tiles, and the sheets of candidates and of real places."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -140,6 +140,16 @@ def test_a_candidate_sheet_tells_score_and_reason(ax):
     words = " ".join(" ".join(texts_of(ax)).split())
     assert "#27 · 83%" in words and "utm11-19480-01602" in words
     assert "About 2 ha; Developed goes up; labelled Forest." in words
+
+
+def test_pairs_lie_in_order_of_their_rank(ax):
+    places = pd.DataFrame({"rank": [2, 1], "kind": ["random", "newly_developed"], "rule": [False, True]})
+    before = np.stack([np.full((64, 64, 3), value, np.uint8) for value in (10, 20)])
+    figures.ranked_places(ax, places, before, before + 100, "title", picture_px=64)
+    sheet = np.asarray(ax.images[0].get_array())
+    row = sheet[sheet.shape[0] - 10, :, 0]
+    assert row[[10, 76, 150, 214]].tolist() == [20, 120, 10, 110]
+    assert texts_of(ax) == ["#1", "newly developed · rule", "#2", "chosen at random"]
 
 
 def test_a_legend_of_per_cents_runs_through_the_ramp():
