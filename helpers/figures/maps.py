@@ -124,12 +124,10 @@ def three_panels(axes: Sequence[Axes], tiles: pd.DataFrame, panels: list, title:
     Each of the ``panels`` is a heading, and group ids in the order of ``tiles``.
     """
     axes = np.ravel(axes)
-    for i, (ax, (heading, values)) in enumerate(zip(axes, panels)):
+    for ax, (heading, values) in zip(axes, panels):
         county_map(ax, tiles, values, heading, boundary=boundary, crs=crs, legend=False)
         ax.set_title(heading, loc="left", fontsize=10, fontweight="bold")
-        if i:
-            ax.set_ylabel("")
-            ax.tick_params(labelleft=False)
+        ax.label_outer()
     fig = axes[0].figure
     # Title, legend and source get the same room in inches, however high the panels are.
     height = fig.get_figheight()
