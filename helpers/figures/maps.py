@@ -33,9 +33,9 @@ def squares(tiles: pd.DataFrame) -> np.ndarray:
     return (corner[:, None] + np.array([[0, 0], [1, 0], [1, 1], [0, 1]])) * _TILE_KM
 
 
-def draw_scale(ax: Axes, north: bool = True, extent: tuple = None) -> None:
-    """A scale bar and a north arrow in a strip below all that is drawn, or below ``(left, bottom, right, top)``."""
-    left, bottom, right, top = ax.dataLim.extents if extent is None else extent
+def draw_scale(ax: Axes, north: bool = True) -> None:
+    """A scale bar and a north arrow in a strip below all that is drawn."""
+    left, bottom, right, top = ax.dataLim.extents
     width, height = right - left, top - bottom
     strip = 0.09 * max(width, height)
     ax.set_xlim(left - 0.03 * width, right + 0.03 * width)
@@ -54,8 +54,8 @@ def draw_scale(ax: Axes, north: bool = True, extent: tuple = None) -> None:
                     arrowprops=dict(arrowstyle="-|>", color=INK, linewidth=0.9, shrinkA=1, shrinkB=0))
 
 
-def frame_map(ax: Axes, title: str, handles: list, boundary, crs: str, ground: str = GROUND, legend: bool = True,
-              extent: tuple = None) -> Axes:
+def frame_map(ax: Axes, title: str, handles: list, boundary, crs: str, ground: str = GROUND,
+              legend: bool = True) -> Axes:
     """Add the county's boundary, axes, scale, legend and title to a map."""
     for ring in shapely.get_rings(shapely.get_parts(boundary)):
         x, y = shapely.get_coordinates(ring).T / 1000
@@ -69,7 +69,7 @@ def frame_map(ax: Axes, title: str, handles: list, boundary, crs: str, ground: s
         axis.set_label_text(f"{name} (km, UTM {int(crs.split(':')[1]) - 26900}N)")
     ax.spines[:].set(visible=True, color=RULE)
     ax.tick_params(length=3, color=RULE)
-    draw_scale(ax, extent=extent)
+    draw_scale(ax)
     if legend:
         handles = handles + [Line2D([], [], color=INK, linewidth=1.1, label="county boundary")]
         ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0))
@@ -180,8 +180,7 @@ def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, *, b
             look = dict(facecolor=taken.colour, edgecolor=INK, hatch=hatch, linewidth=0.5)
             ax.add_collection(PolyCollection(corners[which], zorder=3, **look))
             handles.append(swatch(taken.colour, f"{truth.name}, taken for {taken.name} ({which.sum()})", **look))
-    extent = *(corners.min(axis=(0, 1)) - 0.2 * _TILE_KM), *(corners.max(axis=(0, 1)) + 0.2 * _TILE_KM)
-    return frame_map(ax, title, handles, boundary, crs, ground="white", extent=extent)
+    return frame_map(ax, title, handles, boundary, crs, ground="white")
 
 
 def score_step_by_step(axes: Sequence[Axes], pictures: Sequence[np.ndarray], judged: Sequence[np.ndarray],
