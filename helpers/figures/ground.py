@@ -14,7 +14,7 @@ from helpers.figures.maps import draw_scale, frame_map, squares
 from helpers.figures.style import (
     EDGE, INK, MUTED, ORANGE, resize, set_title, share_as_text, show_sheet, swatch, white_sheet)
 from helpers.land.classes import CLASSES, NLCD_LEGEND, NO_CLASS, class_of_code
-from helpers.land.grid import TILE_M
+from helpers.land.grid import TILE_M, nine_points
 from helpers.tiles.store import PURE
 
 
@@ -38,15 +38,12 @@ def county_overview(ax: Axes, pictures: list, tiles: pd.DataFrame, boundary, tit
     return frame_map(ax, title, handles, boundary, crs)
 
 
-def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.ndarray, codes: np.ndarray, title: str,
-                     points: tuple, point_codes: np.ndarray) -> Axes:
-    """One tile, the NLCD pixels that lie over it, and the nine points of the 2017 rule.
-
-    ``pixels`` are the corners of NLCD pixels in the tile's CRS, (M, 4, 2); ``points`` come from ``grid.nine_points``.
-    """
+def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, codes: np.ndarray, corners: np.ndarray,
+                     nine: np.ndarray, title: str) -> Axes:
+    """One tile, the NLCD pixels over it, from ``labels.read_labels``, and the ``nine`` codes of the 2017 rule."""
     origin = np.array([col, row]) * TILE_M
     ax.imshow(tile, extent=(0, TILE_M, 0, TILE_M), interpolation="antialiased")
-    corners, codes = np.asarray(pixels) - origin, np.asarray(codes)
+    codes, corners = codes.ravel(), corners.reshape(-1, 4, 2) - origin
     over = (corners.max(axis=1) > 0).all(axis=1) & (corners.min(axis=1) < TILE_M).all(axis=1)
     handles = []
     for code, (name, colour) in NLCD_LEGEND.items():
@@ -58,8 +55,8 @@ def tile_with_labels(ax: Axes, tile: np.ndarray, row: int, col: int, pixels: np.
             ax.add_collection(PolyCollection(centre + 0.93 * (outlines - centre), facecolor="none", edgecolor=colour,
                                              linewidth=1.5))
             handles.append(swatch(colour, f"{code} {name}"))
-    x, y = np.ravel(points[0]) - origin[0], np.ravel(points[1]) - origin[1]
-    classes = class_of_code(point_codes)
+    x, y = np.concatenate(nine_points(row, col)) - origin[:, None]
+    classes = class_of_code(nine)
     looks = {NO_CLASS: ("no class", "white"), **{c.class_id: (c.name, c.colour) for c in CLASSES}}
     ax.scatter(x, y, s=70, c=[looks[c][1] for c in classes], edgecolors="white", linewidths=2.2, zorder=5)
     ax.scatter(x, y, s=105, facecolors="none", edgecolors=INK, linewidths=1.0, zorder=5)

@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from drawings import BOUNDARY, CRS, county, legend_of, picture, texts_of
 from helpers.figures.ground import class_balance, contact_sheet, county_overview, nlcd_panel, tile_with_labels
 from helpers.land.classes import CLASS_NAMES, CLASSES, NLCD_LEGEND
-from helpers.land.grid import TILE_M, nine_points
+from helpers.land.grid import TILE_M
 
 
 def test_the_overview_draws_every_tile_and_the_boundary_where_they_are(ax):
@@ -32,7 +32,7 @@ def test_a_tile_with_its_labels_names_the_codes_that_lie_over_it(ax):
     corners = np.array([[0, 0], [30, 0], [30, 30], [0, 30]]) + np.array([col, row]) * TILE_M
     pixels = np.stack([corners + (30 * i, 30 * j) for i in range(-2, 9) for j in range(-2, 9)])
     codes = np.array([41 if i < 4 else 82 if j < 8 and i < 8 else 23 for i in range(-2, 9) for j in range(-2, 9)])
-    tile_with_labels(ax, picture(), row, col, pixels, codes, "Mixed", nine_points(row, col), [41, 41, 82] * 3)
+    tile_with_labels(ax, picture(), row, col, codes, pixels, np.array([41, 41, 82] * 3), "Mixed")
     legend = legend_of(ax)
     # The pixels of code 23 all lie beyond the tile's edge.
     assert list(legend) == ["41 Deciduous Forest", "82 Cultivated Crops", "point: Forest", "point: Cultivated"]
