@@ -1,4 +1,4 @@
-"""Changes between two maps of a county: smoothing, candidates of the rule of 2017, and counts."""
+"""Changes between two maps of a county: smoothing, candidates of the rule of 2017, and areas."""
 
 import numpy as np
 import pandas as pd
@@ -59,10 +59,9 @@ def candidates_2017(labels: pd.DataFrame, before: pd.DataFrame, after: pd.DataFr
     return found.sort_values(["gain", "tile_id"], ascending=[False, True], ignore_index=True)
 
 
-def group_counts(groups: pd.Series) -> pd.DataFrame:
-    """``tiles``, ``area_km2`` and ``share`` of each map group, by name, and of missing ids if there are any."""
-    groups = pd.Series(groups, dtype="Int64").fillna(NO_CLASS).astype(int)
-    names = {g.group_id: g.name for g in GROUPS} | ({NO_CLASS: "No prediction"} if (groups == NO_CLASS).any() else {})
-    tiles = groups.value_counts().reindex(list(names), fill_value=0).to_numpy()
-    return pd.DataFrame({"tiles": tiles, "area_km2": tiles * (TILE_M / 1000) ** 2,
-                         "share": tiles / max(1, len(groups))}, index=pd.Index(list(names.values()), name="group"))
+def group_areas(groups: pd.Series) -> pd.Series:
+    """The area of each map group in km², by name, and of the tiles without a prediction if there are any."""
+    names = {group.group_id: group.name for group in GROUPS}
+    tiles = pd.Series(groups, dtype="Int64").map(names).fillna("No prediction").value_counts()
+    order = [*names.values(), *({"No prediction"} & set(tiles.index))]
+    return tiles.reindex(order, fill_value=0).rename_axis("group") * (TILE_M / 1000) ** 2

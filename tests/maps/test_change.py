@@ -112,10 +112,10 @@ def test_candidates_refuse_two_years_in_one_table_and_another_county():
         change.candidates_2017(LABELS.assign(tile_id="x" + LABELS["tile_id"]), BEFORE, AFTER)
 
 
-def test_counts_of_groups_add_up_to_the_county():
-    counts = change.group_counts([0, 2, 2, 1, 2])
-    assert counts.index.tolist() == ["Developed", "Cultivated", "Undeveloped"]
-    assert counts["tiles"].tolist() == [1, 1, 3] and counts["share"].tolist() == [0.2, 0.2, 0.6]
-    assert counts["area_km2"].sum() == pytest.approx(5 * 0.224 ** 2)
-    missing = change.group_counts(pd.Series([0, None, 2], dtype="Int8"))
-    assert missing.loc["No prediction", "tiles"] == 1 and missing["share"].sum() == pytest.approx(1)
+def test_areas_of_groups_add_up_to_the_county():
+    areas = change.group_areas([0, 2, 2, 1, 2])
+    assert areas.index.tolist() == ["Developed", "Cultivated", "Undeveloped"]
+    assert areas.tolist() == pytest.approx([n * 0.224 ** 2 for n in (1, 1, 3)])
+    assert change.group_areas([2, 2]).tolist() == pytest.approx([0, 0, 2 * 0.224 ** 2])
+    missing = change.group_areas(pd.Series([0, None, 2], dtype="Int8"))
+    assert missing["No prediction"] == pytest.approx(0.224 ** 2) and missing.sum() == pytest.approx(3 * 0.224 ** 2)
