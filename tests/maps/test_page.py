@@ -772,14 +772,6 @@ def test_a_tile_s_place_is_given_in_degrees_and_copied(visit, tmp_path):
     assert page.evaluate("getSelection().toString()").count(".") == 2
 
 
-@pytest.mark.parametrize("crs", ["somewhere", 'LOCAL_CS["a plan",UNIT["metre",1]]', ""])
-def test_a_system_that_leads_to_no_degrees_is_refused(tmp_path, crs):
-    tiles, scores, boundary = tables(2, 2)
-    with pytest.raises(InputError, match="longitude and latitude, got"):
-        review_page.write(tmp_path / "x.html", "nowhere", "99007", (2010, 2016), tiles, scores, crs, boundary, 2011,
-                          "t", "s")
-
-
 def test_no_probability_reads_as_certain(visit, tmp_path):
     page = visit(write(tmp_path / "page.html", store_of(tmp_path / "store", 4, 4), 4, 4))
     values = [1, 0.999, 0.996, 0.995, 0.9949, 0.5, 0.0051, 0.0049, 0]
