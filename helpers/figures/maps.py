@@ -216,16 +216,13 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
 
     A table without the column ``score`` gives only ranks.
     """
-    n = len(candidates)
-    if not n:
-        raise InputError("expected at least one candidate, got none. Count them before drawing them.")
-    columns = min(columns, n)
+    columns, rows = min(columns, len(candidates)), -(-len(candidates) // columns)
     gap, line = max(3, tile_px // 6), max(16, tile_px // 5)  # line: the height of a line of text
     words = [[tile_id, *textwrap.wrap(reason, 19)]
              for tile_id, reason in zip(candidates["tile_id"], candidates["reason"])]
     most = max(map(len, words))  # a line of words is a little more than half as high as a line
     step_x, step_y = tile_px + gap, 2 * (tile_px + line) + line + gap + int(0.58 * most * line)
-    sheet = white_sheet(columns * step_x - gap, -(-n // columns) * step_y - gap)
+    sheet = white_sheet(columns * step_x - gap, rows * step_y - gap)
     for k, (_, candidate) in enumerate(candidates.iterrows()):
         x, y = (k % columns) * step_x, (k // columns) * step_y
         # No score is certain.
