@@ -18,7 +18,6 @@ from PIL import Image, ImageOps
 from scipy.special import softmax
 
 from helpers.figures.style import GROUND, INK, class_colours, resize, show_sheet, swatch, white_sheet
-from helpers.land.classes import CLASS_NAMES
 
 # Crops of each neuron that a sheet shows. They also decide which class the neuron stands for.
 SHOWN = 9
@@ -168,7 +167,7 @@ def _outline(ax: Axes, left: float, top: float, width: float, height: float, lig
 
 
 def layer(ax: Axes, tiles: np.ndarray, labels: np.ndarray, peaks: Peaks, receptive_field, channels: Sequence[int],
-          title: str, class_names: Sequence[str] = CLASS_NAMES, crop_px: int = 42, tile_px: int = 66) -> Axes:
+          title: str, class_names: Sequence[str], crop_px: int = 42, tile_px: int = 66) -> Axes:
     """For each class one neuron of ``channels``, with the crops that excite it most, framed in their tiles' classes.
 
     Above the crops stands the tile of the first crop with the receptive field on it, and the neuron's class and number.
@@ -201,7 +200,7 @@ def layer(ax: Axes, tiles: np.ndarray, labels: np.ndarray, peaks: Peaks, recepti
     return show_sheet(ax, sheet, title)
 
 
-def class_legend(fig: Figure, class_names: Sequence[str] = CLASS_NAMES) -> Figure:
+def class_legend(fig: Figure, class_names: Sequence[str]) -> Figure:
     """A legend of the classes' colours below a figure."""
     fig.legend(handles=[swatch(c, name) for c, name in zip(class_colours(class_names), class_names)],
                loc="lower center", ncol=len(class_names))
@@ -209,7 +208,7 @@ def class_legend(fig: Figure, class_names: Sequence[str] = CLASS_NAMES) -> Figur
 
 
 def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.ndarray, features: Sequence[tuple],
-           title: str, class_names: Sequence[str] = CLASS_NAMES) -> Axes:
+           title: str, class_names: Sequence[str]) -> Axes:
     """The six neurons that add most to each class, each with the crop of the class's tiles that excites it most.
 
     ``features`` are ``(peaks, channel, receptive_field)`` of the neuron of each feature.
@@ -234,7 +233,7 @@ def voices(ax: Axes, tiles: np.ndarray, labels: np.ndarray, contributions: np.nd
 
 
 def evidence_maps(ax: Axes, tiles: np.ndarray, evidence: np.ndarray, receptive_field, title: str,
-                  class_names: Sequence[str] = CLASS_NAMES, tile_px: int = 132) -> Axes:
+                  class_names: Sequence[str], tile_px: int = 132) -> Axes:
     """Tiles, and below each tile a map of the classes that the head sees in it.
 
     A line surrounds the positions from which the ``receptive_field`` of the last layer lies within the tile.
