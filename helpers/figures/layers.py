@@ -97,30 +97,28 @@ def crop(tile: np.ndarray, receptive_field, position: tuple, px: int) -> Image.I
     return seen.resize((px, px), Image.LANCZOS)
 
 
-def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], weights: np.ndarray, mean: np.ndarray,
-             deviation: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def evidence(maps: Sequence[np.ndarray], usual: Sequence[np.ndarray], head) -> np.ndarray:
     """The logits of each position, (N, rows, columns, n_classes) float32. Their average over a tile is its logits.
 
     A head on averaged maps is a sum over positions: exchange the two sums, and each position has logits. Near the edge
     a neuron answers differently, whatever the land is. So the distance of an answer from the usual one there counts.
 
-    ``maps``, (N, channels, rows, columns), and ``usual``, of ``Peaks``, are those of each layer that the head reads.
-    The ``weights``, (n_features, n_classes), are for standardised features.
+    ``maps``, (N, channels, rows, columns), and ``usual``, of ``Peaks``, are those of each layer that the ``head`` of
+    ``retrain_cntk`` reads.
     """
     features = np.concatenate(maps, axis=1).transpose(0, 2, 3, 1)
     usual = np.concatenate(usual).transpose(1, 2, 0)
     # The head also learned from changed copies of the tiles. So the average of what is subtracted is the head's mean.
-    usual = usual - usual.mean(axis=(0, 1)) + mean
-    return (((features - usual) / deviation).dot(weights) + bias).astype(np.float32)
+    usual = usual - usual.mean(axis=(0, 1)) + head.mean
+    return (((features - usual) / head.deviation).dot(head.weights) + head.bias).astype(np.float32)
 
 
-def contributions(weights: np.ndarray, mean: np.ndarray, deviation: np.ndarray, features: np.ndarray,
-                  labels: np.ndarray) -> np.ndarray:
+def contributions(head, features: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The average that each feature adds to a class's logit on the class's own tiles, (n_features, n_classes)."""
-    standardised = (features - mean) / deviation
-    own = np.stack([standardised[labels == c].mean(axis=0) for c in range(weights.shape[1])], axis=1)
+    standardised = (features - head.mean) / head.deviation
+    own = np.stack([standardised[labels == c].mean(axis=0) for c in range(head.weights.shape[1])], axis=1)
     # A neuron whose silence speaks for the class adds 0.
-    return np.maximum(weights, 0) * np.maximum(own, 0)
+    return np.maximum(head.weights, 0) * np.maximum(own, 0)
 
 
 def most_divided(evidence: np.ndarray, n: int) -> np.ndarray:

@@ -15,6 +15,7 @@ from helpers.land.classes import CLASSES
 from helpers.model import cntk_network
 
 Field = namedtuple("Field", "size start step")
+Head = namedtuple("Head", "weights mean deviation bias")
 N_CLASSES = 3
 
 
@@ -147,11 +148,10 @@ def test_the_votes_of_all_positions_average_to_the_logits():
     rng = np.random.RandomState(0)
     maps = [rng.rand(7, n, 4, 6).astype(np.float32) for n in (5, 3)]
     usual = [rng.rand(n, 4, 6) for n in (5, 3)]
-    weights, bias = rng.randn(8, N_CLASSES), rng.randn(N_CLASSES)
-    mean, deviation = rng.rand(8), 0.5 + rng.rand(8)
+    head = Head(rng.randn(8, N_CLASSES), rng.rand(8), 0.5 + rng.rand(8), rng.randn(N_CLASSES))
     features = np.concatenate([m.mean(axis=(2, 3)) for m in maps], axis=1)
-    logits = (features - mean) / deviation @ weights + bias
-    votes = seeing.evidence(maps, usual, weights, mean, deviation, bias)
+    logits = (features - head.mean) / head.deviation @ head.weights + head.bias
+    votes = seeing.evidence(maps, usual, head)
     assert votes.shape == (7, 4, 6, N_CLASSES) and votes.dtype == np.float32
     assert np.allclose(votes.mean(axis=(1, 2)), logits, atol=1e-5)
 
@@ -160,8 +160,8 @@ def test_a_position_that_answers_as_usual_votes_as_all_others_do():
     """Neurons answer differently near the edge. That must not show in the evidence."""
     rng = np.random.RandomState(0)
     usual = rng.rand(5, 4, 4)
-    votes = seeing.evidence([usual[None]], [usual], rng.randn(5, N_CLASSES), usual.mean(axis=(1, 2)), np.ones(5),
-                            np.arange(N_CLASSES))
+    head = Head(rng.randn(5, N_CLASSES), usual.mean(axis=(1, 2)), np.ones(5), np.arange(N_CLASSES))
+    votes = seeing.evidence([usual[None]], [usual], head)
     assert np.allclose(votes, np.arange(N_CLASSES), atol=1e-5)
 
 
@@ -178,8 +178,8 @@ def test_most_divided_tiles_come_first():
 def test_what_a_feature_adds_is_counted_on_the_class_s_own_tiles():
     labels = np.array([0, 0, 1, 1])
     features = np.array([[2.0, 5], [4, 5], [0, 7], [0, 9]])
-    weights = np.array([[1.0, 1], [-1, 2]])
-    added = seeing.contributions(weights, np.array([1.0, 6]), np.array([2.0, 1]), features, labels)
+    head = Head(np.array([[1.0, 1], [-1, 2]]), np.array([1.0, 6]), np.array([2.0, 1]), None)
+    added = seeing.contributions(head, features, labels)
     # Class 0: feature 0 is 1 above its mean on average; class 1: feature 1 is 2 above.
     assert added.tolist() == [[1, 0], [0, 4]]
 
