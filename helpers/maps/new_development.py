@@ -36,8 +36,7 @@ EVIDENCE = {
     "new_extent": "cells", "cells_before": "cells", "cells_after": "cells", "labelled": "label",
     "logit_before": "network", "logit_after": "network", "gain": "network", "neighbours": "neighbours",
     "distance": "pictures"}
-SCORES = ["tile_id", "row", "col", "score", "reason", "new_m2", "probability_before", "probability_after",
-          "new_neighbours"]
+SCORES = ["tile_id", "row", "col", "score", "reason", "new_m2", "probability_before", "probability_after"]
 
 
 # ---- evidence: tiles
@@ -222,13 +221,11 @@ def by_rule(candidates: pd.DataFrame, tiles: pd.DataFrame) -> pd.DataFrame:
 
     Candidates score ``CANDIDATE`` or more by their gain, other tiles 0. Such a score ranks and is no probability.
     """
-    table = tiles[["tile_id", "row", "col"]].merge(
-        candidates[["tile_id", "gain", "probability_before", "probability_after"]], on="tile_id", how="left")
-    found = table["tile_id"].isin(candidates["tile_id"])
-    gain = table["gain"].fillna(0).clip(0, 1)
-    words = "The rule of 2017: labelled otherwise in the first year, predicted Developed in the second."
-    return _ranked(table.assign(score=np.where(found, CANDIDATE + (1 - CANDIDATE) * gain, 0.0), new_neighbours=0,
-                                reason=np.where(found, words, ""), new_m2=np.where(found, TILE_M ** 2, 0.0)))
+    found = candidates[["tile_id", "probability_before", "probability_after"]].assign(
+        score=CANDIDATE + (1 - CANDIDATE) * candidates["gain"].fillna(0).clip(0, 1), new_m2=TILE_M ** 2,
+        reason="The rule of 2017: labelled otherwise in the first year, predicted Developed in the second.")
+    table = tiles[["tile_id", "row", "col"]].merge(found, on="tile_id", how="left")
+    return _ranked(table.fillna({"score": 0, "new_m2": 0, "reason": ""}))
 
 
 def to_show(candidates: pd.DataFrame) -> pd.DataFrame:
