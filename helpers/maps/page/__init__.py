@@ -29,9 +29,7 @@ FOLDER = Path(__file__).parent
 # want to miss nothing.
 LISTED, LONGEST_LIST = 0.1, 3000
 # Patterns of map groups and classes, for readers who do not see their colours.
-_GROUP_MARKS = {0: "lines", 1: "dot", 2: ""}
-_CLASS_MARKS = {"Developed": "lines", "Cultivated": "dot", "Forest": "", "Shrub": "bar", "Herbaceous": "post",
-                "Barren": "cross"}
+_MARKS = {"Developed": "lines", "Cultivated": "dot", "Shrub": "bar", "Herbaceous": "post", "Barren": "cross"}
 
 
 def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd.DataFrame, scores: pd.DataFrame,
@@ -96,8 +94,8 @@ def _data(tiles, scores, boundary):
     listed = zip(order, scores.iloc[order].itertuples())
     return {
         "boundary": [np.round(part.exterior.coords, 1).tolist() for part in shapely.get_parts(boundary)],
-        "classes": [{"name": c.name, "colour": c.colour, "mark": _CLASS_MARKS[c.name]} for c in CLASSES],
-        "groups": [{"name": g.name, "colour": g.colour, "mark": _GROUP_MARKS[g.group_id]} for g in GROUPS],
+        "classes": [{"name": c.name, "colour": c.colour, "mark": _MARKS.get(c.name, "")} for c in CLASSES],
+        "groups": [{"name": g.name, "colour": g.colour, "mark": _MARKS.get(g.name, "")} for g in GROUPS],
         "ramps": {name: [list(bytes.fromhex(colour[1:])) for colour in ramp]
                   for name, ramp in (("score", SCORE_RAMP), ("uncertainty", UNCERTAINTY_RAMP))},
         "tiles": {"id": tiles["tile_id"].tolist(), "row": tiles["row"].tolist(), "col": tiles["col"].tolist(),
