@@ -87,9 +87,6 @@ def _data(tiles, scores, boundary):
 
     def whole(values, times=1):
         return np.nan_to_num(np.rint(times * np.asarray(values, "float64")), nan=NO_CLASS).astype(int).tolist()
-
-    def packed(probabilities):
-        return base64.b64encode(np.rint(255 * np.nan_to_num(probabilities)).astype(np.uint8).tobytes()).decode()
     order = sorted(np.flatnonzero(score >= LISTED), key=lambda i: (-score[i], tiles["tile_id"][i]))[:LONGEST_LIST]
     listed = zip(order, scores.iloc[order].itertuples())
     return {
@@ -102,7 +99,7 @@ def _data(tiles, scores, boundary):
                   "group_label": whole(tiles["group"]),
                   "class_before": whole(tiles["class_before"]), "class_after": whole(tiles["class_after"]),
                   "score": whole(score, 1000), "uncertainty": whole(evaluation.uncertainty(after), 1000),
-                  "probabilities": [packed(before), packed(after)]},
+                  "probabilities": [whole(before, 1000), whole(after, 1000)]},
         "candidates": int((score[order] >= CANDIDATE).sum()),
         "listed": [{"tile": int(i), "score": round(float(one.score), 3), "reason": one.reason,
                     "kind": f"{one.new_m2 / 1e4:.1f} ha"} for i, one in listed],

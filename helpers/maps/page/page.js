@@ -3,8 +3,6 @@
 const D = JSON.parse(document.getElementById("data").textContent);
 const $ = id => document.getElementById(id);
 const N = D.tiles.row.length, TILE = D.tile_m;
-const bytes = text => Uint8Array.from(atob(text), c => c.charCodeAt(0));
-const probabilities = D.tiles.probabilities.map(bytes);   // of the two years: N x classes, in 255ths
 const index = new Map(Array.from({length: N}, (_, i) => [D.tiles.row[i] + " " + D.tiles.col[i], i]));
 const tileAt = (row, col) => index.get(row + " " + col);
 const nameOf = i => D.tiles.id[i];
@@ -292,7 +290,7 @@ function choose(i, move) {
   if (move) centre(i);
   tile = i;
   if (rank.has(i)) place = rank.get(i);
-  const k = rank.has(i) ? place : null, n = D.classes.length, body = $("tile");
+  const k = rank.has(i) ? place : null, body = $("tile");
   const focused = body.contains(document.activeElement);
   $("tile-name").textContent = nameOf(i);
   $("tile-name").dataset.tile = nameOf(i);
@@ -311,7 +309,7 @@ function choose(i, move) {
   $("said").textContent = nameOf(i) + ". " + body.querySelector("p").textContent;
   marked();
   const shown = (p, at) => D.tiles[p ? "class_after" : "class_before"][i] < 0 ? "–"
-    : percent(probabilities[p][i * n + at] / 255);
+    : percent(D.tiles.probabilities[p][i][at] / 1000);
   const row = (tag, scope, name, ...values) => element("tr", {}, element("th", {scope}, name),
     ...values.map(value => element(tag, {scope: tag === "th" && "col"}, String(value))));
   body.append(element("table", {}, element("thead", {}, row("th", "col", "Probability of", first, second)),
