@@ -46,10 +46,11 @@ def write(path: Path, store: str, county: str, years: tuple[int, int], tiles: pd
     if set(tiles["tile_id"]) != set(scores["tile_id"]) or not len(tiles):
         raise InputError(f"expected a score for each tile, got {len(tiles)} tiles and {len(scores)} scores. Score the "
                          "tiles of the page.")
-    tiles = tiles.sort_values(["row", "col"], ascending=[False, True]).reset_index(drop=True)
+    tiles = tiles.merge(scores[["tile_id", "score", "reason", "new_m2"]], on="tile_id").sort_values(
+        ["row", "col"], ascending=[False, True], ignore_index=True)
     candidates = int((scores["score"] >= CANDIDATE).sum())
     data = dict(
-        _data(tiles, scores.set_index("tile_id"), boundary), centres=_centres(tiles, crs),
+        _data(tiles, boundary), centres=_centres(tiles, crs),
         **write_pictures(path, store, county, years, tiles), county=county, years=list(years),
         label_year=int(label_year), crs=str(crs)[:40], least=LISTED, candidate=CANDIDATE, calibrated=bool(calibrated),
         meaning=CHANCE if calibrated else RANKED, tile_m=int(TILE_M), run=f"{run_name} {county}")
@@ -78,17 +79,15 @@ def _centres(tiles, crs):
     return centres[:, ::-1].T.round(5).tolist()
 
 
-def _data(tiles, scores, boundary):
-    """The page's data on each tile, as short as JSON allows."""
-    scores = scores.reindex(tiles["tile_id"])
-    score = scores["score"].to_numpy()
+def _data(tiles, boundary):
+    """The page's data on each tile, as whole numbers, and its list."""
     before, after = (evaluation.stacked(tiles[[column]].set_axis(["probabilities"], axis=1))
                      for column in ("probabilities_before", "probabilities_after"))
 
     def whole(values, times=1):
         return np.nan_to_num(np.rint(times * np.asarray(values, "float64")), nan=NO_CLASS).astype(int).tolist()
-    order = sorted(np.flatnonzero(score >= LISTED), key=lambda i: (-score[i], tiles["tile_id"][i]))[:LONGEST_LIST]
-    listed = zip(order, scores.iloc[order].itertuples())
+    listed = tiles.sort_values(["score", "tile_id"], ascending=[False, True])
+    listed = listed[listed["score"] >= LISTED].head(LONGEST_LIST)
     return {
         "boundary": [np.round(part.exterior.coords, 1).tolist() for part in shapely.get_parts(boundary)],
         "classes": [{"name": c.name, "colour": c.colour, "mark": _MARKS.get(c.name, "")} for c in CLASSES],
@@ -98,11 +97,11 @@ def _data(tiles, scores, boundary):
         "tiles": {"id": tiles["tile_id"].tolist(), "row": tiles["row"].tolist(), "col": tiles["col"].tolist(),
                   "group_label": whole(tiles["group"]),
                   "class_before": whole(tiles["class_before"]), "class_after": whole(tiles["class_after"]),
-                  "score": whole(score, 1000), "uncertainty": whole(evaluation.uncertainty(after), 1000),
+                  "score": whole(tiles["score"], 1000), "uncertainty": whole(evaluation.uncertainty(after), 1000),
                   "probabilities": [whole(before, 1000), whole(after, 1000)]},
-        "candidates": int((score[order] >= CANDIDATE).sum()),
-        "listed": [{"tile": int(i), "score": round(float(one.score), 3), "reason": one.reason,
-                    "kind": f"{one.new_m2 / 1e4:.1f} ha"} for i, one in listed],
+        "candidates": int((listed["score"] >= CANDIDATE).sum()),
+        "listed": [{"tile": int(one.Index), "score": round(float(one.score), 3), "reason": one.reason,
+                    "kind": f"{one.new_m2 / 1e4:.1f} ha"} for one in listed.itertuples()],
     }
 
 
