@@ -49,8 +49,7 @@ class Cells:
         self.input_px = bundle.input_px
         self.outputs = averaged[:1] + sorted(finer, key=lambda name: shapes[name][1])[-1:]
         self.n_features = sum(shapes[name][1] for name in self.outputs) + 6
-        self._input = network.graph.input[0].name
-        cut = Extractor(network).extract_model([self._input], self.outputs)
+        cut = Extractor(network).extract_model(["tiles"], self.outputs)
         self._session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
 
     def describe(self, tiles: np.ndarray, batch: int = 32) -> np.ndarray:
@@ -58,7 +57,7 @@ class Cells:
         found = np.empty((len(tiles), self.side, self.side, self.n_features), dtype=np.float16)
         for i in range(0, len(tiles), batch):
             pixels = tiles[i:i + batch]
-            maps = self._session.run(self.outputs, {self._input: pixels})
+            maps = self._session.run(self.outputs, {"tiles": pixels})
             pixels = pixels.transpose(0, 3, 1, 2).astype(np.float32)
             # The sums of a cell's squares are exact, or nearly, so their difference loses little.
             *means, squares = (_by_cell(one, self.side) for one in [*maps, pixels, pixels ** 2])
