@@ -92,7 +92,8 @@ class Scorer:
 
     ``cross_fitted`` has ``county``, ``tile_id``, ``new_share`` (by the labels), ``score`` and ``new_m2`` of the
     training tiles, each from a fit on the other counties. ``uses_line``: whether Platt's line makes such scores better.
-    ``usual`` is the margin of the average training tile.
+    ``usual`` is the margin of the average training tile. ``coefficients`` are the margins that one standard deviation
+    of each column of ``EVIDENCE`` adds.
     """
 
     def __init__(self, views: list[Views], predictions: pd.DataFrame, seed: int = 0):
@@ -138,6 +139,7 @@ class Scorer:
         self.line.fit(margin[:, None], real)
         self.area.fit(extent, share)
         self.usual = float(self.model[-1].intercept_[0])
+        self.coefficients = pd.Series(self.model[-1].coef_[0], list(EVIDENCE))
 
     def score(self, views: Views, seen: pd.DataFrame) -> pd.DataFrame:
         """The columns ``SCORES`` of a county's tiles, by falling ``score``, from their ``evidence``.
@@ -157,15 +159,10 @@ class Scorer:
         margin = np.reshape(margin, (-1, 1))
         return self.line.predict_proba(margin)[:, 1] if self.uses_line else expit(margin[:, 0])
 
-    def coefficient(self, column: str) -> float:
-        """The margin that one standard deviation of a column of ``EVIDENCE`` adds."""
-        return float(self.model[-1].coef_[0][list(EVIDENCE).index(column)])
-
     def terms(self, table: pd.DataFrame) -> pd.DataFrame:
         """The margin that each term adds to the usual one: coefficients times evidence."""
-        scaler, model = self.model
-        added = pd.DataFrame(scaler.transform(table[list(EVIDENCE)]) * model.coef_[0], columns=list(EVIDENCE))
-        return added.T.groupby(EVIDENCE).sum().T
+        standardised = pd.DataFrame(self.model[0].transform(table[list(EVIDENCE)]), columns=list(EVIDENCE))
+        return (standardised * self.coefficients).T.groupby(EVIDENCE).sum().T
 
 
 def _ranked(table):
