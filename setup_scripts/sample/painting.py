@@ -86,18 +86,13 @@ class Ground:
 
     def _add_patches(self, region, left, top, step):
         first = land.FIRST_CELL + len(self.landscape.cells["key"])
-        height, width = region.shape
-        image = None
+        image = Image.fromarray(region)
+        pen = ImageDraw.Draw(image)
         for i, patch in enumerate(self.landscape.patches):
-            if patch.year > self.year:
-                continue
-            points = (patch.polygon - (left, top)) / step
-            low, high = points.min(axis=0), points.max(axis=0)
-            if high[0] < 0 or high[1] < 0 or low[0] > width or low[1] > height:
-                continue
-            image = image or Image.fromarray(region)
-            ImageDraw.Draw(image).polygon([tuple(p) for p in points - 0.5], fill=first + i)
-        return region if image is None else np.asarray(image)
+            if patch.year <= self.year:
+                points = (patch.polygon - (left, top)) / step - 0.5
+                pen.polygon([tuple(p) for p in points], fill=first + i)
+        return np.asarray(image)
 
     def _layers(self, region, low, place):
         """Regions after each pixel of mixed land has got its top layer: bare ground, grass, a bush or a tree."""
