@@ -12,7 +12,8 @@ from sample.looks import Looks
 from sample.objects import Objects
 from sample.textures import SHADES, SIZE, TINTS, noise
 
-MARGIN = 20   # metres around a window from which shadows, crowns and the lens reach into it
+BLOCK = 1024  # metres that are painted at a time
+MARGIN = 20   # metres around a block from which shadows, crowns and the lens reach into it
 
 
 class Ground:
@@ -30,21 +31,21 @@ class Ground:
             self.mottle = np.clip(noise(rng, (SIZE, SIZE), 200, 1.5, 4) * 16, -60, 60).astype(np.int32)
             self.objects = Objects(self.looks)
 
-    def draw(self, left: int, top: int, width: int, height: int, block=1024) -> np.ndarray:
+    def draw(self, left: int, top: int, width: int, height: int) -> np.ndarray:
         """Paint a window, in metres east and south of the frame's corner.
 
         (height, width, 4) uint8: red, green, blue, near infrared; never 0 in all bands.
         """
         pixels = np.empty((height, width, 4), np.uint8)
-        for y in range(0, height, block):
-            for x in range(0, width, block):
-                w, h = min(block, width - x), min(block, height - y)
+        for y in range(0, height, BLOCK):
+            for x in range(0, width, BLOCK):
+                w, h = min(BLOCK, width - x), min(BLOCK, height - y)
                 pixels[y:y + h, x:x + w] = self._draw_block(left + x, top + y, w, h)
         return pixels
 
-    def codes(self, left, top, width, height, step=2):
-        """True NLCD codes of every ``step``-th metre of a window, roads included."""
-        return self.looks.code[self._regions(left, top, width, height, step)[0]]
+    def codes(self, step: int) -> np.ndarray:
+        """True NLCD codes of every ``step``-th metre of the landscape, roads included."""
+        return self.looks.code[self._regions(0, 0, int(self.landscape.width), int(self.landscape.height), step)[0]]
 
     # ---- regions
 

@@ -99,8 +99,7 @@ def do(folder: Path, seed: int, unit):
     county, what = unit
     scape, extra = landscape(seed, county), {}
     if what == "labels":
-        codes = {year: Ground(scape, year).codes(0, 0, int(scape.width), int(scape.height), labels.CODE_M)
-                 for year in LABEL_YEARS}
+        codes = {year: Ground(scape, year).codes(labels.CODE_M) for year in LABEL_YEARS}
         items = [labels.draw_labels(folder, codes[year], scape.county, label_year, seed)
                  for year, label_year in LABEL_YEARS.items()]
         truth.draw_truth(folder, scape, codes[2010], codes[2016])

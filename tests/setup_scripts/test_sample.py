@@ -109,13 +109,9 @@ def test_labels_are_nlcd(world):
                 assert codes <= set(NLCD_LEGEND) and len(codes) >= 10
 
 
-def true_codes(scape, year):
-    return Ground(scape, year).codes(0, 0, int(scape.width), int(scape.height), labels.CODE_M)
-
-
 def test_a_label_without_errors_is_the_majority_of_its_ground():
     """An independent count of some pixels of 30 m, turned against the ground as NLCD's are."""
-    codes = true_codes(units.landscape(0, TINY), 2010)
+    codes = Ground(units.landscape(0, TINY), 2010).codes(labels.CODE_M)
     turn = np.deg2rad(7)
     u, v = np.meshgrid(np.arange(40) * 30.0, np.arange(40) * 30.0)
     x, y = 400 + u * np.cos(turn) - v * np.sin(turn), 300 + u * np.sin(turn) + v * np.cos(turn)
@@ -135,7 +131,7 @@ def test_labels_are_wrong_as_often_as_nlcds_and_mostly_in_the_same_places():
     x, y = np.meshgrid(np.arange(0, scape.width, 30), np.arange(0, scape.height, 30))
     wrong = {}
     for year, label_year in counties.LABEL_YEARS.items():
-        true = labels.majority(true_codes(scape, year), x, y)
+        true = labels.majority(Ground(scape, year).codes(labels.CODE_M), x, y)
         said = labels.mistaken(true, 0, county, label_year)
         wrong[year] = class_of_code(said) != class_of_code(true)
         assert 0.08 < wrong[year].mean() < 0.17
@@ -248,7 +244,7 @@ def test_covers_pass_into_each_other():
 def test_a_building_site_is_not_developed():
     scape = units.landscape(0, "99001")
     sites = scape.cells["kind"][2016] == landscape.SITE
-    codes = true_codes(scape, 2016)[2::4, 2::4][:scape.shape[0], :scape.shape[1]]
+    codes = Ground(scape, 2016).codes(labels.CODE_M)[2::4, 2::4][:scape.shape[0], :scape.shape[1]]
     found = codes[sites[scape.low_cell]]
     assert sites.sum() >= 5 and (found == 31).mean() > 0.75
     before = scape.cells["kind"][2010][np.concatenate(scape.subdivisions)]
