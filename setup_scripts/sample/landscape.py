@@ -40,7 +40,7 @@ class Landscape:
     """The layout of one county.
 
     ``nature`` has the natural regions on the coarse grid by year, ``covers`` the cover of trees, bushes and grass there
-    (0 to 255, packed in one number). ``cells`` has arrays with a value for each cell: ``district``, ``key``, ``style``,
+    (three layers, 0 to 254). ``cells`` has arrays with a value for each cell: ``district``, ``key``, ``style``,
     and ``kind`` (NATURAL ... TOWN) by year. ``boundary`` is in metres of the frame.
     """
 
@@ -165,10 +165,8 @@ class Landscape:
         shares = np.stack([trees ** 1.5, 0.85 * bushes + 0.25 * trees * (1 - trees),
                            grass / (grass + bare + 1e-6)])
         shares[2] = 0.5 + 0.5 * np.tanh(3 * (shares[2] - 0.5)) / np.tanh(1.5)
-        self.covers = {}
-        for year, dry in ((2010, 1.0), (2016, 0.9)):
-            levels = np.clip(shares * np.array([1, 1, dry])[:, None, None] * 255, 0, 254).astype(np.uint32)
-            self.covers[year] = levels[0] | levels[1] << 8 | levels[2] << 16
+        self.covers = {year: np.clip(shares * np.array([1, 1, dry])[:, None, None] * 255, 0, 254).astype(np.uint8)
+                       for year, dry in ((2010, 1.0), (2016, 0.9))}
 
     def _balance(self, fields, means):
         """Values to add to the fields, so that each class has enough pure tiles; with the count of the rarest class."""

@@ -100,9 +100,9 @@ class Ground:
         mixed = np.flatnonzero(region < land.VEGETATED)
         region, place = region.ravel(), place.ravel()[mixed]
         stand = region[mixed] % land.STANDS
-        covers = self.landscape.covers[self.year].ravel()[low.ravel()[mixed]]
-        layer = np.where(self.grass_rank.ravel()[place] < (covers >> 16), land.HERB, land.BARREN) * land.STANDS + stand
-        for nature, cover in ((land.SHRUB, covers >> 8 & 255), (land.FOREST, covers & 255)):
+        trees, bushes, grass = self.landscape.covers[self.year].reshape(3, -1)[:, low.ravel()[mixed]]
+        layer = np.where(self.grass_rank.ravel()[place] < grass, land.HERB, land.BARREN) * land.STANDS + stand
+        for nature, cover in ((land.SHRUB, bushes), (land.FOREST, trees)):
             crowns = nature * land.STANDS + stand
             layer = np.where(self.ranks[self.looks.base[crowns] + place] < cover, crowns, layer)
         region = region.copy()

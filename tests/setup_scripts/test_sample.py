@@ -234,7 +234,7 @@ def test_each_class_has_its_pure_tiles(labelled):
 def test_covers_pass_into_each_other():
     """Where woods border on scrub, trees thin out: classes differ much in their middles, little at their borders."""
     scape = units.landscape(0, TINY)
-    trees, nature = (scape.covers[2010] & 255).astype(int), scape.low_nature[2010]
+    trees, nature = scape.covers[2010][0].astype(int), scape.low_nature[2010]
     assert trees[nature == landscape.FOREST].mean() > trees[nature == landscape.SHRUB].mean() + 80
     border = (nature[:, 1:] == landscape.FOREST) & (nature[:, :-1] == landscape.SHRUB)
     assert border.sum() > 50
