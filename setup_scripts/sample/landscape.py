@@ -26,10 +26,10 @@ VERGE, ROAD, STREET = (len(NATURE) * STANDS + i for i in range(3))
 FIRST_CELL = STREET + 1
 NATURAL, CROPS, PASTURE, RANGE, SITE, TOWN = range(6)
 TOWN_KINDS = ("park", "large_lots", "houses", "dense", "commerce")
-# The six noise fields that compete for the land, by class_id.
-_CLASSES = 6
+# Six noise fields compete for the land, by class_id. The highest one in a cell decides what the cell is.
 _CULTIVATED, _DEVELOPED = 3, 5
-_NATURE_OF_CLASS = {0: BARREN, 1: FOREST, 2: SHRUB, 4: HERB}
+_KINDS = np.array([NATURAL, NATURAL, NATURAL, CROPS, NATURAL, TOWN], np.int8)
+_NATURAL_CLASSES = np.flatnonzero(_KINDS == NATURAL)   # those of BARREN, FOREST, SHRUB and HERB
 # How far covers pass into each other: where two fields differ by this many deviations, one cover is e times the other.
 _BLEND = 0.31
 # A single property: polygon (4, 2) in metres, and the first year that shows it.
@@ -116,8 +116,7 @@ class Landscape:
         points = np.concatenate([
             np.stack([t * width, top], 1), np.stack([width - right, s * height], 1),
             np.stack([t * width, height - bottom], 1)[::-1], np.stack([left, s * height], 1)[::-1]]) + inset
-        ring = shapely.Polygon(points).buffer(0)
-        self.boundary = max(ring.geoms, key=lambda g: g.area) if ring.geom_type != "Polygon" else ring
+        self.boundary = max(shapely.get_parts(shapely.Polygon(points).buffer(0)), key=shapely.area)
         river = np.stack([width - right, s * height], 1) + inset
         river = np.concatenate([river[:1] - [0, 2 * inset], river, river[-1:] + [0, 2 * inset]])
         self.river = shapely.LineString(river)
@@ -132,7 +131,7 @@ class Landscape:
         wavelength = (1500 if self.width < 5000 else 3200) / LOW_M
         best = (-1,)
         for _ in range(8):
-            fields = np.stack([noise(rng, self.shape, wavelength, 2.8, 5) for _ in range(_CLASSES)])
+            fields = np.stack([noise(rng, self.shape, wavelength, 2.8, 5) for _ in _KINDS])
             self._lay_water(rng)
             means = np.stack([ndimage.mean(f, self.low_cell, np.arange(len(self.cells["key"]))) for f in fields])
             fewest, bias = self._balance(fields, means)
@@ -142,10 +141,10 @@ class Landscape:
                 break
         _, bias, fields, means, self.low_water = best
         self._cell_fields = means + bias[:, None]
-        kind = self._kinds(self._cell_fields)
+        kind = _KINDS[self._cell_fields.argmax(axis=0)]
         self.cells["kind"] = {2010: kind, 2016: kind.copy()}
-        natural = (fields + bias[:, None, None])[list(_NATURE_OF_CLASS)]
-        nature = np.array(list(_NATURE_OF_CLASS.values()))[natural.argmax(axis=0)].astype(np.int16)
+        natural = (fields + bias[:, None, None])[_NATURAL_CLASSES]
+        nature = natural.argmax(axis=0).astype(np.int16)
         nature[self.low_water] = WATER
         self._lay_covers(natural)
         # Stands: five more noise fields compete for looks, and one makes each look a little lighter or darker.
@@ -170,13 +169,13 @@ class Landscape:
 
     def _balance(self, fields, means):
         """Values to add to the fields, so that each class has enough pure tiles; with the count of the rarest class."""
-        bias, best = np.zeros(_CLASSES), (-1, None)
+        bias, best = np.zeros(len(_KINDS)), (-1, None)
         # Every fourth pixel is enough to find the balance.
         coarse = np.ascontiguousarray(fields[:, 1::4, 1::4])
         for _ in range(80):
-            kind = self._kinds(means + bias[:, None])
-            pure = self.pure_tiles(self._classes(coarse + bias[:, None, None], kind[self.low_cell[1::4, 1::4]],
-                                                 self.low_water[1::4, 1::4]))
+            kind = _KINDS[(means + bias[:, None]).argmax(axis=0)]
+            pure = self._pure_tiles(coarse + bias[:, None, None], kind[self.low_cell[1::4, 1::4]],
+                                    self.low_water[1::4, 1::4])
             if pure.min() > best[0]:
                 best = pure.min(), bias.copy()
             if pure.min() >= self.county.target:
@@ -194,24 +193,13 @@ class Landscape:
             ax, ay = rng.uniform(0.7, 1.4, 2)
             self.low_water = self.low_water | (np.hypot((x - cx) * ax, (y - cy) * ay) / radius + 0.22 * ragged < 1)
 
-    @staticmethod
-    def _kinds(means):
-        kind_of_class = np.full(_CLASSES, NATURAL, np.int8)
-        kind_of_class[[_DEVELOPED, _CULTIVATED]] = TOWN, CROPS
-        return kind_of_class[means.argmax(axis=0)]
-
-    @staticmethod
-    def _classes(fields, kind, water):
-        """Class of each pixel, -1 for water."""
-        nature = list(_NATURE_OF_CLASS)
-        natural = np.array(nature)[fields[nature].argmax(axis=0)]
+    def _pure_tiles(self, fields, kind, water):
+        """The number of the county's pure tiles of each class, from every fourth coarse pixel."""
+        natural = _NATURAL_CLASSES[fields[_NATURAL_CLASSES].argmax(axis=0)]
         classes = np.where(kind == CROPS, _CULTIVATED, np.where(kind == TOWN, _DEVELOPED, natural))
-        return np.where(water, -1, classes)
-
-    def pure_tiles(self, classes):
-        """The number of the county's pure tiles of each class; ``classes`` has every fourth coarse pixel."""
+        classes[water] = -1
         blocks = classes.reshape(self.county.rows, TILE_LOW // 4, self.county.columns, TILE_LOW // 4)
-        same = blocks == np.arange(_CLASSES)[:, None, None, None, None]
+        same = blocks == np.arange(len(_KINDS))[:, None, None, None, None]
         pure = (same.mean(axis=(2, 4)) > 0.93) & same[:, :, 1:6:2, :, 1:6:2].all(axis=(2, 4)) & self.in_county
         return pure.sum(axis=(1, 2))
 
@@ -323,10 +311,6 @@ class Landscape:
         if (cell >= SITE).any() or np.isin(nature, (WATER, CLEARED, QUARRY)).any():
             return None
         return polygon
-
-    def bounds_of(self, cell):
-        """``(u0, v0, u1, v1)`` of a cell in its lattice."""
-        return self.lattices[self.cells["district"][cell]].cell_bounds(self.cells["key"][cell])
 
     def regions(self, year):
         """For each district, a table from cell key to region: 0 for natural cells."""

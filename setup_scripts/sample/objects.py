@@ -121,7 +121,7 @@ class Objects:
         def mine(u, v):
             at = lattice.to_map(*np.broadcast_arrays(u, v))
             return (self._low(scape.low_cell, at) == cell) & (self._low(scape.low_nature[2010], at) != land.WATER)
-        return lattice, scape.bounds_of(cell), mine
+        return lattice, lattice.cell_bounds(scape.cells["key"][cell]), mine
 
     def _build_cell(self, rng, cell):
         """Streets, houses, drives and trees of a town block; a park has a path."""
