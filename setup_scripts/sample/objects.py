@@ -38,7 +38,7 @@ class Objects:
         scape, rng = self.landscape, self._rng(23)
         width, height = scape.width, scape.height
 
-        def wander(start, end, amount, steps=60):
+        def wander(start, end, amount, steps):
             t = np.linspace(0, 1, steps)
             line = np.array(start) + (np.array(end) - start) * t[:, None]
             across = np.array([start[1] - end[1], end[0] - start[0]]) / np.hypot(*np.subtract(end, start))
@@ -91,7 +91,7 @@ class Objects:
         u, v, w, h = (np.atleast_1d(np.asarray(a, float)) for a in np.broadcast_arrays(u, v, w, h))
         side = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
         corners = lattice.to_map(u[:, None] + w[:, None] * side[:, 0], v[:, None] + h[:, None] * side[:, 1])
-        into += zip(corners, np.broadcast_to(self._packed(np.asarray(colours, float)), len(u)))
+        into += zip(corners, np.broadcast_to(self._packed(colours), len(u)))
         if height:
             self._cast(corners, height)
 

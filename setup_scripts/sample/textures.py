@@ -205,7 +205,6 @@ def pack(colours):
     return np.ascontiguousarray(np.clip(np.round(colours), 2, 250).astype(np.uint8)).view("<u4")[..., 0]
 
 
-def contrast(colour, amount, dark=1.0, light=1.0):
+def contrast(colour, amount, light=1.0):
     """Dark, middle and light of a colour whose shades differ by ``amount`` (share of the colour)."""
-    colour = np.asarray(colour, float)
-    return colour * (1 - amount * dark), colour, colour * (1 + amount * light)
+    return colour * (1 - amount), colour, colour * (1 + amount * light)
