@@ -39,14 +39,11 @@ def draw_labels(folder, codes, county, year, seed) -> dict:
     ex, ey = np.meshgrid(x0 + NLCD_M * np.arange(width + 1), y1 - NLCD_M * np.arange(height + 1))
     ux, uy = (np.array(v).reshape(ex.shape) for v in transform("EPSG:5070", crs, ex.ravel(), ey.ravel()))
     said = mistaken(majority(codes, ux - left, top - uy), seed, county, year)
-    name = f"nlcd_{year}_{county.geoid}"
-    to_map = from_origin(x0, y1, NLCD_M, NLCD_M)
     table = {code: tuple(bytes.fromhex(colour[1:])) + (255,) for code, (_, colour) in NLCD_LEGEND.items()}
-    write_cog(folder / "labels" / f"{name}.tif", said[None], "EPSG:5070", to_map, NODATA_CODE, table)
+    raster = write_cog(folder, f"labels/nlcd_{year}_{county.geoid}.tif", said[None], "EPSG:5070",
+                       from_origin(x0, y1, NLCD_M, NLCD_M), NODATA_CODE, table)
     outline = project(shapely.box(left, bottom, right, top), "EPSG:4326", source=crs)
-    return {"id": name, "path": f"labels/{name}.tif", "year": year, "epsg": 5070, "shape": [height, width],
-            "transform": list(to_map)[:6], "bbox": [x0, y1 - height * NLCD_M, x0 + width * NLCD_M, y1],
-            "outline": shapely.geometry.mapping(outline)}
+    return dict(raster, year=year, outline=shapely.geometry.mapping(outline))
 
 
 def majority(codes, x, y) -> np.ndarray:

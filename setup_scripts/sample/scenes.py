@@ -1,8 +1,6 @@
 """From the ground to scenes: sensors, weather, footprints, and Cloud-Optimized GeoTIFFs."""
 
-import errno
-import os
-import shutil
+from pathlib import Path
 
 import numpy as np
 import rasterio
@@ -10,10 +8,10 @@ import rasterio.features
 import rasterio.shutil
 import shapely
 from PIL import Image
-from rasterio.transform import from_origin
+from rasterio.transform import array_bounds, from_origin
 from rasterio.warp import transform
 
-from helpers.files import whole_file
+from helpers.files import write_whole
 from helpers.land.grid import project
 from sample import counties
 from sample.textures import noise
@@ -110,12 +108,10 @@ def draw_scene(folder, seed, ground, number, name, footprint) -> dict:
     to_map = from_origin(left, top, resolution, resolution)
     bands = exposed(view(ground, left, top, width, height, resolution), seed, county, year, number, left, top)
     bands[:, rasterio.features.geometry_mask([footprint], (height, width), to_map)] = 0
-    write_cog(folder / "scenes" / f"{name}.tif", bands, counties.crs(county), to_map)
+    raster = write_cog(folder, f"scenes/{name}.tif", bands, counties.crs(county), to_map)
     outline = project(footprint, "EPSG:4326", source=counties.crs(county))
-    return {"id": name, "path": f"scenes/{name}.tif", "acquired": acquired(seed, county, year, number), "year": year,
-            "epsg": 26900 + county.zone, "gsd": resolution, "shape": [height, width], "transform": list(to_map)[:6],
-            "bbox": [left, top - height * resolution, left + width * resolution, top],
-            "outline": shapely.geometry.mapping(outline)}
+    return dict(raster, acquired=acquired(seed, county, year, number), year=year, gsd=resolution,
+                outline=shapely.geometry.mapping(outline))
 
 
 def view(ground, left: float, top: float, width: int, height: int, resolution=1.0) -> np.ndarray:
@@ -133,32 +129,33 @@ def view(ground, left: float, top: float, width: int, height: int, resolution=1.
         (width, height), Image.Transform.AFFINE, from_pixel, Image.Resampling.BICUBIC)), 2)
 
 
-def write_cog(path, bands, crs, to_map, nodata=0, colours=None):
-    """Write an array (bands, height, width) of uint8 as a Cloud-Optimized GeoTIFF, whole or not at all."""
+def write_cog(folder, path, bands, crs, to_map, nodata=0, colours=None) -> dict:
+    """Write an array (bands, height, width) of uint8 as a Cloud-Optimized GeoTIFF, whole or not at all.
+
+    Return what its STAC item says of it.
+    """
     count, height, width = bands.shape
     profile = dict(driver="GTiff", width=width, height=height, count=count, dtype="uint8", crs=crs, nodata=nodata,
                    transform=to_map, interleave="pixel", tiled=True, blockxsize=512, blockysize=512)
     if colours is None:
         profile.update(photometric="RGB", alpha="NO")
-    try:
-        with rasterio.MemoryFile() as memory, whole_file(path) as part:
-            with memory.open(**profile) as plain:
-                plain.write(bands)
-                if colours is not None:
-                    plain.write_colormap(1, colours)
-                    plain.update_tags(AREA_OR_POINT="Area")
-                else:
-                    for i, name in enumerate(("red", "green", "blue", "nir"), 1):
-                        plain.set_band_description(i, name)
-                    # The first overview is a quarter as wide: one of half the width would add a quarter to the file.
-                    plain.build_overviews([4, 16], rasterio.enums.Resampling.average)
-            with memory.open() as plain:
-                rasterio.shutil.copy(plain, str(part), driver="COG", compress="ZSTD", level=3, blocksize=512,
-                                     predictor="NO" if colours else "YES", bigtiff="NO",
-                                     overviews="AUTO" if colours else "FORCE_USE_EXISTING",
-                                     overview_resampling="MODE" if colours else "AVERAGE")
-    except Exception as error:
-        # GDAL has its own errors for a full disk, and not all of them say so. Asking the disk is safer.
-        if shutil.disk_usage(path.parent).free < bands.nbytes:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        raise
+    # GDAL writes into memory, because it has its own errors for a full disk, and not all of them say so.
+    with rasterio.MemoryFile() as memory, rasterio.MemoryFile() as cog:
+        with memory.open(**profile) as plain:
+            plain.write(bands)
+            if colours is not None:
+                plain.write_colormap(1, colours)
+                plain.update_tags(AREA_OR_POINT="Area")
+            else:
+                for i, name in enumerate(("red", "green", "blue", "nir"), 1):
+                    plain.set_band_description(i, name)
+                # The first overview is a quarter as wide: one of half the width would add a quarter to the file.
+                plain.build_overviews([4, 16], rasterio.enums.Resampling.average)
+        with memory.open() as plain:
+            rasterio.shutil.copy(plain, cog.name, driver="COG", compress="ZSTD", level=3, blocksize=512,
+                                 predictor="NO" if colours else "YES", bigtiff="NO",
+                                 overviews="AUTO" if colours else "FORCE_USE_EXISTING",
+                                 overview_resampling="MODE" if colours else "AVERAGE")
+        write_whole(folder / path, cog.getbuffer())
+    return {"id": Path(path).stem, "path": path, "epsg": int(crs.rpartition(":")[2]), "shape": [height, width],
+            "transform": list(to_map)[:6], "bbox": list(array_bounds(height, width, to_map))}
