@@ -6,7 +6,7 @@ import json
 import pystac
 import shapely
 
-from helpers.files import whole_file
+from helpers.files import write_whole
 from helpers.land.classes import NLCD_LEGEND
 
 _PROJECTION = "https://stac-extensions.github.io/projection/v2.0.0/schema.json"
@@ -23,8 +23,7 @@ class _WholeFiles(pystac.stac_io.DefaultStacIO):
     """Writes each file whole, because another drawing may write the same file, or a user may read it."""
 
     def write_text_to_href(self, href, txt):
-        with whole_file(href) as part:
-            part.write_text(txt, encoding="utf-8")
+        write_whole(href, txt.encode())
 
 
 def write(folder, facts):
@@ -32,8 +31,7 @@ def write(folder, facts):
     features = [{"type": "Feature", "properties": {"GEOID": unit["county"], "NAME": unit["name"], "STUSPS": "ZZ"},
                  "geometry": unit["boundary"]}
                 for unit in sorted(facts, key=lambda unit: unit["county"]) if "boundary" in unit]
-    with whole_file(folder / "counties.geojson") as part:
-        part.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    write_whole(folder / "counties.geojson", json.dumps({"type": "FeatureCollection", "features": features}).encode())
     root = pystac.Catalog("sample", "The sample counties: scenes and land cover labels, drawn from a seed.")
     rows = sorted((row for unit in facts for row in unit["items"]), key=lambda row: row["id"])
     for name, text in _COLLECTIONS.items():

@@ -1,14 +1,14 @@
 """The truth about a county: its boundary, and its newly developed land, which labels may miss."""
 
-import csv
 import json
 
 import numpy as np
+import pandas as pd
 import rasterio.features
 import shapely
 from rasterio.transform import from_origin
 
-from helpers.files import whole_file
+from helpers.files import write_whole
 from helpers.land.grid import TILE_M, project
 from sample import counties, landscape as land
 from sample.labels import CODE_M
@@ -39,15 +39,14 @@ def draw_truth(folder, scape, before, after):
     features = [{"type": "Feature", "properties": {"kind": kind, "area_m2": round(polygon.area)},
                  "geometry": shapely.geometry.mapping(project(polygon, "EPSG:4326", source=crs))}
                 for kind, polygon in polygons]
-    with whole_file(folder / "truth" / f"{county.geoid}_developments.geojson") as part:
-        part.write_text(json.dumps({"type": "FeatureCollection", "features": features}))
-    first_row, first_column = round(top / TILE_M) - 1, round(left / TILE_M)
-    with whole_file(folder / "truth" / f"{county.geoid}_new_tiles.csv") as part, open(part, "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", "col", "share", "kind"])
-        for r, c in np.argwhere((share > 0.005) & scape.in_county):
-            kind = "single" if single_share[r, c] > share[r, c] / 2 else "subdivision"
-            writer.writerow([first_row - r, first_column + c, round(float(share[r, c]), 4), kind])
+    write_whole(folder / "truth" / f"{county.geoid}_developments.geojson",
+                json.dumps({"type": "FeatureCollection", "features": features}).encode())
+    r, c = np.nonzero((share > 0.005) & scape.in_county)
+    tiles = pd.DataFrame({
+        "row": round(top / TILE_M) - 1 - r, "col": round(left / TILE_M) + c, "share": share[r, c].round(4),
+        "kind": np.where(single_share[r, c] > share[r, c] / 2, "single", "subdivision")})
+    write_whole(folder / "truth" / f"{county.geoid}_new_tiles.csv",
+                tiles.to_csv(index=False, lineterminator="\r\n").encode())
 
 
 def boundary(scape):
