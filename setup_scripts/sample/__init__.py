@@ -14,7 +14,6 @@
     catalogue   the static STAC catalogue
 """
 
-import re
 import shutil
 from pathlib import Path
 
@@ -24,7 +23,6 @@ from sample import catalogue, units
 from sample.counties import COUNTIES
 
 _BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with the land around it
-_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part.*")
 
 
 def draw(folder, seed: int = 0, counties=None, workers: int = 2, progress=lambda line: None) -> Path:
@@ -92,8 +90,8 @@ def _draw(folder, seed, wanted, workers, progress):
 
 def _forget_others(folder, seed):
     """Before a file changes, remove the facts of other worlds' units, and a ``complete.json`` that no longer holds."""
-    complete, there = _complete(folder), units.there(folder, seed)
-    if complete is not None and complete != _state(seed, set(there) & set(complete.get("counties", ()))):
+    complete = _complete(folder)
+    if complete is not None and complete != _state(seed, units.there(folder, seed)):
         (folder / "complete.json").unlink(missing_ok=True)
     own = {units.facts_name(seed, unit) for unit in units.units_of(COUNTIES)}
     for path in (folder / "units").glob("*.json"):
@@ -104,20 +102,15 @@ def _forget_others(folder, seed):
 def _remove_leftovers(folder, seed):
     """Remove files of other worlds, and unfinished files of killed drawings whose whole file is there by now."""
     own = {Path(file).stem for unit in units.units_of(COUNTIES) for file in units.files_of(seed, unit)} | {"collection"}
-    others = [path for name in ("scenes", "labels", "truth", "naip", "nlcd") for path in (folder / name).glob("*")
-              if _whole(path).stem not in own]
-    # While another drawing is at work on a file, the whole file is not there yet.
-    parts = [path for path in folder.rglob(".*.part*") if _PART.match(path.name) and _whole(path).exists()]
+    others = [path for name in ("scenes", "labels", "truth", "naip", "nlcd") for path in (folder / name).glob("[!.]*")
+              if path.stem not in own]
+    # An unfinished file is named .<name>.<hash>.part. While another drawing is at work on it, <name> isn't there yet.
+    parts = [path for path in folder.rglob(".*.*.part") if path.with_name(path.name[1:].rsplit(".", 2)[0]).exists()]
     for path in others + parts:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-
-
-def _whole(path):
-    """The path that an unfinished file will take; other paths as they are."""
-    return path.with_name(_PART.sub(r"\1", path.name))
 
 
 def _check_disk(folder, missing):
