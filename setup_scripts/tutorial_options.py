@@ -5,6 +5,7 @@ import difflib
 import importlib
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -58,10 +59,11 @@ def parse(arguments: list) -> dict:
         "#preprocessing=<none|tf|caffe|torch> behind it")
     add("--cntk-backbone", metavar="NAME",
         help="squeezenet (embedded), alexnet (as in 2017, downloaded once), or the path of a classifier's ONNX file")
-    add("--master", type=master, help="Spark master: local[*], local[2], spark://host:7077, yarn")
-    add("--run-name", type=run_name, metavar="NAME", help="folder under runs/ for everything that is made (default: "
-        "sample; county-<code> for a county outside the sample, pictures for --images FOLDER, and photographs for "
-        "--images photographs)")
+    add("--master", type=partial(checked, "helpers.cluster.session", "check_master"),
+        help="Spark master: local[*], local[2], spark://host:7077, yarn")
+    add("--run-name", type=partial(checked, "helpers.runs", "check_name"), metavar="NAME",
+        help="folder under runs/ for everything that is made (default: sample; county-<code> for a county outside the "
+        "sample, pictures for --images FOLDER, and photographs for --images photographs)")
     add("--from", dest="first", type=step, metavar="STEP",
         help=f"begin at this step, and run it and all later steps again: {', '.join(s[0] for s in STEPS.values())}")
     add("--tiles", dest="tiles_uri", type=location, metavar="URI", help="a tile store of your own; skips prepare")
@@ -119,14 +121,6 @@ def checked(module, function, text):
         return check(text)
     except InputError as error:
         raise argparse.ArgumentTypeError(str(error).rstrip("."))
-
-
-def master(text):
-    return checked("helpers.cluster.session", "check_master", text)
-
-
-def run_name(text):
-    return checked("helpers.runs", "check_name", text)
 
 
 def backbone(text):
