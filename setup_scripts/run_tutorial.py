@@ -14,7 +14,7 @@ from pathlib import Path
 
 import helpers
 from helpers import InputError
-from helpers.files import is_full, write_json
+from helpers.files import is_full, room, write_json
 from helpers.runs import Run, home
 from helpers.uri import absolute
 from tutorial_options import PER_CLASS, PHOTOGRAPHS, STEPS, parse
@@ -30,8 +30,6 @@ NOTHING_TO_DO = {
 }
 
 LINE_S = 20  # seconds between two lines about a notebook's progress
-DISK_IS_FULL = ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
-                "run the same command again.")
 
 # Pure tiles of each class to download from each county outside the sample.
 TRAIN_TILES = 50
@@ -103,8 +101,8 @@ class Step:
         return record.get("fingerprint") == fingerprint and all(
             (self.run.folder / path).exists() for path in record["outputs"])
 
-    def say(self, text, end="\n"):
-        print(f"{self.path.stem:<28}{text}", end=end, flush=True)
+    def say(self, text):
+        print(f"{self.path.stem:<28}{text}", flush=True)
 
 
 def digest(data):
@@ -243,7 +241,8 @@ def execute(step):
 def failure(error, step):
     """The sentence of an error that the user can fix, or the traceback of any other error."""
     if "No space left on device" in error.evalue:
-        return f"{DISK_IS_FULL}\n{step.path.stem} stopped there"
+        return ("expected room on the disk for the run, got a full one (no space left on device). Free some space and "
+                f"run the same command again.\n{step.path.stem} stopped there")
     if error.ename in input_errors():
         return f"{error.evalue}\n{step.path.stem} stopped there"
     traceback = "\n".join(error.traceback)
@@ -369,11 +368,10 @@ if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        main(sys.argv[1:])
-    except (InputError, OSError) as error:
-        if not isinstance(error, InputError) and not is_full(error):
-            raise
-        print(DISK_IS_FULL if is_full(error) else error, file=sys.stderr)
+        with room("the run"):
+            main(sys.argv[1:])
+    except InputError as error:
+        print(error, file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\nStopped. Run the same command again to go on.", file=sys.stderr)
