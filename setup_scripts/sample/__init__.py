@@ -85,32 +85,26 @@ def _draw(folder, seed, wanted, workers, progress):
         catalogue.write(folder, [facts for county in there.values() for facts in county])
         write_json(folder / "complete.json", _state(seed, there))
         written = there
-    _remove_leftovers(folder, seed)
+    _remove_unfinished(folder)
 
 
 def _forget_others(folder, seed):
-    """Before a file changes, remove the facts of other worlds' units, and a ``complete.json`` that no longer holds."""
+    """Before a file changes, remove a ``complete.json`` that no longer holds, and the files of another world."""
     complete = _complete(folder)
     if complete is not None and complete != _state(seed, units.there(folder, seed)):
         (folder / "complete.json").unlink(missing_ok=True)
     own = {units.facts_name(seed, unit) for unit in units.units_of(COUNTIES)}
-    for path in (folder / "units").glob("*.json"):
-        if f"units/{path.name}" not in own:
-            path.unlink(missing_ok=True)
+    if any(f"units/{path.name}" not in own for path in (folder / "units").glob("*.json")):
+        for name in ("scenes", "labels", "truth", "naip", "nlcd", "units"):
+            shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _remove_leftovers(folder, seed):
-    """Remove files of other worlds, and unfinished files of killed drawings whose whole file is there by now."""
-    own = {Path(file).stem for unit in units.units_of(COUNTIES) for file in units.files_of(seed, unit)} | {"collection"}
-    others = [path for name in ("scenes", "labels", "truth", "naip", "nlcd") for path in (folder / name).glob("[!.]*")
-              if path.stem not in own]
-    # An unfinished file is named .<name>.<hash>.part. While another drawing is at work on it, <name> isn't there yet.
-    parts = [path for path in folder.rglob(".*.*.part") if path.with_name(path.name[1:].rsplit(".", 2)[0]).exists()]
-    for path in others + parts:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+def _remove_unfinished(folder):
+    """Remove the unfinished files ``.<name>.<hash>.part`` of killed drawings whose whole file is there by now."""
+    for part in folder.rglob(".*.*.part"):
+        # While another drawing is at work on a file, the whole file is not there yet.
+        if part.with_name(part.name[1:].rsplit(".", 2)[0]).exists():
+            part.unlink(missing_ok=True)
 
 
 def _check_disk(folder, missing):

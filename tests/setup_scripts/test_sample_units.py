@@ -186,7 +186,7 @@ def test_a_drawing_whose_unfinished_file_was_taken_away_goes_on(drawn, tmp_path,
         do(folder, seed, unit)
         with whole_file(folder / units.files_of(seed, unit)[0]) as part:
             part.write_text("seed 0")
-            sample._remove_leftovers(folder, seed)
+            sample._remove_unfinished(folder)
             assert not part.exists()
     monkeypatch.setattr(units, "do", write)
     sample.draw(tmp_path, counties=[TINY], workers=1)
