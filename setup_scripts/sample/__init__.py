@@ -79,12 +79,10 @@ def _draw(folder, seed, wanted, workers, progress):
     _check_disk(folder, missing)
     for number, (county, what) in enumerate(units.run(folder, seed, missing, workers), 1):
         progress(f"drew {county} {what} ({number} of {len(missing)})")
-    written = None
     # Another drawing may add a county while this one writes the catalogue.
-    while written != (there := units.there(folder, seed)):
+    while _complete(folder) != _state(seed, there := units.there(folder, seed)):
         catalogue.write(folder, [facts for county in there.values() for facts in county])
         write_json(folder / "complete.json", _state(seed, there))
-        written = there
     _remove_unfinished(folder)
 
 
