@@ -29,7 +29,6 @@ HOST = "127.0.0.1"
 CORES, MEMORY, EXECUTOR_MEMORY, JAVA_HEAP = 1, "1g", "640m", "256m"
 START_S, STOP_S = 60, 15
 PORT = 7077  # Spark's default for a standalone master
-CLASSES = "org.apache.spark.deploy.{0}.{1}"
 
 
 class Cluster:
@@ -39,9 +38,6 @@ class Cluster:
     def __init__(self):
         self.folder = cluster_folder()
         self._path, self._settings = self.folder / "cluster.json", self.folder / "spark.conf"
-        self._read_notes()
-
-    def _read_notes(self):
         known = read_json(self._path) or {}
         self.port, self.web_port = known.get("port"), known.get("web_port")
         self.names = known.get("names", [])
@@ -59,17 +55,6 @@ class Cluster:
                 worker = "--work-dir" in command and Path(command[command.index("--work-dir") + 1]).name
                 found[worker or "master"] = process
         return dict(sorted(found.items()))
-
-    @contextlib.contextmanager
-    def alone(self):
-        """Wait until no other program starts or stops the cluster of this home."""
-        with making(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = open(self.folder / "lock", "w")
-        with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            self._read_notes()
-            yield
 
     def start(self, workers: int = 2, port: int = None):
         """Start the parts that don't run; an InputError reports a port in use, or a part that doesn't start."""
@@ -126,7 +111,7 @@ class Cluster:
         home = Path(pyspark.__file__).parent
         java = find_java(int(pyspark.__version__.split(".")[0]))
         command = [str(Path(java, "bin", "java")), "-cp", str(home / "jars" / "*"),
-                   f"-Xmx{JAVA_HEAP}", CLASSES.format(role, role.capitalize()), "--host", HOST,
+                   f"-Xmx{JAVA_HEAP}", f"org.apache.spark.deploy.{role}.{role.capitalize()}", "--host", HOST,
                    "--properties-file", str(self._settings), *arguments]
         # A worker that starts executors asks for Scala's version; Spark's own scripts would set it.
         scala = next(home.glob("jars/spark-core_*.jar")).name.split("_")[1].split("-")[0]
@@ -170,6 +155,18 @@ class Cluster:
         return "\n".join(lines), set(running) == set(self.names) and alive is not None
 
 
+@contextlib.contextmanager
+def alone():
+    """The cluster of this home, when no other program starts or stops it any more."""
+    folder = cluster_folder()
+    with making(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield Cluster()
+
+
 def _count(workers):
     return f"{workers} worker{'' if workers == 1 else 's'}"
 
@@ -195,14 +192,14 @@ def main(arguments):
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="workers of one core (default: 2)")
     parser.add_argument("--port", type=_port, help=f"of the master (default: {PORT}, or another where that is taken)")
     chosen = parser.parse_args(arguments)
-    cluster = Cluster()
     if chosen.command == "stop":
-        with cluster.alone():
+        with alone() as cluster:
             print("Stopped." if cluster.stop() else "No cluster runs here.")
         return 0
     if chosen.command == "start":
-        with cluster.alone():
+        with alone() as cluster:
             cluster.start(max(1, chosen.workers), chosen.port)
+    cluster = Cluster()
     lines, is_whole = cluster.as_text()
     print(lines)
     if is_whole and chosen.command == "start":
