@@ -93,13 +93,10 @@ class Objects:
         corners = lattice.to_map(u[:, None] + w[:, None] * side[:, 0], v[:, None] + h[:, None] * side[:, 1])
         into += zip(corners, np.broadcast_to(self._packed(colours), len(u)))
         if height:
-            self._cast(corners, height)
-
-    def _cast(self, corners, height):
-        """Shadows of boxes: the hexagon that a rectangle (n, 4, 2) sweeps as it moves away from the sun."""
-        away = self.away * height / np.tan(self.sun[1])
-        swept = shapely.convex_hull(shapely.multipoints(np.concatenate([corners, corners + away], axis=1)))
-        self.shadows += [(shapely.get_coordinates(shape)[:-1], _SHADE) for shape in swept]
+            # A shadow is the hexagon that a rectangle sweeps as it moves away from the sun.
+            away = self.away * height / np.tan(self.sun[1])
+            swept = shapely.convex_hull(shapely.multipoints(np.concatenate([corners, corners + away], axis=1)))
+            self.shadows += [(shapely.get_coordinates(shape)[:-1], _SHADE) for shape in swept]
 
     def _houses(self, lattice, u, v, w, h, roofs):
         """Gabled roofs, the side that faces the sun lighter."""

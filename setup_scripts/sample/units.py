@@ -113,9 +113,7 @@ def do(folder: Path, seed: int, unit):
     write_json(folder / facts_name(seed, unit), dict(extra, county=county, items=items, files=sizes))
 
 
-@functools.lru_cache(maxsize=1)
-def swatches(seed: int) -> Swatches:
-    return Swatches(seed)
+swatches = functools.lru_cache(maxsize=1)(Swatches)
 
 
 @functools.lru_cache(maxsize=2)
