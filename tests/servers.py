@@ -157,15 +157,21 @@ def free_port():
         return probe.getsockname()[1]
 
 
+def wait_until(true, process: subprocess.Popen = None, timeout_s: float = 300, otherwise: str = "it takes too long"):
+    """Wait until something is true. Fail after some seconds, or when the process that makes it true has ended."""
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline and (process is None or process.poll() is None), otherwise
+        time.sleep(0.05)
+
+
 def wait_for(port: int, process: subprocess.Popen, name: str):
     """Wait until the server that a process is listens at its port."""
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < deadline and process.poll() is None, f"{name} doesn't start"
-            time.sleep(0.1)
+    def listens():
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(listens, process, 60, f"{name} doesn't start")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from helpers.files import write_json
 from helpers.tiles import store as tilestore
 from helpers.scoring.table import as_text, read
 from helpers.tiles.folder import write_images
+from servers import free_port, wait_until
 from test_run_tutorial import House
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -44,9 +44,7 @@ class Cluster:
     def __init__(self, home):
         self.home = home
         self.folder = home / "data" / "local_cluster"
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = str(probe.getsockname()[1])
+        self.port = str(free_port())
         # Places where credentials are kept, by the names of their owners.
         self.environment = dict(
             os.environ, TUTORIAL_HOME=str(home), PYTHONPATH=str(REPOSITORY), AZURE_CLIENT_SECRET=SECRET,
@@ -141,10 +139,7 @@ class Driver:
         return [name for path in self.folder.iterdir() for name in path.read_text().split("\n") if name]
 
     def wait_for(self, count):
-        deadline = time.monotonic() + ANSWER_S
-        while len(self.scored()) < count:
-            assert time.monotonic() < deadline, f"{len(self.scored())} tiles of {count}; see {self.errors.name}"
-            time.sleep(0.05)
+        wait_until(lambda: len(self.scored()) >= count, timeout_s=ANSWER_S, otherwise=f"see {self.errors.name}")
 
     def forget(self):
         for path in self.folder.iterdir():

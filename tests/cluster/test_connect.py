@@ -6,7 +6,6 @@ import select
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from helpers.scoring.table import read
 from helpers.tiles import store
 from helpers.tiles.folder import write_images
 from helpers.tiles.prepare import prepare
-from servers import free_port
+from servers import free_port, wait_until
 
 ANSWER_S = 180
 UNITS = toy.units(6)
@@ -136,19 +135,12 @@ def test_a_driver_that_is_killed_costs_the_units_in_flight(environment, server, 
     """The server may go on with what it has: then both do it."""
     with running(environment, server) as driver:
         driver.ask("toy", folder=str(tmp_path), pause_s=0.7)
-        wait_for(tmp_path, 2)
+        wait_until(lambda: len(work.names(str(tmp_path / "out"))) >= 2)
         driver.process.kill()
     assert work.names(str(tmp_path / "out")) != set(UNITS)
     again = drivers[0].asked("toy", folder=str(tmp_path))
     assert again["failed"] == [] and again["rows"] < 21 and toy.files(tmp_path / "out") == classic
     assert sum(toy.log(tmp_path / "log").values()) <= 6 + 2
-
-
-def wait_for(folder, count):
-    deadline = time.monotonic() + ANSWER_S
-    while len(work.names(str(folder / "out"))) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_preparation_gives_the_files_of_a_classic_session(spark, drivers, tmp_path):
@@ -169,10 +161,8 @@ def test_scoring_that_is_killed_and_run_again(spark, environment, server, driver
     asked = dict(tiles=str(tmp_path / "tiles"), model=str(tmp_path / "model"), table=str(tmp_path / "table"))
     with running(environment, server) as driver:
         driver.ask("score", pause_s=1, **asked)
-        deadline = time.monotonic() + ANSWER_S
-        while not (done := work.names(asked["table"])):
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: work.names(asked["table"]))
+        done = work.names(asked["table"])
         driver.process.kill()
     answer = drivers[0].asked("score", **asked)
     assert 0 < len(done) < 10 and answer["rows"] == 320 and answer["scored_now"] < 320

@@ -42,6 +42,7 @@ from helpers.tiles.prepare import prepare
 from helpers.scoring import score as scoring_module
 from helpers.scoring.table import read
 from livy import KERNEL, PACKAGES, Livy, kernel, texts
+from servers import wait_until
 from test_results import with_answers
 from yarn import Yarn
 
@@ -536,10 +537,7 @@ class Node:
         if not stamp.exists():
             killed = subprocess.Popen(self.command(), env=self.environment, stdout=subprocess.DEVNULL,
                                       start_new_session=True)
-            deadline = time.monotonic() + 500
-            while len(list(self.packages().glob("*.dist-info"))) < 5:
-                assert time.monotonic() < deadline and killed.poll() is None
-                time.sleep(0.1)
+            wait_until(lambda: len(list(self.packages().glob("*.dist-info"))) >= 5, killed, 500)
             os.killpg(killed.pid, signal.SIGKILL)
             killed.wait()
             assert not stamp.exists()
@@ -1017,13 +1015,6 @@ def test_notebook_05_has_no_magics():
     for cell in json.loads((NOTEBOOKS / "05_parallel_scoring.ipynb").read_text())["cells"]:
         if cell["cell_type"] == "code":
             compile("".join(cell["source"]), "cell", "exec")
-
-
-def wait_until(true, going, timeout_s=300):
-    deadline = time.monotonic() + timeout_s
-    while not true():
-        assert time.monotonic() < deadline and going.poll() is None
-        time.sleep(0.2)
 
 
 @on_yarn

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import toy
 from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.files import create
+from servers import wait_until
 
 UNITS = toy.units(6)
 NAMES = sorted(UNITS, key=UNITS.get)
@@ -122,10 +122,7 @@ def driver_at(folder, count, pause_s):
     with subprocess.Popen([sys.executable, toy.__file__, "local[2]", str(folder), str(pause_s)], text=True,
                           env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)), stdout=subprocess.PIPE) as driver:
         try:
-            deadline = time.monotonic() + 120
-            while len(work.names(str(folder / "out"))) < count:
-                assert driver.poll() is None and time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(lambda: len(work.names(str(folder / "out"))) >= count, driver)
             yield driver
         finally:
             driver.kill()

@@ -5,13 +5,13 @@ Maven brings it once, in the version of Hadoop that a PySpark carries, into the 
 
 import getpass
 import re
-import time
 from pathlib import Path
 
 import psutil
 from py4j.java_gateway import GatewayParameters, JavaGateway, launch_gateway
 
 import maven
+from servers import wait_until
 
 # What the minicluster needs and doesn't bring.
 BESIDE = (("org.bouncycastle", "bcprov-jdk15on", "1.70"), ("org.bouncycastle", "bcpkix-jdk15on", "1.70"),
@@ -74,10 +74,9 @@ class Yarn:
         self._yarn.init(conf)
         self._yarn.start()
         found = self._yarn.getConfig()
-        deadline = time.monotonic() + 60
-        while found.get("yarn.resourcemanager.address").endswith(":0") or not self._yarn.waitForNodeManagersToConnect(
-                1000):
-            assert time.monotonic() < deadline, "YARN's nodes have not connected"
+        wait_until(lambda: not found.get("yarn.resourcemanager.address").endswith(":0")
+                   and self._yarn.waitForNodeManagersToConnect(1000), timeout_s=60,
+                   otherwise="YARN's nodes have not connected")
         # The minicluster's own way to name racks is a class that no client has.
         found.set("net.topology.node.switch.mapping.impl", "org.apache.hadoop.net.ScriptBasedMapping")
         for name in ("core-site.xml", "yarn-site.xml"):

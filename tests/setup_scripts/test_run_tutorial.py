@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
@@ -16,6 +15,7 @@ from nbformat.v4 import new_code_cell, new_notebook
 
 import run_tutorial
 from helpers import InputError
+from servers import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -286,11 +286,7 @@ def test_stopped_in_the_middle_and_run_again(house, number, code):
     house.notebook("02", WAIT)
     process = subprocess.Popen(house.command(), cwd=house.folder, env=house.environment, stdout=subprocess.DEVNULL,
                                stderr=subprocess.PIPE, text=True)
-    waiting = house.folder / "runs" / "sample" / "waiting"
-    for _ in range(1200):
-        if waiting.exists():
-            break
-        time.sleep(0.1)
+    wait_until((house.folder / "runs" / "sample" / "waiting").exists, process)
     children = psutil.Process(process.pid).children(recursive=True)
     assert children
     process.send_signal(number)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -18,6 +17,7 @@ import sample
 from helpers import InputError
 from helpers.files import sha256, whole_file, write_json
 from sample import catalogue, labels, units
+from servers import wait_until
 
 TINY = "99009"
 UNITS = units.units_of([TINY])
@@ -67,8 +67,7 @@ def same_as_world(folder, world):
 @pytest.mark.slow
 def test_a_killed_drawing_goes_on_beside_another_and_ends_in_the_same_bytes(sample_world, tmp_path):
     process = start(tmp_path, workers=2)
-    while process.poll() is None and not list(tmp_path.glob("scenes/m_*.tif")):
-        time.sleep(0.05)
+    wait_until(lambda: list(tmp_path.glob("scenes/m_*.tif")), process)
     kill(process)
     assert list(tmp_path.glob("scenes/*.tif")) and not (tmp_path / "complete.json").exists()
     for name in ("catalog.json", units.files_of(0, UNITS[0])[0], units.files_of(0, UNITS[2])[0]):

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +18,7 @@ from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.scoring import table
 from helpers.tiles.folder import write_images
+from servers import wait_until
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TILES = 400
@@ -44,10 +44,7 @@ def command(folder, *options):
 
 def test_two_at_once_one_stopped_by_hand_and_run_again(folder):
     first, second = command(folder, "--log", str(folder / "log")), command(folder)
-    deadline = time.monotonic() + 240
-    while not list((folder / "table").glob("county=*/year=*/*.parquet")):
-        assert first.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: list((folder / "table").glob("county=*/year=*/*.parquet")), first)
     first.send_signal(signal.SIGINT)
     said, error = first.communicate(timeout=240)
     assert first.returncode == 130, error

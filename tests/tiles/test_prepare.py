@@ -5,7 +5,6 @@ import pickle
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from helpers.land.sources import Scene
 from helpers.tiles import choose, prepare as preparation, store
 from helpers.tiles.choose import drawn_blocks, first_years
 from helpers.tiles.prepare import cut, cut_unit, prepare, units_of
+from servers import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -146,9 +146,7 @@ def test_a_killed_preparation_goes_on_with_its_units(spark, county, source, tmp_
     process = subprocess.Popen([sys.executable, "-c", KILLED.format(catalogue=str(county), store=str(folder))],
                                start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 240
-        while len(files(folder)) < 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(files(folder)) >= 2, process)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -167,9 +165,7 @@ def test_two_preparations_at_once_write_the_same(spark, county, source, tmp_path
     folder = tmp_path / "store"
     process = subprocess.Popen([sys.executable, "-c", KILLED.format(catalogue=str(county), store=str(folder))],
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not files(folder) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: files(folder), process)
     prepare(spark, source, "99001", 2010, "map", str(folder))
     assert process.wait(240) == 0
     table = store.read(folder)
