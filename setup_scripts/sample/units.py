@@ -24,16 +24,15 @@ from sample.textures import Swatches
 VERSION = 3  # raise it when the same seed no longer gives the same files
 
 
-def units_of(counties) -> list:
-    """All units of some counties as ``(county, year or "labels")``, the longest first."""
-    imagery = [(county, year) for county in counties for year in COUNTIES[county].resolution]
-    return sorted(imagery, key=tiles, reverse=True) + [(county, "labels") for county in counties]
-
-
 def tiles(unit) -> float:
     """Tiles of a unit's imagery, counted as of 1 m."""
     county = COUNTIES[unit[0]]
     return county.rows * county.columns / county.resolution[unit[1]] ** 2 if unit[1] in county.resolution else 0
+
+
+# All units as ``(county, year or "labels")``, the longest first.
+UNITS = sorted(((county, year) for county in COUNTIES for year in COUNTIES[county].resolution), key=tiles, reverse=True)
+UNITS += [(county, "labels") for county in COUNTIES]
 
 
 def facts_name(seed: int, unit) -> str:
@@ -57,12 +56,6 @@ def facts(folder: Path, seed: int, unit):
                                       for file, size in found["files"].items()) else None
     except (OSError, ValueError):
         return None
-
-
-def there(folder: Path, seed: int) -> dict:
-    """The facts of the counties whose units are all done, by county."""
-    found = {county: [facts(folder, seed, unit) for unit in units_of([county])] for county in sorted(COUNTIES)}
-    return {county: rows for county, rows in found.items() if all(rows)}
 
 
 def run(folder: Path, seed: int, units: list, workers: int):

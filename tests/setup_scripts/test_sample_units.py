@@ -20,13 +20,19 @@ from sample import catalogue, labels, units
 from servers import wait_until
 
 TINY = "99009"
-UNITS = units.units_of([TINY])
+UNITS = [unit for unit in units.UNITS if unit[0] == TINY]
+
+
+@pytest.fixture(autouse=True)
+def tiny_world(monkeypatch):
+    """A world of the tiny county alone."""
+    monkeypatch.setattr(units, "UNITS", UNITS)
 
 
 def start(folder, workers):
     """A drawing of the tiny county, as a process of its own."""
-    command = (f"import sample\nif __name__ == '__main__':\n"
-               f"    sample.draw({str(folder)!r}, 0, [{TINY!r}], {workers}, lambda line: print(line, flush=True))")
+    command = (f"import sample\nsample.units.UNITS = {UNITS}\nif __name__ == '__main__':\n"
+               f"    sample.draw({str(folder)!r}, 0, {workers}, lambda line: print(line, flush=True))")
     return subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, text=True,
                             env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
 
@@ -75,7 +81,7 @@ def test_a_killed_drawing_goes_on_beside_another_and_ends_in_the_same_bytes(samp
     of_another = unfinished(tmp_path, units.files_of(0, ("99003", 2010))[0])
 
     other = start(tmp_path, workers=1)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     assert json.loads((tmp_path / "complete.json").read_text())["counties"] == [TINY]
     other.communicate()
     assert other.returncode == 0
@@ -93,7 +99,7 @@ def test_a_drawing_may_be_killed_at_any_moment(sample_world, tmp_path):
             process.wait(moment.uniform(0, 25))
         except subprocess.TimeoutExpired:
             kill(process)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     assert same_as_world(tmp_path, sample_world.folder) and not list(tmp_path.rglob("*.part"))
 
 
@@ -118,10 +124,10 @@ def drawn(monkeypatch):
 
 
 def test_a_unit_is_done_when_its_facts_and_files_are_there(drawn, tmp_path):
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     assert drawn == UNITS == [(TINY, 2016), (TINY, 2010), (TINY, "labels")]
     before = files(tmp_path)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     assert drawn == UNITS and files(tmp_path) == before
 
     for spoil in (Path.unlink, lambda path: path.write_text("another size")):
@@ -129,32 +135,24 @@ def test_a_unit_is_done_when_its_facts_and_files_are_there(drawn, tmp_path):
                            (units.facts_name(0, UNITS[1]), UNITS[1])):
             drawn.clear()
             spoil(tmp_path / name)
-            sample.draw(tmp_path, counties=[TINY], workers=1)
+            sample.draw(tmp_path, workers=1)
             assert drawn == [unit] and files(tmp_path) == before
 
 
 def test_a_county_that_has_lost_a_file_is_not_called_finished(drawn, tmp_path, monkeypatch):
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     (tmp_path / f"labels/nlcd_2016_{TINY}.tif").unlink()
     monkeypatch.setattr(units, "do", lambda *unit: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        sample.draw(tmp_path, counties=[TINY], workers=1)
+        sample.draw(tmp_path, workers=1)
     assert not (tmp_path / "complete.json").exists()
-
-
-def test_counties_are_added_to_those_that_are_there(drawn, tmp_path):
-    sample.draw(tmp_path, counties=["99001"], workers=1)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
-    assert drawn == units.units_of(["99001"]) + UNITS
-    assert json.loads((tmp_path / "complete.json").read_text()) == {
-        "version": units.VERSION, "seed": 0, "counties": ["99001", TINY]}
 
 
 @pytest.mark.parametrize("seed, version", [(1, units.VERSION), (0, units.VERSION - 1)])
 def test_another_world_in_the_folder_is_replaced(drawn, tmp_path, monkeypatch, seed, version):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(units, "VERSION", version)
-        sample.draw(tmp_path, seed, [TINY], workers=1)
+        sample.draw(tmp_path, seed, workers=1)
     leave(tmp_path, "naip/m_9900101_19_1_20100101/m_9900101_19_1_20100101.json")
     leave(tmp_path, "scenes/m_9900101_19_1_20100101.tif")
     leave(tmp_path, "mine.txt")
@@ -166,11 +164,11 @@ def test_another_world_in_the_folder_is_replaced(drawn, tmp_path, monkeypatch, s
     monkeypatch.setattr(units, "do", stop)
     drawn.clear()
     with pytest.raises(ZeroDivisionError):
-        sample.draw(tmp_path, counties=[TINY], workers=1)
-    assert not (tmp_path / "complete.json").exists() and units.there(tmp_path, seed) == {}
+        sample.draw(tmp_path, workers=1)
+    assert not (tmp_path / "complete.json").exists() and units.facts(tmp_path, seed, UNITS[1]) is None
 
     monkeypatch.setattr(units, "do", do)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     assert drawn == UNITS
     assert set(files(tmp_path)) == {"complete.json", "mine.txt"}.union(
         *({units.facts_name(0, unit), *units.files_of(0, unit)} for unit in UNITS))
@@ -188,7 +186,7 @@ def test_a_drawing_whose_unfinished_file_was_taken_away_goes_on(drawn, tmp_path,
             sample._remove_unfinished(folder)
             assert not part.exists()
     monkeypatch.setattr(units, "do", write)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
+    sample.draw(tmp_path, workers=1)
     assert drawn == UNITS
 
 
@@ -200,35 +198,16 @@ def test_files_that_change_under_a_drawing_are_not_called_finished(drawn, tmp_pa
         (folder / units.files_of(0, UNITS[0])[0]).unlink(missing_ok=True)
     monkeypatch.setattr(units, "do", lose)
     with pytest.raises(InputError, match="to stay as they were drawn"):
-        sample.draw(tmp_path, counties=[TINY], workers=1)
-
-
-def test_a_county_that_another_drawing_adds_meanwhile_is_in_the_catalogue(drawn, tmp_path, monkeypatch):
-    written = []
-
-    def write(folder, facts):
-        written.append({unit["county"] for unit in facts})
-        if len(written) == 1:
-            for unit in units.units_of(["99001"]):
-                units.do(folder, 0, unit)
-    monkeypatch.setattr(catalogue, "write", write)
-    sample.draw(tmp_path, counties=[TINY], workers=1)
-    assert written == [{TINY}, {"99001", TINY}]
-    assert json.loads((tmp_path / "complete.json").read_text())["counties"] == ["99001", TINY]
+        sample.draw(tmp_path, workers=1)
 
 
 # ---- what stops a drawing
-
-def test_unknown_county_is_one_sentence(tmp_path):
-    with pytest.raises(InputError, match="among 99001.*got 12345"):
-        sample.draw(tmp_path, counties=["12345"])
-
 
 def test_too_little_room_is_found_before_anything_is_drawn(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5_000_000))
     with pytest.raises(InputError, match="MB of free disk.*got 5 MB"):
-        sample.draw(tmp_path, counties=[TINY], workers=1)
+        sample.draw(tmp_path, workers=1)
     assert not list(tmp_path.glob("scenes/*"))
 
 
@@ -237,13 +216,13 @@ def test_full_disk_is_one_sentence_and_nothing_is_finished(tmp_path, monkeypatch
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(labels, "write_cog", full)
     # The labels alone come to the same end as the scenes, sooner.
-    monkeypatch.setattr(units, "units_of", lambda counties: [(TINY, "labels")])
+    monkeypatch.setattr(units, "UNITS", [(TINY, "labels")])
     with pytest.raises(InputError, match="expected room on the disk"):
-        sample.draw(tmp_path, counties=[TINY], workers=1)
+        sample.draw(tmp_path, workers=1)
     assert not (tmp_path / "complete.json").exists()
 
 
 def test_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(InputError, match="can't be written"):
-        sample.draw(tmp_path / "file" / "world", counties=[TINY], workers=1)
+        sample.draw(tmp_path / "file" / "world", workers=1)
