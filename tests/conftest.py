@@ -36,6 +36,13 @@ def spark():
 
 
 @pytest.fixture(scope="session")
+def model(tmp_path_factory):
+    """A bundle that is made in a moment."""
+    import tiny
+    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
+
+
+@pytest.fixture(scope="session")
 def sample_world():
     """The embedded sample counties as a catalogue, drawn once into data/ and kept there."""
     from helpers.land import catalog

@@ -42,11 +42,6 @@ def connected(azure, monkeypatch):
     azure.proxy.requests.clear()
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def uri(request):
     """A folder of this test's own."""

@@ -80,11 +80,6 @@ def connected(moto, monkeypatch, tmp_path):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path))
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def uri(request):
     """A folder of this test's own."""

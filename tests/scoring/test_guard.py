@@ -22,11 +22,6 @@ from odd_pictures import CONVERTED, ERRORS, PNG, PX, mutations
 MUTATED = 2400
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def guarded(model, monkeypatch):
     """Makes guards that end with the test."""

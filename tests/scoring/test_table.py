@@ -32,11 +32,6 @@ from helpers.tiles.pictures import encode
 TILES = 90
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return tiny.model(tmp_path_factory.mktemp("model") / "bundle")
-
-
 @pytest.fixture
 def pile(tmp_path):
     """A folder of pictures that is a store too."""
