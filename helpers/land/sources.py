@@ -75,10 +75,8 @@ class Source:
     def nearest_year(self, county: str, year: int) -> int:
         """The year nearest to another (of two, the later) with scenes of the whole county, else with most of it."""
         shares = self.covered(county)
-        whole = [y for y, share in shares.items() if share >= COVERED]
-        if not whole:
-            return max(shares, key=lambda y: (shares[y], -abs(y - year)))
-        return min(whole, key=lambda y: (abs(y - year), -y))
+        # All shares above COVERED count the same.
+        return max(shares, key=lambda y: (min(shares[y], COVERED), -abs(y - year), y))
 
     def labels(self, county: str, year: int) -> Labels:
         """The NLCD raster over a county whose year is nearest to an imagery year (of two, the later)."""
