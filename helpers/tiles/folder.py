@@ -58,7 +58,9 @@ def write_images(folder: str, uri: str, held_out: str = "", seed: int = 0) -> tu
         frame = _split(frame, names, folder, held_out, seed)
     keep_only(uri, [])
     for county, part in frame.groupby("county", sort=True):
-        county_uri, sizes = partition_folder(uri, county, 0), part["path"].map(_size).clip(upper=MAX_BYTES)
+        county_uri = partition_folder(uri, county, 0)
+        # A picture may have vanished since it was listed.
+        sizes = part["path"].map(lambda path: min(os.path.getsize(path), MAX_BYTES) if os.path.exists(path) else 0)
         file_numbers = [np.arange(len(part)) // unit_tiles(len(part)), sizes.cumsum() // FILE_BYTES]
         written = [_write(rows, names, county_uri) for _, rows in part.groupby(file_numbers)]
         write_manifest(uri, county, 0, tiles=len(part), files=sorted(name + ".parquet" for name in written),
@@ -117,10 +119,6 @@ def _checked(frame, folder):
         print(f"{len(faults)} picture(s) of {folder} can't be used to train or validate: "
               f"{'; '.join(list(faults.values())[:5])}{'; …' if len(faults) > 5 else '.'}")
     return frame.assign(content=digests, label=frame["label"].mask(frame.index.isin(list(faults)), -1))
-
-
-def _size(path):
-    return os.path.getsize(path) if os.path.isfile(path) else 0
 
 
 def _write(rows, names, uri):
