@@ -64,8 +64,7 @@ def _open_fitting(stack, href, crs):
 def overview_level(resolution: float, factors: list[int]):
     """The coarsest level, of ``factors`` from fine to coarse, that isn't coarser than ``PIXEL_M``; None if all are."""
     # In degrees or in another zone, 0.5 m may appear as a hundredth more.
-    fine = [level for level, factor in enumerate(factors) if resolution * factor <= 1.01 * PIXEL_M]
-    return fine[-1] if fine else None
+    return max((level for level, factor in enumerate(factors) if resolution * factor <= 1.01 * PIXEL_M), default=None)
 
 
 def _is_on_grid(scene, crs):
