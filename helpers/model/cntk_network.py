@@ -179,7 +179,7 @@ class Pretrained:
 
     def _computed(self, cntk, node):
         try:
-            return compute(cntk, node, self._functions, self.weights, self.path.name)
+            return compute(cntk, node, {**self.weights, **self._functions}, self.path.name)
         except InputError:
             raise
         except Exception as error:  # CNTK's errors about shapes have several kinds, and are pages long.
