@@ -167,7 +167,8 @@ class Pretrained:
             self._functions[self.input] = self._preprocessed(cntk)
         for node in self.needed([layer]):
             if node.output[0] not in self._functions:
-                self._functions[node.output[0]] = self._computed(cntk, node)
+                known = {**self.weights, **self._functions}
+                self._functions[node.output[0]] = compute(cntk, node, known, self.path)
         return self._functions[self.output_of(layer)]
 
     def _preprocessed(self, cntk):
@@ -176,16 +177,6 @@ class Pretrained:
         if order == "BGR":
             pixels = cntk.splice(*[cntk.slice(pixels, 0, i, i + 1) for i in (2, 1, 0)], axis=0)
         return (pixels - np.float32(mean).reshape(3, 1, 1)) / np.float32(deviation).reshape(3, 1, 1)
-
-    def _computed(self, cntk, node):
-        try:
-            return compute(cntk, node, {**self.weights, **self._functions}, self.path.name)
-        except InputError:
-            raise
-        except Exception as error:  # CNTK's errors about shapes have several kinds, and are pages long.
-            reason = str(error).split("\n")[0][:200]
-            raise InputError(f"expected an ONNX network whose shapes fit at {self.path}, got an error of CNTK in the "
-                             f"layer {node.name}: {reason} Export it again, or {_DEFAULT}")
 
     @property
     def layers(self) -> list:

@@ -22,13 +22,14 @@ def attributes(node) -> dict:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-def compute(cntk, node, known: dict, file: str):
+def compute(cntk, node, known: dict, path):
     """The ``cntk.Function`` of an ``onnx.NodeProto``, from all functions and weights before it, by name."""
-    inputs = [known[name] if name else None for name in node.input]
-    are_values = [one is not None and not isinstance(one, np.ndarray) for one in inputs]
+    default = "take the embedded default squeezenet."
     try:
         if node.op_type not in _OPERATIONS:
             raise _Refused
+        inputs = [known[name] if name else None for name in node.input]
+        are_values = [one is not None and not isinstance(one, np.ndarray) for one in inputs]
         if not any(are_values):
             raise _Refused(" without an input")
         if node.op_type not in ("Add", "Concat", "Mul", "Sum") and (not are_values[0] or any(are_values[1:])):
@@ -37,8 +38,12 @@ def compute(cntk, node, known: dict, file: str):
     except _Refused as reason:
         raise InputError(
             f"expected an ONNX network of operators that CNTK 2.7 can compute ({', '.join(sorted(_OPERATIONS))}), got "
-            f"{node.op_type}{reason} in the layer {node.name} of {file}. Cut it at a layer before that one, or take "
-            "the embedded default squeezenet.") from None
+            f"{node.op_type}{reason} in the layer {node.name} of {path.name}. Cut it at a layer before that one, or "
+            f"{default}") from None
+    except Exception as error:  # CNTK's errors about shapes have several kinds, and are pages long.
+        reason = str(error).split("\n")[0][:200]
+        raise InputError(f"expected an ONNX network whose shapes fit at {path}, got an error of CNTK in the layer "
+                         f"{node.name}: {reason} Export it again, or {default}") from error
 
 
 def _window(cntk, given, x, size, outside):
