@@ -1,5 +1,6 @@
 """Pretrained networks for CNTK: read from ONNX, built from CNTK's operations, cut at a layer and frozen."""
 
+import itertools
 import shutil
 import urllib.parse
 import urllib.request
@@ -118,23 +119,19 @@ class Pretrained:
     def _before_classifier(self):
         """The layer that the classifier reads, or the last layer of a network without a classifier."""
         made_by = {node.output[0]: node for node in self._nodes.values()}
-        value = self.model.graph.output[0].name
-
-        def walk(value, kinds):
-            passed = set()
-            while value in made_by and made_by[value].op_type in kinds:
-                read = [name for name in made_by[value].input[:2] if name not in self.weights]
-                if made_by[value].op_type == "Add" and len(read) > 1:
-                    break
-                passed.add(made_by[value].op_type)
-                value = read[0]
-            return value, passed
-
-        last, passed = walk(value, _ANSWERS)
-        if last in made_by and self._is_classifier(made_by[last], passed):
-            value = made_by[last].input[0]
-        value = walk(value, _SAME_FEATURES)[0]
-        return made_by[value].name if value in made_by else value
+        # The layers that follow each other up to the output, the last first.
+        chain, value = [], self.model.graph.output[0].name
+        while value in made_by:
+            chain.append(made_by[value])
+            read = [name for name in chain[-1].input[:2] if name not in self.weights]
+            if len(read) != 1 and chain[-1].op_type not in _SAME_FEATURES:
+                break
+            value = read[0]
+        answers = list(itertools.takewhile(lambda node: node.op_type in _ANSWERS, chain))
+        rest = chain[len(answers):]
+        if rest and self._is_classifier(rest[0], {node.op_type for node in answers}):
+            chain = rest[1:]
+        return next((node.name for node in chain if node.op_type not in _SAME_FEATURES), value)
 
     def _is_classifier(self, node, passed):
         """Whether a node is dense, or a convolution of 1 × 1 whose outputs are averaged later."""
