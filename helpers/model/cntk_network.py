@@ -86,8 +86,7 @@ class Pretrained:
         self._read_contract()
         self._functions = {}
         self.cut_at = tuple((layer or self._before_classifier()).split("+"))
-        for one in self.cut_at:
-            self.output_of(one)
+        self.needed(self.cut_at)  # An InputError, if there is no such layer.
 
     def _read_nodes(self):
         """Collect the weights by name, float32, and all nodes but those that only give a weight, by layer."""
