@@ -44,7 +44,7 @@ class CntkProcess:
         self._start()
 
     def compute(self, tiles: np.ndarray) -> np.ndarray:
-        """Probabilities of tiles; a message can't hold more than 2 GB of them."""
+        """Probabilities of a batch of tiles."""
         try:
             return self._answer(tiles)
         except EngineDied:

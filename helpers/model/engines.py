@@ -100,8 +100,9 @@ def _tensorflow(name, path, threads):
 
 
 def _cntk(name, path, threads):
+    """CNTK on the CPU, in a process of its own Python."""
     process = CntkProcess(path, threads)
-    return Engine(name, process.input_px, process.compute, GPU_BATCH_TILES)
+    return Engine(name, process.input_px, process.compute)
 
 
 # The network as ONNX, float32 and int8.
