@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from helpers import InputError
-from helpers.files import NOT_JSON, filesystem, sha256, whole_file, whole_folder, write_json, write_whole
+from helpers.files import NOT_JSON, filesystem, sha256, whole_folder, write_json, write_whole
 from helpers.model import engines, judging
 from helpers.model.engines import INT8, ONNX
 from helpers.model.int8 import OPSET
@@ -233,8 +233,7 @@ def load(uri) -> Bundle:
     with contextlib.suppress(InputError):
         return _refuse_weights_elsewhere(Bundle(folder))  # It was copied before, and is whole.
     for name in names:
-        with whole_file(folder / name) as part:
-            part.write_bytes(system.cat_file(join(path, name)))
+        write_whole(folder / name, system.cat_file(join(path, name)))
     write_whole(folder / FACTS, facts)
     return _refuse_weights_elsewhere(Bundle(folder))
 
