@@ -59,15 +59,14 @@ def _around(tiles, values):
 
 
 def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> pd.DataFrame:
-    """The columns of ``EVIDENCE`` for each of ``views.tiles``, and those that ``SCORES`` needs besides."""
-    tiles = views.tiles
+    """``views.tiles`` with the columns of ``EVIDENCE``, and those that ``SCORES`` needs besides."""
     rise = np.maximum(judgement.after - judgement.before, 0)
-    table = pd.DataFrame({"tile_id": tiles["tile_id"]})
+    table = views.tiles.copy()
     for when, year in zip(("before", "after"), views.years):
         mine = predictions[(predictions["county"] == views.county) & (predictions["year"] == year)]
         scored = pd.Series(probability_of(mine, DEVELOPED), index=mine["tile_id"].to_numpy())
         # A tile without a prediction counts neither for nor against.
-        table[f"probability_{when}"] = scored.reindex(tiles["tile_id"]).to_numpy()
+        table[f"probability_{when}"] = scored.reindex(table["tile_id"]).to_numpy()
         table[f"logit_{when}"] = _logit(table[f"probability_{when}"].fillna(0.5))
     new, risen = (judgement.new > 0.5).mean(axis=(1, 2)), (rise > 0.5).mean(axis=(1, 2))
     table["extent"] = np.maximum(new, risen)
@@ -76,11 +75,11 @@ def evidence(views: Views, judgement: Judgement, predictions: pd.DataFrame) -> p
     table["rise_extent"], table["new_extent"] = np.sqrt(risen), np.sqrt(new)
     table["mean_rise"] = _logit(rise.mean(axis=(1, 2)))
     table["cells_before"], table["cells_after"] = (m.mean(axis=(1, 2)) for m in (judgement.before, judgement.after))
-    table["labelled"] = (tiles["group"] == DEVELOPED).astype(float)
+    table["labelled"] = (table["group"] == DEVELOPED).astype(float)
     table["gain"] = table["logit_after"] - table["logit_before"]
     # The mean of the neighbours that exist: a training county may be blocks of tiles with gaps between them.
-    table["neighbours"] = _around(tiles, risen) / np.maximum(_around(tiles, np.ones(len(tiles))), 1)
-    table["new_neighbours"] = np.rint(_around(tiles, risen >= NEW_SHARE)).astype(int)
+    table["neighbours"] = _around(table, risen) / np.maximum(_around(table, np.ones(len(table))), 1)
+    table["new_neighbours"] = np.rint(_around(table, risen >= NEW_SHARE)).astype(int)
     table["distance"] = judgement.distance
     return table
 
@@ -146,9 +145,8 @@ class Scorer:
 
         ``score`` is the chance that a tenth of the tile or more is newly developed, ``new_m2`` the expected area.
         """
-        table = pd.concat([views.tiles[["row", "col", "group", "label"]], seen], axis=1)
-        table["score"] = self.chance(self.model.decision_function(table[list(EVIDENCE)]))
-        table["new_m2"] = self.area.predict(table["extent"]) * TILE_M ** 2
+        table = seen.assign(score=self.chance(self.model.decision_function(seen[list(EVIDENCE)])),
+                            new_m2=self.area.predict(seen["extent"]) * TILE_M ** 2)
         label_year = views.facts[0].get("label_year", views.years[0])
         table["reason"] = [reason_as_text(tile, terms, label_year) for tile, terms in
                            zip(table.itertuples(index=False), self.terms(table).to_dict("records"))]
