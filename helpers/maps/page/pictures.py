@@ -56,27 +56,26 @@ def _clear(folder):
 
 def _pyramid(store, county, year, rows, grid, levels, px):
     """Yield a year's pictures of each level as ``(z, x, y, bytes)``. A picture shows four of the next finer level."""
-    begun = [{} for _ in range(levels)]
-
-    def finish(z, y, pictures):
-        """Encode a finished row of pictures of level z, and halve it into the row of the level above."""
-        for x, picture in pictures.items():
-            yield z, x, y, _webp(picture)
-            if z:
-                # A new picture is transparent: nothing is drawn where there is no tile.
-                four = begun[z - 1].setdefault(x // 2, Image.new("RGBA", (2 * px, 2 * px)))
-                four.paste(picture, (x % 2 * px, y % 2 * px))
-        if z and (y % 2 or y == -(-grid["height"] // 2 ** (levels - 1 - z)) - 1):
-            above, begun[z - 1] = begun[z - 1], {}
-            yield from finish(z - 1, y // 2, {x: four.reduce(2) for x, four in above.items()})
+    begun = [{} for _ in range(levels)]  # the pictures of a row of each level
     for y in range(grid["height"]):
-        pictures, row = {}, grid["top_row"] - y
+        row = grid["top_row"] - y
         if row in rows:
             found = tilestore.read(store, county, year, columns=["tile_id", "col", "image"], row=row)
             for x, picture in zip(found["col"] - grid["left_col"], decode_all(found, (px, px))):
                 if 0 <= x < grid["width"]:
-                    pictures[int(x)] = Image.fromarray(picture).convert("RGBA")
-        yield from finish(levels - 1, y, pictures)
+                    begun[-1][int(x)] = Image.fromarray(picture).convert("RGBA")
+        for z in range(levels - 1, -1, -1):
+            side = 2 ** (levels - 1 - z)  # of a picture, in tiles
+            if (y + 1) % side and y + 1 < grid["height"]:
+                break  # More of this row, and of those of all coarser levels, is to come.
+            for x, picture in begun[z].items():
+                picture = picture.reduce(picture.width // px)
+                yield z, x, y // side, _webp(picture)
+                if z:
+                    # A new picture is transparent: nothing is drawn where there is no tile.
+                    four = begun[z - 1].setdefault(x // 2, Image.new("RGBA", (2 * px, 2 * px)))
+                    four.paste(picture, (x % 2 * px, y // side % 2 * px))
+            begun[z].clear()
 
 
 def _webp(picture):
