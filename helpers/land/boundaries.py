@@ -45,8 +45,7 @@ def read(where: str) -> geopandas.GeoDataFrame:
             shapes = geopandas.read_file(checked, layer=layer, on_invalid="fix", force_2d=True, columns=list(names))
             shapes = shapes.rename(columns=names).to_crs("EPSG:4326")
             shapes.geometry = shapely.make_valid(shapes.geometry.to_numpy())
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, shapely.errors.GEOSException, OSError,
-            ValueError, TypeError, RuntimeError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, TypeError, ValueError, shapely.errors.GEOSException, zipfile.BadZipFile) as error:
         raise InputError(f"expected {_WANTED} at {where}, got {said(error)}. Set TUTORIAL_COUNTIES to one.") from None
     if "GEOID" not in shapes:
         own = Path(where).name.split(".")[0]
