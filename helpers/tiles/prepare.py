@@ -104,8 +104,8 @@ def _reads(scene):
 def _state(href):
     """Size and time of change of a local file; None for a file on a server, or for a missing file."""
     with contextlib.suppress(OSError):
-        found = None if downloads.is_remote(href) else os.stat(split_crs(href)[0])
-        return found and [found.st_size, found.st_mtime_ns]
+        found = os.stat(split_crs(href)[0])
+        return [found.st_size, found.st_mtime_ns]
 
 
 def prepare(spark, catalog, county: str, year: int, split: str, uri: str, leaf_off: str = "keep",
