@@ -112,9 +112,9 @@ def _with_infrared(scene, href):
     return scene
 
 
-def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
-    """The cost of reading a scene, from its header alone: the metres of a pixel to read (of the scene or an overview),
-    ``(height, width)`` of a block in pixels, and a block's mean bytes with all bands."""
+def block_facts(href: str, crs: str) -> tuple[float, float, float]:
+    """The cost of reading a scene, from its header alone: height and width in metres of a block to read (of the scene
+    or an overview), and its mean bytes with all bands."""
     with rasterio.Env(**REMOTE), whole(href), contextlib.ExitStack() as stack:
         scene, used, level, _, resolution = _open_fitting(stack, href, crs)
         height, width = used.block_shapes[0]
@@ -125,7 +125,8 @@ def block_facts(href: str, crs: str) -> tuple[float, tuple[int, int], float]:
         chosen = {(int(down * a), int(across * b)) for a in inner for b in inner}
         sizes = [sum(int(scene.get_tag_item(f"BLOCK_SIZE_{j}_{i}", "TIFF", bidx=band, ovr=level) or 0)
                      for band in bands) for i, j in chosen]
-        return resolution * scene.width / used.width, (height, width), float(np.mean(sizes))
+        pixel_m = resolution * scene.width / used.width
+        return height * pixel_m, width * pixel_m, float(np.mean(sizes))
 
 
 def read_overview(href: str, crs: str, pixel_m: float = 20.0) -> tuple[np.ndarray, tuple]:

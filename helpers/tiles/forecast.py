@@ -40,8 +40,7 @@ def download_bytes(tiles: pd.DataFrame, scenes: list, crs: str) -> float:
         return 0.0
     choice = scene_order(tiles, scenes, crs)[0]
     used = choice >= 0
-    pixel_m, block_px, block_bytes = block_facts(scenes[np.bincount(choice[used], minlength=1).argmax()].href, crs)
-    height_m, width_m = (px * pixel_m for px in block_px)
+    height_m, width_m, block_bytes = block_facts(scenes[np.bincount(choice[used], minlength=1).argmax()].href, crs)
     bounds, touched = [grid.project(scene.footprint, crs).bounds for scene in scenes], set()
     for number, row, col in zip(choice[used], tiles["row"][used], tiles["col"][used]):
         left, _, _, top = bounds[number]
