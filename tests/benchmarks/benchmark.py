@@ -510,91 +510,90 @@ def ratios(results):
     return found
 
 
-def table(results):
-    """The results as a Markdown table, with the goals beside."""
-    rate = rates(results)
-    lines = ["| way to score | network | tiles/s | ours is | goal | |", "|---|---|---|---|---|---|"]
+def table(machines):
+    """The results of processors, by their names, beside each other as a Markdown table."""
+    lines = ["| way to score | network | goal |" + "".join(f" {name}: tiles/s | ours is |" for name in machines),
+             "|---|---|---|" + "---|---|" * len(machines)]
+    found = {name: rates(results) for name, results in machines.items()}
     for network in NETWORKS:
-        for way, name in NAMES.items():
-            for engine, value in sorted(((engine, value) for (one, its, engine), value in rate.items()
-                                         if (one, its) == (way, network)), key=lambda pair: -pair[1]):
-                key = f"{way}_{engine}" if way in ("recipe_2017", "limit") else way
-                ratio = results["ratios"][network].get(key)
-                if way == "bare_loop" and engine != best(rate, way, network)[0]:
-                    ratio = None  # The best of them is the one to reach.
-                # The other goals are for ResNet-50, the network of 2017.
-                has_goal = ratio and (network != "mobilenet" or key in ("bare_loop", "daft", "ray_data"))
-                goal = results["goals"].get(key) if has_goal else None
-                lines.append(f"| {name.format(engine)} | {NETWORKS[network]} | {value:.1f} | "
-                             f"{f'{ratio:.2f} ×' if ratio else ''} | {f'≥ {goal} ×' if goal else ''} | "
-                             f"{verdict(ratio, goal)} |")
+        for way, title in NAMES.items():
+            engines_of_way = dict.fromkeys(engine for rate in found.values() for engine in sorted(
+                (engine for one, its, engine in rate if (one, its) == (way, network)),
+                key=lambda engine: -rate[way, network, engine]))
+            for engine in engines_of_way:
+                pairs = [_pair(machines[name], rate, way, network, engine) for name, rate in found.items()]
+                goals = " or ".join(dict.fromkeys(f"≥ {goal} ×" for *_, goal in pairs if goal))
+                cells = "".join(f" {rate} | {ratio} |" for rate, ratio, _ in pairs)
+                lines.append(f"| {title.format(engine)} | {NETWORKS[network]} | {goals} |{cells}")
     return "\n".join(lines)
 
 
-def verdict(value, goal):
-    return "" if not value or not goal else "reached" if value >= goal else f"missed by {1 - value / goal:.0%}"
+def _pair(results, rate, way, network, engine):
+    """The cells of one way on one processor, and its goal."""
+    if (way, network, engine) not in rate:
+        return "–", "", None
+    key = f"{way}_{engine}" if way in ("recipe_2017", "limit") else way
+    ratio = results["ratios"][network].get(key)
+    if way == "bare_loop" and engine != best(rate, way, network)[0]:
+        ratio = None  # The best of them is the one to reach.
+    # The other goals are for ResNet-50, the network of 2017.
+    has_goal = ratio and (network != "mobilenet" or key in ("bare_loop", "daft", "ray_data"))
+    goal = results["goals"].get(key) if has_goal else None
+    missed = f", missed by {1 - ratio / goal:.0%}" if goal and ratio < goal else ""
+    return f"{rate[way, network, engine]:.1f}", f"{ratio:.2f} ×{missed}" if ratio else "", goal
 
 
-def others_in_words(results):
-    """What else was measured, a line each, with the goals."""
-    lines = []
+def other_figures(machines):
+    """The other results of processors beside each other, with the goals, as a Markdown table."""
+    rows = {}
+    for name, results in machines.items():
+        for (what, goal), value in _figures(results).items():
+            rows.setdefault((what, goal), {})[name] = value
+    return "\n".join([f"| measured | goal | {' | '.join(machines)} |", "|---|---|" + "---|" * len(machines)] + [
+        f"| {what} | {goal} | {' | '.join(values.get(name, '–') for name in machines)} |"
+        for (what, goal), values in rows.items()])
+
+
+def _figures(results):
+    """What else was measured on one processor: texts by what it is and the goal."""
+    found, cores = {}, results["machine"]["cores"]
     if results["runs"]:
-        engine, rate = best(rates(results), "ours", "mobilenet")
-        goal = CORE_GOALS[0 if "AMX" in results["machine"]["processor"] else 1]
-        spent = results["stages"]
-        lines += [f"- The default network, MobileNet: {rate / results['machine']['cores']:.0f} tiles/s on each core in "
-                  f"{engine} (goal: {goal}).",
-                  f"- One core spends these milliseconds on a tile of the default network, in {spent['engine']}. "
-                  f"Together they would give {1e3 / sum(spent['ms'].values()):.0f} tiles/s on each core. A job gives "
-                  "fewer: Spark plans it, and the cores share the memory.\n\n"
-                  f"  | {' | '.join(spent['ms'])} |\n  |{'---|' * len(spent['ms'])}\n"
-                  f"  | {' | '.join(f'{ms:.2f}' for ms in spent['ms'].values())} |\n"]
+        rate, spent = rates(results), results["stages"]
+        engine, fastest = best(rate, "ours", "mobilenet")
+        goals = f"≥ {CORE_GOALS[1]}, with AMX ≥ {CORE_GOALS[0]}"
+        found["tiles/s on each core, MobileNet", goals] = f"{fastest / cores:.0f} ({engine})"
+        stages = [stage for stage in scoring.STAGES if stage != "load"]
+        found[f"milliseconds of a core for a tile, MobileNet: {', '.join(stages)}", ""] = ", ".join(
+            f"{spent['ms'][stage]:.2f}" for stage in stages)
         if "daft_onnxruntime" in results["goals"]:
-            lines.append(f"- Our fastest engine against Daft with ONNX Runtime: "
-                         f"{results['ratios']['resnet50']['daft_onnxruntime']:.2f} × (goal: "
-                         f"{results['goals']['daft_onnxruntime']}).")
-        size = cost.MACHINES[0]
-        dollar = {name: 3600 * best(rates(results), "ours", network)[1] / results["machine"]["cores"] * size.cores
-                  / size.price for network, name in NETWORKS.items() if network != "alexnet"}
-        lines.append("- Tiles for one dollar: "
-                     f"{' and '.join(f'{tiles / 1e6:.1f} million with {name}' for name, tiles in dollar.items())}, on "
-                     f"Azure's {size.name} ({size.price} dollars an hour, Linux in East US, Azure's price list of "
-                     "2024). This assumes that a core there, two vCPUs, is as fast as one here. It leaves out the "
-                     f"start, other nodes and a service's surcharge. [The cluster page]({CLUSTER_PAGE}) includes them "
-                     "for ResNet-50, so its prices are higher. Notebook 05 calculates with the network and the speed "
-                     "of its own run.")
+            found["our fastest engine against Daft with ONNX Runtime, ResNet-50",
+                  f"≥ {results['goals']['daft_onnxruntime']} ×"] = (
+                f"{results['ratios']['resnet50']['daft_onnxruntime']:.2f} ×")
+        for network in ("resnet50", "mobilenet"):
+            a_second = best(rate, "ours", network)[1] / cores * cost.MACHINES[0].cores
+            found[f"tiles for a dollar, {NETWORKS[network]}", ""] = (
+                f"{3600 * a_second / cost.MACHINES[0].price / 1e6:.1f} million")
     if "start" in results:
         runs = results["start"]["runs"]
-        lines.append(f"- A small county of {results['start']['tiles']} tiles: the first rows are there "
-                     f"{statistics.median(run['first_s'] for run in runs):.1f} s after the command starts, and all "
-                     f"rows after {statistics.median(run['all_s'] for run in runs):.1f} s.")
+        for key, rows in (("first_s", "the first rows"), ("all_s", "all rows")):
+            found[f"seconds from the command to {rows}, {results['start']['tiles']} tiles", ""] = (
+                f"{statistics.median(run[key] for run in runs):.1f}")
     if "preparation" in results:
-        lines.append(f"- Preparation cuts {results['preparation']['tiles_per_second']:.0f} tiles/s on all cores, after "
-                     f"a first county has warmed them up (goal: {PREPARATION_GOAL}).")
+        found["tiles/s that the preparation cuts, all cores", f"≥ {PREPARATION_GOAL}"] = (
+            f"{results['preparation']['tiles_per_second']:.0f}")
     if "growth" in results:
-        growth, rows = results["growth"], results["growth"]["runs"]
-        sizes = sorted({row["tiles"] for row in rows})
-
-        def peak(kind, tiles):
-            return max(row[kind] for row in rows if row["tiles"] == tiles)
-        lines.append(
-            f"- Growth: in a job of {sizes[2]:,} tiles each tile takes {growth['largest_over_middle']:.2f} times as "
-            f"long as in a job of {sizes[1]:,} (goal: {growth['goal']}). The driver uses "
-            f"{peak('driver_mb', sizes[2]):.0f} MB in the larger job and {peak('driver_mb', sizes[1]):.0f} MB in the "
-            f"smaller one. A worker uses at most {max(row['worker_mb'] for row in rows):.0f} MB "
-            f"(goal: {WORKER_GOAL_MB}).")
-    else:
-        lines.append(f"- Growth: not measured on this processor (goal: a tile takes the same time in a job of 10,000 and "
-                     f"of 65,563 tiles, within {GROWTH_GOAL:.0%}).")
+        growth, runs = results["growth"], results["growth"]["runs"]
+        sizes = sorted({run["tiles"] for run in runs})
+        found[f"time for a tile in a job of {sizes[2]:,} tiles, against one of {sizes[1]:,}", growth["goal"]] = (
+            f"{growth['largest_over_middle']:.2f} ×")
+        found["memory of the driver in these two jobs, MB", ""] = " and ".join(
+            f"{max(run['driver_mb'] for run in runs if run['tiles'] == size):.0f}" for size in sizes[:0:-1])
+        found["most memory of a worker, MB", f"≤ {WORKER_GOAL_MB}"] = f"{max(run['worker_mb'] for run in runs):.0f}"
     if "cores" in results:
-        cores, same = results["cores"], rates(results).get(("ours", "resnet50", "onnxruntime-int8"))
-        speeds = ", ".join(f"{rate:.1f} tiles/s on {'1 core' if n == '1' else f'{n} cores'}"
-                           for n, rate in cores["tiles_per_second"].items())
-        lines.append(f"- ResNet-50 in onnxruntime-int8 on more cores: {speeds}. When all work, a core keeps "
-                     f"{cores['efficiency']:.0%} of its speed (goal: {CORES_GOAL:.0%})."
-                     + (f" The table has {same:.1f} tiles/s for the same job, which took turns there with "
-                        "all other ways in one session. Here it had a session of its own." if same else ""))
-    return "\n".join(lines)
+        speeds = " and ".join(f"{rate:.1f}" for rate in results["cores"]["tiles_per_second"].values())
+        found["tiles/s on one core and on all, ResNet-50 in onnxruntime-int8", ""] = speeds
+        found["speed that a core keeps when all work", f"≥ {CORES_GOAL:.0%}"] = f"{results['cores']['efficiency']:.0%}"
+    return found
 
 
 def draw(results, path):
@@ -611,12 +610,16 @@ def draw(results, path):
             color=[{"ours": ORANGE, "limit": PALE_BLUE}.get(way, BLUE) for way, _ in ways])
     for i, way in enumerate(ways):
         ax.text(rate[way], i, f" {rate[way]:.0f}", va="center")
-    ax.set_xlabel(f"tiles a second, ResNet-50, {results['machine']['cores']} cores")
+    ax.set_xlabel(f"tiles a second, ResNet-50, {results['machine']['cores']} cores of {short_name(results)}")
     found = results["ratios"]["resnet50"]
     ax.set_title(f"This project is {found['recipe_2017_tensorflow']:.1f} times as fast as the recipe of 2017"
                  + (f",\nand has {found['daft']:.0%} of Daft's speed in the same engine" if "daft" in found else ""))
     fig.savefig(path, dpi=120, bbox_inches="tight")
     plt.close(fig)
+
+
+def short_name(results):
+    return re.sub(r"\((R|TM)\)| Processor", "", results["machine"]["processor"])
 
 
 def committed():
@@ -634,17 +637,25 @@ def write_readme():
 
 
 def in_readme():
-    """What stands between the marks: the figure, and for each processor the table and where it was measured."""
-    parts = ["<!-- benchmark -->\n![Bars: tiles a second with ResNet-50, for this project, other programs, the recipe "
-             "of 2017, and the limits.](notebooks/figures/benchmark.png)\n"]
-    for name, results in committed().items():
-        machine = results["machine"]
-        parts.append(f"{table(results)}\n\n{others_in_words(results)}\n\nMeasured on {machine['cores']} cores of "
-                     f"{machine['processor']} (as its system counts cores), ONNX Runtime "
-                     f"{machine['onnxruntime']}, OpenVINO {machine['openvino']}, Spark {machine['spark']}; every "
-                     f"run is in [{name}](tests/benchmarks/results/{name}). On a virtual machine a core may be half a "
-                     "physical one; then a dollar pays for up to twice as many tiles.\n")
-    return "\n".join(parts) + "<!-- end of benchmark -->\n"
+    """What stands between the marks: the figure, and all processors beside each other."""
+    found = committed()
+    machines = {short_name(results): results for results in found.values()}
+    where = "; ".join(
+        f"on {results['machine']['cores']} cores of {name}, with ONNX Runtime {results['machine']['onnxruntime']}, "
+        f"OpenVINO {results['machine']['openvino']} and Spark {results['machine']['spark']} "
+        f"([every run](tests/benchmarks/results/{file}))" for file, (name, results) in zip(found, machines.items()))
+    size = cost.MACHINES[0]
+    return (
+        "<!-- benchmark -->\n![Bars: tiles a second with ResNet-50, for this project, other programs, the recipe of "
+        f"2017, and the limits.](notebooks/figures/benchmark.png)\n\n{table(machines)}\n\n{other_figures(machines)}\n\n"
+        f"Measured {where}.\n\n"
+        f"The price is that of Azure's {size.name}: {size.price} dollars an hour, Linux in East US, from Azure's price "
+        "list of 2024. The figures assume that a core there, two vCPUs, is as fast as one here. On a virtual machine a "
+        "core may be half a physical one; then a dollar pays for up to twice as many tiles. They leave out the start, "
+        f"other nodes and a service's surcharge. [The cluster page]({CLUSTER_PAGE}) includes them for ResNet-50, so "
+        "its prices are higher. In the first table all ways take turns in one session. One core and all cores are "
+        "measured in sessions of their own.\n"
+        "<!-- end of benchmark -->\n")
 
 
 def main(arguments):
@@ -679,11 +690,11 @@ def main(arguments):
         if part in chosen.only:
             getattr(one, part)()
     if one.results["runs"]:
-        print("\n" + table(one.results))
+        print("\n" + table({short_name(one.results): one.results}))
         draw(one.results, one.folder / "benchmark.png" if chosen.quick else FIGURE)
         if not chosen.quick:
             write_readme()
-    print("\n" + others_in_words(one.results))
+    print("\n" + other_figures({short_name(one.results): one.results}))
     print(f"\nEvery run is in {out}.")
 
 
