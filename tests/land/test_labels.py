@@ -74,7 +74,7 @@ def test_label_pixels_lie_where_the_raster_says(tmp_path):
     assert (corners.reshape(-1, 2).max(axis=0) >= bounds[2:]).all()
     assert np.hypot(*(corners[:, :, 1] - corners[:, :, 0]).T) == pytest.approx(30, rel=0.01)
     # Beyond the raster there is nothing.
-    beyond = read_labels(path, (bounds[0] + 900, bounds[1], bounds[2] + 900, bounds[3]), scenes.CRS)[0]
+    beyond = read_labels(path, (bounds[0] + 1200, bounds[1], bounds[2] + 1200, bounds[3]), scenes.CRS)[0]
     assert (beyond[:, -2:] == NODATA_CODE).all() and (beyond != NODATA_CODE).any()
     with pytest.raises(InputError, match="over the county"):
         read_labels(path, (bounds[0] + 9000, bounds[1], bounds[2] + 9000, bounds[3]), scenes.CRS)

@@ -74,8 +74,9 @@ def test_a_process_that_dies_again_leaves_its_last_words_in_the_rows(cntk, train
     cntk.process.kill()
     network = engines.Engine("cntk", cntk.input_px, cntk.compute)
     scored = score_images([encode(tiles[0]), b"nothing"], saved, network)
-    assert scored.error_kind == ["engine", "unreadable"] and scored.class_id == [None, None]
-    assert "CNTK's process ended with status 1: ValueError: last words" in scored.error[0]
+    assert [row.error_kind for row in scored.rows] == ["engine", "unreadable"]
+    assert [row.class_id for row in scored.rows] == [None, None]
+    assert "CNTK's process ended with status 1: ValueError: last words" in scored.rows[0].error
 
 
 @needs_cntk
@@ -101,8 +102,8 @@ def test_a_model_that_holds_code_is_refused_and_the_code_not_run(tmp_path):
 
 @needs_cntk
 def test_the_process_ends_with_its_worker(trained):
-    program = ("import sys; from helpers.model.engine_cntk import CntkProcess; "
-               "print(CntkProcess(sys.argv[1], 1).process.pid, flush=True) or input()")
+    program = ("import sys; from helpers.model.engine_cntk import CntkProcess; cntk = CntkProcess(sys.argv[1], 1); "
+               "print(cntk.process.pid, flush=True) or input()")
     worker = subprocess.Popen([sys.executable, "-c", program, str(trained[1].folder / "model.model")], cwd=ROOT,
                               text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     pid = int(worker.stdout.readline())
