@@ -16,13 +16,17 @@ _shipped = set()
 
 
 def running():
-    """The Spark session of this thread, or None. If ``SPARK_REMOTE`` is set, a session on its Spark Connect server."""
+    """The Spark session of this process, or None. If ``SPARK_REMOTE`` is set, a session on its Spark Connect server."""
     try:
         from pyspark.sql import SparkSession
     except Exception as error:  # Another Spark's PySpark fails in many ways in a newer Python.
         raise InputError(f"expected PySpark that this Python can import, got {type(error).__name__}: {error}. Install "
                          "it as requirements.txt says, and unset PYTHONPATH if it leads to another Spark.") from error
     found = SparkSession.getActiveSession()
+    if found is None:
+        # Java keeps the active session for each connection, and PySpark may open another one for the same thread.
+        session = SparkSession._instantiatedSession
+        found = session if session is not None and session._sc._jsc is not None else None
     return SparkSession.builder.getOrCreate() if found is None and os.environ.get("SPARK_REMOTE") else found
 
 
