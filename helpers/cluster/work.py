@@ -77,7 +77,7 @@ WRITE_AGAIN = "Write it again and run the same command."
 
 @contextlib.contextmanager
 def opened(uri: str, advice: str = WRITE_AGAIN, **options):
-    """A Parquet file, as ``pyarrow.parquet.ParquetFile``; if it is damaged or missing, a DamagedFile with ``advice``."""
+    """A ``pyarrow.parquet.ParquetFile``; if the file is damaged or missing, a DamagedFile with ``advice``."""
     import pyarrow.parquet as pq
     system, path = filesystem(uri)
     try:

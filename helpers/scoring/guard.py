@@ -69,7 +69,7 @@ STOPPED = TimeoutError, ProcessExpired, BrokenProcessPool
 
 
 class Guard:
-    """A process that scores with one bundle and engine. It starts at the first batch, and again if it hangs or crashes."""
+    """A process that scores with one bundle and engine. If it hangs or crashes, the guard starts another."""
 
     function = staticmethod(_score)
 
