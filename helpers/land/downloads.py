@@ -147,27 +147,30 @@ def fetch(url: str, what: str, suffix: str, params=None, check: Callable = None,
 
 
 def keep(asked, what: str, suffix: str, make: Callable, source: str, most_s: float = float("inf")) -> Path:
-    """A file kept in ``data/downloads``, with its checksum and other facts in a JSON file beside it.
+    """A file kept in ``data/downloads`` under its checksum.
 
     ``make`` makes the content from an answer of the server ``source``. The JSON value ``asked`` identifies the request.
     A file older than ``most_s`` is made again; if ``make`` raises an InputError, the old file serves.
     """
-    stem = home() / "data" / "downloads" / hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
-    path, entry = stem.with_suffix(suffix), stem.with_suffix(".json")
+    folder = home() / "data" / "downloads"
+    entry = folder / (hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16] + ".json")
     facts = read_json(entry)
-    is_kept = facts and path.exists() and sha256(path) == facts["sha256"]
-    if is_kept and time.time() - entry.stat().st_mtime < most_s:
-        return path
+    known = facts and folder / facts["file"]
+    if known and not (known.exists() and sha256(known) == facts["sha256"]):
+        known = None
+    if known and time.time() - entry.stat().st_mtime < most_s:
+        return known
     try:
         content = make()
     except InputError:
-        if is_kept:
-            return path
+        if known:
+            return known
         raise
+    digest = hashlib.sha256(content).hexdigest()
+    path = folder / (digest[:16] + suffix)
     write_whole(path, content)
-    # The facts come last, so that an interrupted download is unknown.
-    write_json(entry, {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content), "what": what,
-                       "from": shown(source),
+    # The entry comes last, so that an interrupted download is unknown.
+    write_json(entry, {"file": path.name, "sha256": digest, "bytes": len(content), "what": what, "from": shown(source),
                        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")})
     return path
 
