@@ -6,7 +6,7 @@ import os
 from helpers import InputError
 
 VARIABLES = (
-    # The last three belong to DefaultAzureCredential, which else looks for a managed identity or a login. The endpoint
+    # DefaultAzureCredential reads the last three. Without them it looks for a managed identity or a login. The endpoint
     # is the address of an account that isn't at ACCOUNT.blob.core.windows.net, for example in an emulator.
     "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_ACCOUNT_NAME",
     "AZURE_STORAGE_SERVICE_ENDPOINT", "AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_CLIENT_SECRET",

@@ -40,8 +40,8 @@ def filesystem(uri: str):
         try:
             return importlib.import_module(module).open_uri(uri)
         except ImportError as error:
-            raise InputError(f"expected the package {package}, which reads {shown(uri)}, got none ({error}). Install it "
-                             f"on the driver and the workers: pip install {package}, in the version of "
+            raise InputError(f"expected the package {package}, which reads {shown(uri)}, got none ({error}). Install "
+                             f"it on the driver and the workers: pip install {package}, in the version of "
                              "requirements.txt.")
     if uri.startswith(("http://", "https://")):
         # fsspec's own errors would show a signature in the address.

@@ -126,11 +126,13 @@ class Cluster:
 
     def _alive_workers(self):
         """The number of workers that the master knows; None if it doesn't answer."""
+        if self.web_port is None:
+            return None
         try:
             with contextlib.closing(http.client.HTTPConnection(HOST, self.web_port, timeout=5)) as page:
                 page.request("GET", "/json/")
                 return json.load(page.getresponse())["aliveworkers"]
-        except (OSError, ValueError):
+        except (OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
             return None
 
     def _wait(self, what, is_there):

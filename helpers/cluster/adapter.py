@@ -72,7 +72,7 @@ def ship(spark, folder, files: list, name: str):
         with tempfile.TemporaryDirectory() as place:
             spark.addArtifacts(f"{_packed(folder, files, name, place)}#{name}", archive=True)
     else:
-        # Executors fetch the archive when their first task starts. Java removes its temporary folder when it ends.
+        # Executors fetch the archive when their first task starts. Java removes its folder, unless it is killed.
         archive = _packed(folder, files, name, spark.sparkContext._temp_dir)
         # A URI encodes blanks and other special characters. Java does not accept them in a plain path here.
         spark.sparkContext.addArchive(f"{archive.as_uri()}#{name}")

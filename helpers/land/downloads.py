@@ -86,7 +86,7 @@ def get(url: str, what: str, params=None, block_s: float = None, first_byte: boo
     answer = concurrent.thread(_answer)
     try:
         # Where only a part of the answer came, the next try may bring all of it.
-        return again(lambda _: answer(url, params, block_s, first_byte).result(whole_s),
+        return again(lambda _: answer(url, params, block_s, whole_s, first_byte).result(whole_s),
                      requests.exceptions.ChunkedEncodingError)
     except requests.exceptions.HTTPError as error:
         came = f"status {error.response.status_code} {error.response.reason}"
@@ -106,24 +106,26 @@ def get(url: str, what: str, params=None, block_s: float = None, first_byte: boo
     raise kind(f"expected {what} {where}, got {came}. {advice}") from None
 
 
-def _answer(url, params, block_s, first_byte):
+def _answer(url, params, block_s, whole_s, first_byte):
     import requests
     from urllib3.util import Retry
     # Of answers that take minutes, two are enough.
     patience = Retry(total=TRIES, read=TRIES if block_s <= BLOCK_S else 1, backoff_factor=BACKOFF_S,
                      status_forcelist=BUSY, allowed_methods=None, raise_on_status=False, retry_after_max=WAIT_S)
-    content = bytearray()
+    content, until = bytearray(), time.monotonic() + whole_s
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
             session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=patience))
         with session.get(url, params=params, headers={"Range": "bytes=0-0"} if first_byte else None,
                          timeout=(CONNECT_S, block_s), stream=True) as answer:
-            if answer.status_code not in (200, 206):
+            if answer.status_code != 200 and not (first_byte and answer.status_code == 206):
                 raise requests.exceptions.HTTPError(response=answer)
             for block in () if first_byte else answer.iter_content(1 << 16):
                 content += block
                 if len(content) > MOST_BYTES:
                     raise OverflowError
+                if time.monotonic() > until:
+                    raise requests.exceptions.Timeout
     return bytes(content)
 
 

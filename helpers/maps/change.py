@@ -13,9 +13,9 @@ from helpers.model.evaluation import stacked
 def smooth(values: np.ndarray, n_values: int) -> np.ndarray:
     """Give each tile the commonest value of its 3 × 3 neighbourhood, to remove isolated tiles; ties change nothing.
 
-    ``values``, (height, width), are 0 to ``n_values`` - 1, or ``NO_CLASS`` for tiles without a vote. As in 2017, the centre
-    has more votes (``land_use_prediction.md``). With three, the corner tile of a block keeps its value (3 own votes and
-    3 of neighbours, against 5). Pairs of tiles disappear.
+    ``values``, (height, width), are 0 to ``n_values`` - 1, or ``NO_CLASS`` for tiles without a vote. As in 2017, the
+    centre has more votes (``land_use_prediction.md``). With three, the corner tile of a block keeps its value (3 own
+    votes and 3 of neighbours, against 5). Pairs of tiles disappear.
     """
     holds = (values == np.arange(n_values)[:, None, None]).astype(np.int32)
     votes = convolve(holds, [[[1, 1, 1], [1, 3, 1], [1, 1, 1]]], mode="constant")

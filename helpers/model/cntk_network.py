@@ -23,7 +23,7 @@ ALEXNET_SHA256 = "ef3c82dad5c512f969dbf701fe35c0b3feb1585687d541f765eb68730c0a8a
 # Layers that only average maps, lay them out differently, or pass them on: features are the same before them.
 _SAME_FEATURES = {"AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Reshape",
                   "Squeeze"}
-# Layers each unit of which reads all of the layer before.
+# In these layers each unit reads the whole layer before.
 _READS_ALL = {"Flatten", "Gemm", "GlobalAveragePool", "MatMul", "Reshape"}
 # Layers that may follow the last weights of a classifier.
 _ANSWERS = _SAME_FEATURES | {"Add", "LogSoftmax", "Relu", "Softmax"}
@@ -101,6 +101,8 @@ class Pretrained:
             else:
                 if not node.name or node.name in self._nodes:
                     node.name = node.output[0]
+                while node.name in self._nodes:  # A layer may have the name of another layer's output.
+                    node.name += "_"
                 self._nodes[node.name] = node
         self.weights = {name: array.astype(np.float32, copy=False) if array.dtype.kind == "f" else array
                         for name, array in arrays.items()}

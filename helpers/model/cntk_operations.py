@@ -28,6 +28,8 @@ def compute(cntk, node, known: dict, path):
     try:
         if node.op_type not in _OPERATIONS:
             raise _Refused
+        if not {name for name in node.input if name} <= set(known):
+            raise _Refused(" with an input that isn't in the file")
         inputs = [known[name] if name else None for name in node.input]
         are_values = [one is not None and not isinstance(one, np.ndarray) for one in inputs]
         if not any(are_values):

@@ -15,7 +15,7 @@ from helpers import InputError
 
 
 class EngineDied(RuntimeError):
-    """CNTK's process has ended twice with the same batch; the message has its last words."""
+    """CNTK's process has ended; the message has its last words."""
 
 
 def cntk_environment() -> Path:

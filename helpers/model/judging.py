@@ -75,7 +75,8 @@ def as_text(bundle) -> str:
         return "No faster engine was judged when this bundle was written: float32 is used."
     lines = {name: f"refused: {one['refused']}" if one["refused"] else (
         "allowed: {same_class:.1%} of {tiles} validation tiles get the same class as in float32, and {accuracy:.1%} "
-        "get the class of their label ({accuracy_float32:.1%} in float32).".format(**one)) for name, one in facts.items()}
+        "get the class of their label ({accuracy_float32:.1%} in float32).".format(**one))
+        for name, one in facts.items()}
     if len(set(lines.values())) == 1 and "refused" in min(lines.values()):
         return f"All faster engines are {min(lines.values())}"
     return "\n".join(f"{name} is {line}" for name, line in lines.items())

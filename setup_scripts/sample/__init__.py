@@ -64,7 +64,7 @@ def _is_finished(folder, seed):
 def _draw(folder, seed, workers, progress):
     """Draw what is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    _remove_others(folder, seed)
+    _forget_others(folder, seed)
     missing = [unit for unit in units.UNITS if units.facts(folder, seed, unit) is None]
     if missing:
         (folder / "complete.json").unlink(missing_ok=True)
@@ -75,20 +75,27 @@ def _draw(folder, seed, workers, progress):
     if all(done):
         catalogue.write(folder, done)
         write_json(folder / "complete.json", _state(seed))
-    _remove_unfinished(folder)
+    _remove_leftovers(folder, seed)
 
 
-def _remove_others(folder, seed):
-    """Remove another world, which the facts of its units tell."""
+def _forget_others(folder, seed):
+    """Before a file changes, remove the facts of another world's units, and its ``complete.json``."""
     own = {units.facts_name(seed, unit) for unit in units.UNITS}
-    if any(f"units/{path.name}" not in own for path in (folder / "units").glob("*.json")):
-        (folder / "complete.json").unlink(missing_ok=True)
-        for name in ("scenes", "labels", "truth", "naip", "nlcd", "units"):
-            shutil.rmtree(folder / name, ignore_errors=True)
+    for path in (folder / "units").glob("*.json"):
+        if f"units/{path.name}" not in own:
+            (folder / "complete.json").unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
 
 
-def _remove_unfinished(folder):
-    """Remove the unfinished files ``.<name>.<hash>.part`` of killed drawings whose whole file is there by now."""
+def _remove_leftovers(folder, seed):
+    """Remove files of another world, and unfinished files ``.<name>.<hash>.part`` of killed drawings."""
+    own = {Path(file).stem for unit in units.UNITS for file in units.files_of(seed, unit)} | {"collection"}
+    for name in ("scenes", "labels", "truth", "naip", "nlcd"):
+        for path in (folder / name).glob("[!.]*"):
+            if path.stem not in own and path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.stem not in own:
+                path.unlink(missing_ok=True)
     for part in folder.rglob(".*.*.part"):
         # While another drawing is at work on a file, the whole file is not there yet.
         if part.with_name(part.name[1:].rsplit(".", 2)[0]).exists():

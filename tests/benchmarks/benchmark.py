@@ -639,7 +639,10 @@ def write_readme():
 def in_readme():
     """What stands between the marks: the figure, and all processors beside each other."""
     found = committed()
-    machines = {short_name(results): results for results in found.values()}
+    machines = {}
+    for file, results in found.items():
+        name = short_name(results)
+        machines[name if name not in machines else Path(file).stem] = results
     where = "; ".join(
         f"on {results['machine']['cores']} cores of {name}, with ONNX Runtime {results['machine']['onnxruntime']}, "
         f"OpenVINO {results['machine']['openvino']} and Spark {results['machine']['spark']} "

@@ -33,6 +33,7 @@ def test_a_redirect_is_followed(server):
 @pytest.mark.parametrize("faults, came, advice", [
     ([servers.busy(503, "0")] * 20, "status 503", "Try again later"),
     ([servers.cut_off] * 20, "an answer that ends too early", "Try again later"),
+    ([lambda request: servers.reply(request, 206, b"a part")], "status 206", "Try again later"),
     ([], "status 404", "Check the address")])
 def test_what_does_not_mend_ends_in_one_sentence_without_the_query(server, faults, came, advice):
     server.faults[:] = faults

@@ -183,7 +183,7 @@ def test_a_drawing_whose_unfinished_file_was_taken_away_goes_on(drawn, tmp_path,
         do(folder, seed, unit)
         with whole_file(folder / units.files_of(seed, unit)[0]) as part:
             part.write_text("seed 0")
-            sample._remove_unfinished(folder)
+            sample._remove_leftovers(folder, 0)
             assert not part.exists()
     monkeypatch.setattr(units, "do", write)
     sample.draw(tmp_path, workers=1)
