@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +139,16 @@ def _modernise(old, new, tiles):
     session = onnxruntime.InferenceSession(str(new), providers=["CPUExecutionProvider"])
     outputs = [session.run(["logits", "probabilities"], {"tiles": tiles[i:i + 32]}) for i in range(0, len(tiles), 32)]
     return tuple(np.concatenate(one) for one in zip(*outputs))
+
+
+def finish_draft(arguments: list) -> int:
+    """Run ``save_cntk`` as a program: a refusal becomes exit status 2 and a sentence on standard error."""
+    try:
+        save_cntk(*arguments[1:])
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
 
 
 def finish(folder: Path, facts: dict, calibration=None, validation=None):

@@ -146,13 +146,11 @@ def _finish(draft, folder):
                          "setup_scripts/run_tutorial.sh once, or set TUTORIAL_PYTHON.")
     environment = {k: v for k, v in os.environ.items() if k not in ("LD_LIBRARY_PATH", "PYTHONHOME", "MPLBACKEND")}
     environment["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-    program = "import sys; from helpers.model import bundle; bundle.save_cntk(*sys.argv[1:])"
+    program = "import sys; from helpers.model import bundle; sys.exit(bundle.finish_draft(sys.argv))"
     done = subprocess.run([python, "-c", program, str(draft), str(Path(folder).resolve())], env=environment,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True)
+    if done.returncode == 2:
+        raise bundles.ExportRefused(done.stderr.strip().splitlines()[-1])
     if done.returncode:
-        # The last line of a traceback is the kind of the error and its sentence.
-        sentence = done.stderr.strip().split("\n")[-1].partition(": ")[2]
-        if sentence.startswith("expected "):
-            raise bundles.ExportRefused(sentence)
         raise RuntimeError("the main Python could not finish the bundle. Run setup_scripts/run_tutorial.sh once to "
                            "repair it:\n" + done.stderr[-2000:])
