@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pandas as pd
 
-from helpers.land.classes import GROUPS
+from helpers.land.classes import GROUPS, NO_CLASS
 
 # Scores between these are neither sure nor hopeless.
 UNSURE = 0.2, 0.8
@@ -61,8 +61,12 @@ def reliability_as_text(name: str, scores, outcomes, true: str = "correct") -> s
 
 
 def errors_as_text(labels: pd.Series, predicted: pd.Series) -> str:
-    """The number of tiles whose map group differs from the label, and the most frequent error."""
+    """The number of tiles whose map group differs from the label, and the most frequent error.
+
+    Tiles without a prediction (``NO_CLASS``) don't count.
+    """
     pairs = pd.DataFrame({"label": labels.to_numpy(), "predicted": predicted.to_numpy()}).dropna()
+    pairs = pairs[pairs["predicted"] != NO_CLASS]
     wrong = pairs[pairs["label"] != pairs["predicted"]]
     if not len(wrong):
         return f"All {len(pairs):,} tiles have the group of their label."

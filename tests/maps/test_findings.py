@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from helpers.land.classes import NO_CLASS
 from helpers.maps import findings
 
 
@@ -46,6 +47,9 @@ def test_the_commonest_error_is_named():
         "5 of 10 tiles get another group than that of their label. The most frequent error, with 3 tiles: the label is "
         "Undeveloped, and the model says Developed.")
     assert findings.errors_as_text(labels, labels) == "All 10 tiles have the group of their label."
+    # A tile that could not be scored has no group, which is no error of the model.
+    assert findings.errors_as_text(labels, labels.where(labels > 1, NO_CLASS)) == (
+        "All 8 tiles have the group of their label.")
 
 
 def test_neighbours_and_pictures_count_for_or_against():
