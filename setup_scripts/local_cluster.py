@@ -136,9 +136,11 @@ class Cluster:
             return None
 
     def _wait(self, what, is_there):
-        deadline = time.monotonic() + START_S
+        deadline, missing = time.monotonic() + START_S, set()
         while not is_there():
-            dead = sorted(set(self.names) - set(self.running()))
+            # A process that has just begun may have no command line for a moment, so one look is not enough.
+            before, missing = missing, set(self.names) - set(self.running())
+            dead = sorted(before & missing)
             if dead or time.monotonic() > deadline:
                 self.stop()
                 came = f"{dead[0]} ended" if dead else "not all answered" if "workers" in what else "it did not answer"
