@@ -201,19 +201,18 @@ def _freeze():
 
 def _do(name, unit, work, uri):
     """Process one unit on a worker and return its report. A repeated task skips the units that it has already done."""
+    report = {"unit": name, "rows": 0, "seconds": {}}
     try:
         system, path = filesystem(join(uri, name + ".parquet"))
         if system.exists(path):
-            return {"unit": name, "rows": 0, "seconds": {}}
+            return report
         table, facts, seconds = work(unit)
         started = time.perf_counter()
         with room(shown(uri)):
             write(table, facts, uri, name)
-        seconds = dict(seconds, write=time.perf_counter() - started)
+        return dict(report, rows=len(table), seconds=dict(seconds, write=time.perf_counter() - started))
     except InputError as error:
-        return {"unit": name, "rows": 0, "seconds": {}, "error": str(error),
-                "is_damage": isinstance(error, DamagedFile)}
-    return {"unit": name, "rows": len(table), "seconds": seconds}
+        return dict(report, error=str(error), is_damage=isinstance(error, DamagedFile))
 
 
 @contextlib.contextmanager

@@ -168,8 +168,13 @@ def open_scenes(crs: str):
         yield read
 
 
+def outlines(scenes: list[Scene], crs: str) -> np.ndarray:
+    """The footprints of scenes in the CRS of the grid, kept for the next call with the same scenes."""
+    return _projected(tuple(scene.footprint for scene in scenes), crs)
+
+
 @functools.lru_cache(maxsize=4)
-def _outlines(footprints, crs):
+def _projected(footprints, crs):
     return geopandas.GeoSeries(list(footprints), crs="EPSG:4326").to_crs(crs).to_numpy()
 
 
@@ -177,12 +182,12 @@ def scene_order(tiles: pd.DataFrame, scenes: list[Scene], crs: str) -> np.ndarra
     """The scenes to try for each tile, as indices (scenes, N): the nearest centre first; on a tie, the first scene; and
     -1 behind the last scene that touches the tile."""
     row, col = tiles["row"].to_numpy(), tiles["col"].to_numpy()
-    outlines = _outlines(tuple(scene.footprint for scene in scenes), crs)
-    centres = shapely.centroid(outlines)
+    areas = outlines(scenes, crs)
+    centres = shapely.centroid(areas)
     distance = np.hypot(shapely.get_x(centres)[:, None] - (col + 0.5) * TILE_M,
                         shapely.get_y(centres)[:, None] - (row + 0.5) * TILE_M)
-    shapely.prepare(outlines)
-    distance[~shapely.intersects(outlines[:, None], shapely.box(*tile_bounds(row, col)))] = np.inf
+    shapely.prepare(areas)
+    distance[~shapely.intersects(areas[:, None], shapely.box(*tile_bounds(row, col)))] = np.inf
     order = np.argsort(distance, axis=0, kind="stable")
     return np.where(np.isfinite(np.take_along_axis(distance, order, axis=0)), order, -1)
 

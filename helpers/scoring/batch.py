@@ -6,6 +6,7 @@ from collections import Counter, namedtuple
 import numpy as np
 
 from helpers import InputError
+from helpers.model.engines import said
 from helpers.tiles.pictures import BadPicture, decode
 
 # The class of a picture and its probabilities, or None and the reason.
@@ -52,8 +53,7 @@ def _rows(network, pixels):
     except Exception as error:  # Each engine has errors of its own.
         if len(pixels) > 1:  # One picture may be the cause: score each alone.
             return [_rows(network, [one])[0] for one in pixels]
-        said = " ".join(str(error).split())[:300].rstrip(".")
-        return [failed("engine", f"expected a score, got {type(error).__name__}: {said}. Try another engine.")]
+        return [failed("engine", f"expected a score, got {type(error).__name__}: {said(error)}. Try another engine.")]
     return [Row(int(one.argmax()), one, None, None) if np.isfinite(one).all() else
             failed("engine", "expected a score, got values that are not numbers. Try another engine.")
             for one in probabilities]

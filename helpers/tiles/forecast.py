@@ -2,9 +2,10 @@
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from helpers.land import downloads, grid
-from helpers.land.scenes import block_facts, scene_order
+from helpers.land.scenes import block_facts, outlines, scene_order
 from helpers.land.sources import COVERED, leaf_off as leaf_off_scenes
 from helpers.tiles.choose import first_years
 from helpers.tiles.prepare import sources_of
@@ -41,7 +42,7 @@ def download_bytes(tiles: pd.DataFrame, scenes: list, crs: str) -> float:
     choice = scene_order(tiles, scenes, crs)[0]
     used = choice >= 0
     height_m, width_m, block_bytes = block_facts(scenes[np.bincount(choice[used], minlength=1).argmax()].href, crs)
-    bounds, touched = [grid.project(scene.footprint, crs).bounds for scene in scenes], set()
+    bounds, touched = shapely.bounds(outlines(scenes, crs)), set()
     for number, row, col in zip(choice[used], tiles["row"][used], tiles["col"][used]):
         left, _, _, top = bounds[number]
         x, y = col * grid.TILE_M - left, top - (row + 1) * grid.TILE_M
