@@ -5,7 +5,9 @@ that county and year. Of two small heads, one judges from a year's features whet
 judges from both years' features whether it is newly developed.
 """
 
+import os
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ from helpers.land.classes import DEVELOPED, group_of_code
 from helpers.land.grid import TILE_M, tile_bounds
 from helpers.land.labels import read_labels
 from helpers.model.bundle import Bundle
+from helpers.model.engines import onnx_session
 from helpers.tiles import store as tilestore
 from helpers.tiles.pictures import decode_all
 
@@ -33,7 +36,6 @@ class Cells:
 
     def __init__(self, bundle: Bundle):
         import onnx
-        import onnxruntime
         from onnx.utils import Extractor
         network = onnx.shape_inference.infer_shapes(onnx.load(str(bundle.folder / "model.onnx")))
         shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
@@ -50,7 +52,8 @@ class Cells:
         self.outputs = averaged[:1] + sorted(finer, key=lambda name: shapes[name][1])[-1:]
         self.n_features = sum(shapes[name][1] for name in self.outputs) + 6
         cut = Extractor(network).extract_model(["tiles"], self.outputs)
-        self._session = onnxruntime.InferenceSession(cut.SerializeToString(), providers=["CPUExecutionProvider"])
+        # Two years are described at once.
+        self._session = onnx_session(cut.SerializeToString(), max(1, os.cpu_count() // 2))
 
     def describe(self, tiles: np.ndarray, batch: int = 32) -> np.ndarray:
         """Features of uint8 RGB tiles, (N, side, side, n_features) float16: maps, mean and deviation of R, G and B."""
@@ -62,7 +65,8 @@ class Cells:
             # The sums of a cell's squares are exact, or nearly, so their difference loses little.
             *means, squares = (_by_cell(one, self.side) for one in [*maps, pixels, pixels ** 2])
             deviation = np.sqrt(np.maximum(squares.astype(np.float64) - means[-1].astype(np.float64) ** 2, 0))
-            found[i:i + batch] = np.concatenate(means + [deviation], axis=1).transpose(0, 2, 3, 1)
+            means.append(deviation.astype(np.float32))
+            found[i:i + batch] = np.concatenate(means, axis=1).transpose(0, 2, 3, 1)
         return found
 
 
@@ -101,18 +105,20 @@ class Views:
         """Mean and standard deviation of each feature in a year, from the rows that stay in memory."""
         known = [kept[year].reshape(-1, self.cells.n_features).astype(np.float32) for kept in self._kept.values()]
         count = sum(map(len, known))
-        mean = sum(row.sum(axis=0, dtype=np.float64) for row in known) / count
-        variance = sum(((row - mean) ** 2).sum(axis=0) for row in known) / count
+        mean = (sum(row.sum(axis=0, dtype=np.float64) for row in known) / count).astype(np.float32)
+        variance = sum(((row - mean) ** 2).sum(axis=0, dtype=np.float64) for row in known) / count
         # A deviation of 0, of a feature that never differs, would turn rounding into large values.
-        return mean.astype(np.float32), np.sqrt(variance).astype(np.float32) + 1e-3
+        return mean, np.sqrt(variance).astype(np.float32) + 1e-3
 
     def _describe(self, row):
         """Features of a row of tiles in both years, from ``Cells.describe``."""
         wanted = self.tiles.loc[self.tiles["row"] == row, ["tile_id"]]
-        both = (tilestore.read(self.store, self.county, year, columns=["tile_id", "image"], row=int(row))
-                for year in self.years)
-        return [self.cells.describe(decode_all(wanted.merge(tiles, on="tile_id"), self.cells.input_px))
-                for tiles in both]
+
+        def of_year(year):
+            tiles = tilestore.read(self.store, self.county, year, columns=["tile_id", "image"], row=int(row))
+            return self.cells.describe(decode_all(wanted.merge(tiles, on="tile_id"), self.cells.input_px))
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(of_year, self.years))
 
     def strips(self, kept_only: bool = False):
         """Yield rows of tiles: positions in ``tiles``, and each year's features as deviations from the average."""

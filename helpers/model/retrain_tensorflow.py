@@ -81,7 +81,12 @@ def batches(tiles, labels: np.ndarray = None, seed: int = None, shuffle: bool = 
     of_tiles = tf.TensorSpec((None,) + tuple(tiles.shape[1:]), tf.uint8)
     dataset = tf.data.Dataset.from_generator(
         generate, output_signature=of_tiles if labels is None else (of_tiles, tf.TensorSpec((None,), tf.int64)))
-    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(tiles) // BATCH))).prefetch(2)
+    options = tf.data.Options()
+    # TensorFlow's tuning thread sleeps for 10 ms, then each time twice as long. The end of the data often waits for it,
+    # up to as long as reading them took. There is nothing to tune: two batches are always read in advance.
+    options.autotune.enabled = False
+    return dataset.apply(tf.data.experimental.assert_cardinality(-(-len(tiles) // BATCH))).prefetch(2).with_options(
+        options)
 
 
 def compute(network, tiles, seeds=(None,)) -> np.ndarray:
