@@ -12,7 +12,6 @@ import adlfs
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 from azure.core.pipeline.policies import AsyncRetryPolicy
 from azure.storage.blob.aio import BlobServiceClient
-from fsspec.asyn import sync_wrapper
 from fsspec.spec import AbstractBufferedFile
 
 from helpers import InputError
@@ -93,17 +92,6 @@ class Azure(adlfs.AzureBlobFileSystem):
                     raise
                 came = type(error).__name__
         raise _gave_up(self.service_client.get_blob_client(*self.split_path(path)[:2]).url, came)
-
-    async def _create(self, path, content):
-        """Write a file where there is none; raises FileExistsError where there is another one."""
-        try:
-            await self._pipe_file(path, content, overwrite=False)
-        except FileExistsError:
-            # An answer may have been lost on its way, so that the second try met the file of the first.
-            if await self._cat_file(path) != content:
-                raise
-
-    create = sync_wrapper(_create)
 
     def _open(self, path, mode="rb", block_size=None, **kwargs):
         if mode != "rb":

@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -27,6 +28,8 @@ _PACKAGES = {"abfs": ("helpers.azure_filesystem", "adlfs"), "abfss": ("helpers.a
              "hdfs": ("helpers.hdfs_filesystem", "hdfs-native")}
 # Names that file systems have for the time of a change, or for a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime", "modification_time")
+# Names of ``_part_of``.
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
 # Error numbers that mean: nothing can be written in this place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
@@ -58,6 +61,20 @@ def filesystem(uri: str):
                          "to one of these.")
 
 
+def _part_of(path):
+    """A name beside a path for what is not whole yet. Threads and processes may write the same file at once."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+
+def remove_parts(folder: str):
+    """Remove what killed writers have left half-written in a folder, beside files that are whole by now."""
+    system, path = filesystem(folder)
+    for file in system.find(path, maxdepth=1):
+        left = _PART.fullmatch(file.rpartition("/")[2])
+        if left and system.exists(f"{path}/{left[1]}"):
+            remove(f"{folder}/{left[0]}")
+
+
 def write_whole(uri: str, content: bytes):
     """Write a file: a reader sees the old one or the whole new one."""
     system, path = filesystem(uri)
@@ -71,9 +88,8 @@ def write_whole(uri: str, content: bytes):
 
 
 def _rename_into(system, path, content, replace):
-    folder, _, name = path.rpartition("/")
-    part = f"{folder}/.{name}.{uuid.uuid4().hex[:8]}.part"
-    system.makedirs(folder, exist_ok=True)
+    part = str(_part_of(Path(path)))
+    system.makedirs(path.rpartition("/")[0], exist_ok=True)
     try:
         system.pipe_file(part, content)
         if system.protocol == "hdfs":
@@ -89,26 +105,35 @@ def _rename_into(system, path, content, replace):
 
 
 def create(uri: str, content: bytes):
-    """Write a file where there is none, else raise a FileExistsError: in one step on a disk, on HDFS and on Azure."""
+    """Write a file where there is none, else raise a FileExistsError: in one step, but on WebHDFS and its kind."""
     system, path = filesystem(uri)
     if isinstance(system, LocalFileSystem):
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{uuid.uuid4().hex}.part")
-        try:
-            part.write_bytes(content)
-            # A rename would replace another file; a link fails where the name is taken.
-            os.link(str(part), str(path))
-        finally:
-            part.unlink()
+        _create_here(Path(path), content)
     elif system.protocol == "hdfs":
         _rename_into(system, path, content, replace=False)
-    elif hasattr(system, "create"):  # helpers.azure_filesystem
-        system.create(path, content)
-    elif system.exists(path):
+    elif system.exists(path):  # Also on object stores, because some ignore the mode.
         raise FileExistsError(path)
+    elif isinstance(system, AsyncFileSystem):
+        system.pipe_file(path, content, mode="create")
     else:
         write_whole(uri, content)
+
+
+def _create_here(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _part_of(path)
+    try:
+        part.write_bytes(content)
+        # A rename would replace another file; a link fails where the name is taken.
+        os.link(str(part), str(path))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        with open(str(path), "xb") as file:  # Some mounted drives have no links.
+            file.write(content)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
 
 
 def read_json(uri: str):
@@ -146,8 +171,7 @@ def making(path):
 def whole_file(path):
     """Yield a temporary name beside a local ``path``. At the end, the file gets the name ``path``."""
     path = Path(path)
-    # Threads and processes may write the same file at once.
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
+    part = _part_of(path)
     with making(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()
@@ -173,7 +197,7 @@ def whole_folder(folder, names: list):
     stay. A folder that has only other files is refused.
     """
     folder = Path(folder)
-    part = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.part")
+    part = _part_of(folder)
     with making(folder):
         part.mkdir(parents=True)
     try:

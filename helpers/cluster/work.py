@@ -27,14 +27,13 @@ from concurrent.futures import ThreadPoolExecutor
 from helpers import DamagedFile, InputError
 from helpers.cluster import adapter
 from helpers.credentials import credentials, use
-from helpers.files import NOT_JSON, filesystem, is_damage, remove, room, write_whole
+from helpers.files import NOT_JSON, filesystem, is_damage, remove, remove_parts, room, write_whole
 from helpers.uri import join, shown
 
 # Files that a job has written and may remove. Their names end in a unit's hash.
 _OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
-_PART = re.compile(r"\.([0-9a-f]{20})\.parquet\.[0-9a-f]{8}\.part")
 _FACTS = b"unit"
-# Threads that read footers at the same time: over a network, reading a footer is mostly waiting.
+# Threads that read footers at the same time.
 _THREADS = 16
 _LOOK_S = 0.5
 # A task takes this part of its slot's share of the units that are left (guided self-scheduling, Polychronopoulos and
@@ -76,19 +75,25 @@ WRITE_AGAIN = "Write it again and run the same command."
 
 
 @contextlib.contextmanager
+def damage_told(folder: str, file: str = "a file", advice: str = WRITE_AGAIN):
+    """Turn the error of a damaged or missing file into a DamagedFile."""
+    try:
+        yield
+    except Exception as error:
+        if not is_damage(error):
+            raise
+        raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. {advice}"
+                          ) from error
+
+
+@contextlib.contextmanager
 def opened(uri: str, advice: str = WRITE_AGAIN, **options):
     """A ``pyarrow.parquet.ParquetFile``; if the file is damaged or missing, a DamagedFile with ``advice``."""
     import pyarrow.parquet as pq
     system, path = filesystem(uri)
-    try:
-        with system.open(path, "rb") as file:
-            yield pq.ParquetFile(file, **options)
-    except Exception as error:
-        if not is_damage(error):
-            raise
-        folder, _, file = shown(uri).rpartition("/")
-        raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. {advice}"
-                          ) from error
+    folder, _, name = shown(uri).rpartition("/")
+    with damage_told(folder, name, advice), system.open(path, "rb") as file:
+        yield pq.ParquetFile(file, **options)
 
 
 def footer(uri: str, advice: str = WRITE_AGAIN):
@@ -113,8 +118,13 @@ def facts(uri: str, names, advice: str = WRITE_AGAIN) -> dict:
         return dict(facts_in(found) or {}, rows=found.num_rows)
 
     names = sorted(names)
+    return dict(zip(names, in_threads(look, names)))
+
+
+def in_threads(function, items) -> list:
+    """A function's results for items, computed at the same time: over a network, reading footers is mostly waiting."""
     with ThreadPoolExecutor(_THREADS) as threads:
-        return dict(zip(names, threads.map(look, names)))
+        return list(threads.map(function, items))
 
 
 def run(spark, units: dict, work, uri: str, watch=None, tasks=None) -> Done:
@@ -248,16 +258,13 @@ def _watching(watch, uri, wanted):
 
 
 def keep_only(uri: str, wanted, folders=("",)):
-    """Remove old files from some folders after a job: units that are no longer in its list, and half-written files of
-    killed writers if the unit is done. Keep all files that no job has written."""
+    """Remove old files from some folders after a job: units that are no longer in its list, and half-written files.
+    Keep all files that no job has written."""
     wanted = set(wanted)
+    remove_parts(uri)
     for folder in folders:
         inside = join(uri, folder) if folder else uri
-        system, path = filesystem(inside)
-        for file in system.find(path, maxdepth=1):
-            left = _PART.fullmatch(file.rpartition("/")[2])
-            if left and system.exists(join(path, left[1] + ".parquet")):
-                remove(join(inside, left[0]))
+        remove_parts(inside)
         for name in names(inside):
             file = join(inside, name + ".parquet")
             with contextlib.suppress(DamagedFile):

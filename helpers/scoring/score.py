@@ -53,7 +53,7 @@ def units(uri: str, parts: list, model: str, engine: str):
     for part in parts:
         files, unreadable = store.files(uri, part)
         damaged += unreadable
-        folder = _folder(part)
+        folder = store.partition_name(part)
         for file in files:
             for group, tiles in enumerate(file["rows"]):
                 if not tiles:
@@ -174,7 +174,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
         engine_ms=_measured.get((adapter.application(spark), bundle.checksum), {}), units=sorted({*wanted, *kept}),
         scored_now=done.rows, seconds=round(seconds, 2), tiles_per_second=round(done.rows / seconds, 1),
         slots=adapter.slots(spark), slot_seconds={
-            stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(_folder, chosen))
+            stage: round(done.seconds.get(stage, 0), 2) for stage in STAGES}), map(store.partition_name, chosen))
     log.info("job ended table=%s tiles=%d scored_now=%d seconds=%.1f", shown(predictions_uri), counted["tiles"],
              done.rows, seconds)
     return tiles
@@ -214,18 +214,14 @@ def _chosen(stored, uri, county, years):
     return chosen
 
 
-def _folder(part):
-    return f"county={part['county']}/year={part['year']}"
-
-
 def _kept(predictions_uri, tiles_uri, stored, chosen):
     """Units of a finished table in counties and years that this job does not score."""
     before = table.manifest(predictions_uri) or {"units": []}
-    lacking = {name.rpartition("/")[0] for name in before["units"]} - set(map(_folder, stored))
+    lacking = {name.rpartition("/")[0] for name in before["units"]} - set(map(store.partition_name, stored))
     if lacking:
         raise InputError(f"expected a table of the tiles in {shown(tiles_uri)} at {shown(predictions_uri)}, got one "
                          f"that also has {min(lacking)}, which the store lacks. Choose another folder.")
-    return {name for name in before["units"] if name.rpartition("/")[0] not in set(map(_folder, chosen))}
+    return {name for name in before["units"] if name.rpartition("/")[0] not in set(map(store.partition_name, chosen))}
 
 
 def _run(spark, wanted, bundle, engine, uri, partitions):

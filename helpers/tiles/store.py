@@ -4,9 +4,7 @@ A folder is finished when it holds ``_manifest.json``, which is written last. If
 belong to the county and year. Without the list, all Parquet files of the folder do.
 """
 
-import json
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import pandas as pd
 import pyarrow as pa
@@ -15,7 +13,7 @@ import pyarrow.dataset as ds
 
 from helpers import DamagedFile, InputError
 from helpers.cluster import work
-from helpers.files import NOT_JSON, changed, filesystem, remove, write_json
+from helpers.files import NOT_JSON, changed, filesystem, read_json, remove, write_json
 from helpers.land.classes import CLASS_NAMES
 from helpers.tiles.pictures import CODEC, digest
 from helpers.uri import join, shown
@@ -34,15 +32,18 @@ TABLE = "_table.json"
 _MANIFEST_NAME = re.compile(rf"county=[^/]+/year=[^/]+/{re.escape(MANIFEST)}")
 # A county gets about 16 files or more, each of up to 1,024 tiles. A small county gets fewer, each of up to 32 tiles.
 _FILES, _MOST_TILES, _FEWEST_TILES = 16, 1024, 32
-# Threads that read footers: over a network, reading one is mostly waiting.
-_THREADS = 16
 # No UTF-8 text sorts after this.
 _LAST = b"\xff"
 
 
+def partition_name(part: dict) -> str:
+    """The folder of a county and year (its manifest) in a tile store or a prediction table."""
+    return f"county={part['county']}/year={part['year']}"
+
+
 def partition_folder(uri: str, county: str, year: int) -> str:
     """The folder of a store that holds the tiles of a county and year."""
-    return join(uri, f"county={county}", f"year={year}")
+    return join(uri, partition_name({"county": county, "year": year}))
 
 
 def unit_tiles(tiles: int) -> int:
@@ -71,9 +72,10 @@ def manifest(uri: str, county: str, year: int, required=()) -> dict:
 
 def _read(uri):
     """The manifest at a URI, None if there is none. An InputError reports one that is cut off or lacks a fact."""
-    system, path = filesystem(uri)
     try:
-        facts = json.loads(system.cat_file(path).decode())
+        facts = read_json(uri)
+        if facts is None:
+            return None
         county, year, tiles, names = (facts[name] for name in ("county", "year", "tiles", "classes"))
         files = facts.get("files", [])
         if ([f"county={county}", f"year={year}"] == uri.split("/")[-3:-1]
@@ -81,8 +83,6 @@ def _read(uri):
                 and all(isinstance(name, str) for name in names + files) and "/" not in "".join(files)):
             return facts
         came = "one with other kinds of values"
-    except (FileNotFoundError, NotADirectoryError):
-        return None
     except KeyError as error:
         came = f"one without {error}"
     except (*NOT_JSON, ValueError, TypeError):
@@ -174,10 +174,9 @@ def files(uri: str, part: dict) -> tuple:
         except DamagedFile:
             return None
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        looks = dict(zip(listed, threads.map(look, listed)))
+    looks = dict(zip(listed, work.in_threads(look, listed)))
     found = [one for one in looks.values() if one]
-    damaged = [f"county={part['county']}/year={part['year']}/{name}" for name in looks if not looks[name]]
+    damaged = [join(partition_name(part), name) for name in looks if not looks[name]]
     tiles = sum(sum(one["rows"]) for one in found)
     if not damaged and tiles != part["tiles"]:
         raise InputError(f"expected {part['tiles']:,} tiles of county {part['county']}, year {part['year']} in the "
@@ -228,8 +227,8 @@ def _double(ranges):
         last = max(last or (b"",), (last_id, uri, group))
     if not to_read:
         return None
-    with ThreadPoolExecutor(_THREADS) as threads:
-        ids = pa.chunked_array([chunk for found in threads.map(_ids, to_read.items()) for chunk in found], pa.string())
+    found = work.in_threads(_ids, to_read.items())
+    ids = pa.chunked_array([chunk for chunks in found for chunk in chunks], pa.string())
     # Sorted, five million ids take 0.3 GB; a hash table would take 1 GB.
     ids = ids.combine_chunks().take(pc.sort_indices(ids))
     at = pc.index(pc.equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1))), True).as_py()
@@ -259,9 +258,11 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
         condition &= ds.field(name) == asked[name]
     for part in stored:
         if county in (None, part["county"]) and year in (None, part["year"]):
-            system, folder = filesystem(partition_folder(uri, part["county"], part["year"]))
-            files = ds.dataset([join(folder, name) for name in _listed(uri, part)], SCHEMA, "parquet", system)
-            frame = files.to_table(columns=wanted, filter=condition).to_pandas()
+            folder = partition_folder(uri, part["county"], part["year"])
+            system, path = filesystem(folder)
+            with work.damage_told(shown(folder)):
+                files = ds.dataset([join(path, name) for name in _listed(uri, part)], SCHEMA, "parquet", system)
+                frame = files.to_table(columns=wanted, filter=condition).to_pandas()
             frames.append(frame.assign(county=part["county"], year=part["year"]).sort_values("tile_id"))
     frames = [frame for frame in frames if len(frame)]
     if not frames:

@@ -80,6 +80,7 @@ def test_batches_give_every_tile_once_each_time_in_another_order(tiles, monkeypa
     assert all((by_number[0][n] != by_number[1][n]).any() for n in numbers)
     plain = np.concatenate([some.numpy() for some in retraining.batches(pictures)])
     assert (plain == pictures).all()
+    assert data.options().autotune.enabled is False  # Its thread would delay the end of the data.
 
 
 def test_features_of_several_seeds_stand_one_after_another(tiles, backbone):

@@ -97,6 +97,18 @@ def test_other_readers_open_it_as_a_partitioned_table(spark, model, pile):
                       "where county = 'pile'").fetchall() == [(TILES,)]
 
 
+def test_other_readers_and_a_countys_code(spark, tmp_path):
+    """As the README says."""
+    folder = tmp_path / "table" / "county=08069" / "year=2016"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"tile_id": ["a"]}), folder / "a.parquet")
+    assert list(pd.read_parquet(tmp_path / "table")["county"].astype(int)) == [8069]
+    assert spark.read.parquet(str(tmp_path / "table")).first()["county"] == 8069
+    duckdb = pytest.importorskip("duckdb")
+    assert duckdb.sql(f"select county from read_parquet('{folder.parent.parent}/*/*/*.parquet', "
+                      "hive_partitioning = true)").fetchall() == [("08069",)]
+
+
 def test_new_tiles_alone_are_scored(spark, model, pile):
     folder = pile.own_files()
     _, before = pile.score(spark, model)
