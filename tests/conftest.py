@@ -26,6 +26,14 @@ def is_loopback(host):
     return host in ("localhost", "::1", "0.0.0.0", "") or host.startswith("127.")
 
 
+@pytest.fixture
+def nobody(monkeypatch):
+    """An environment without credentials for storage."""
+    from helpers.credentials import TOKEN_FILE, VARIABLES
+    for name in VARIABLES + (TOKEN_FILE,):
+        monkeypatch.delenv(name, raising=False)
+
+
 @pytest.fixture(scope="session")
 def spark():
     """The one Spark session of all tests, on two cores of this machine."""
