@@ -52,6 +52,12 @@ def one_sentence(error, *parts):
     return text
 
 
+def run_keras(network, inputs):
+    """Outputs of a network, without compiling it: a test uses each only once or twice."""
+    outputs = network(inputs, training=False)
+    return [o.numpy() for o in outputs] if isinstance(outputs, (list, tuple)) else outputs.numpy()
+
+
 def session(model):
     """ONNX Runtime's session of a file or a ``ModelProto``."""
     return onnxruntime.InferenceSession(str(model) if isinstance(model, (str, Path)) else model.SerializeToString(),

@@ -10,6 +10,7 @@ from PIL import Image
 import networks
 from helpers import InputError
 from helpers.model import backbones
+from networks import run_keras
 
 # Keras writes its files through an interface that NumPy 2 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -25,12 +26,6 @@ def one_sentence(error):
     text = networks.one_sentence(error)
     assert re.search(r"mobilenet|git checkout|Correct it|Leave the option out", text)
     return text
-
-
-def run(network, inputs):
-    """Outputs of a network, without compiling it: a test uses each only once or twice."""
-    outputs = network(inputs, training=False)
-    return [o.numpy() for o in outputs] if isinstance(outputs, (list, tuple)) else outputs.numpy()
 
 
 # The embedded network
@@ -58,17 +53,17 @@ def test_the_embedded_network_names_two_photographs(real_data, mobilenet):
     classifier = np.load(real_data / "weights" / "mobilenet_v1_logits.npz", allow_pickle=False)
     pictures = np.stack([np.asarray(Image.open(real_data / "weights" / name).convert("RGB").resize((224, 224), 2))
                          for name in ("espresso.jpg", "african_bush_elephant.jpg")]).astype(np.float32)
-    logits = run(mobilenet[1], pictures)[:, -1024:] @ classifier["W"] + classifier["b"]
+    logits = run_keras(mobilenet[1], pictures)[:, -1024:] @ classifier["W"] + classifier["b"]
     best = np.argsort(logits)[:, ::-1] - 1
     assert best[0, 0] == 967 and set(best[1, :2]) == {101, 386}
-    wrong = run(mobilenet[1], pictures / 255)[:, -1024:] @ classifier["W"] + classifier["b"]
+    wrong = run_keras(mobilenet[1], pictures / 255)[:, -1024:] @ classifier["W"] + classifier["b"]
     assert wrong[0].argmax() - 1 != 967
 
 
 def test_float16_changes_features_by_a_hundredth_at_most(real_data, aerial, mobilenet):
     file = backbones.get(real_data / "weights" / "mobilenet_v1_1.0_224_imagenet.keras")
     tiles = aerial[0][::40].astype(np.float32)
-    exact, rounded = run(file.build(), tiles), run(mobilenet[1], tiles)
+    exact, rounded = run_keras(file.build(), tiles), run_keras(mobilenet[1], tiles)
     assert np.linalg.norm(exact - rounded) <= 0.01 * np.linalg.norm(exact)
 
 
@@ -87,10 +82,10 @@ def test_one_damaged_byte_is_refused(tmp_path, monkeypatch):
 
 
 def test_untrained_depends_on_the_seed_and_nothing_else(some_pictures, mobilenet):
-    one, same, other = (run(backbones.get("mobilenet", untrained=True, seed=s).build(), some_pictures)
+    one, same, other = (run_keras(backbones.get("mobilenet", untrained=True, seed=s).build(), some_pictures)
                         for s in (1, 1, 2))
     np.testing.assert_allclose(one, same, rtol=1e-3, atol=1e-4)
-    assert np.abs(one - other).max() > 0.1 and np.abs(one - run(mobilenet[1], some_pictures)).max() > 0.1
+    assert np.abs(one - other).max() > 0.1 and np.abs(one - run_keras(mobilenet[1], some_pictures)).max() > 0.1
 
 
 def _depthwise(keras, x):
@@ -122,7 +117,7 @@ def test_activations_of_random_weights_neither_vanish_nor_explode(body, tmp_path
     pictures = np.random.default_rng(0).uniform(0, 255, (8, 64, 64, 3)).astype(np.float32)
     network = backbones.get(f"{tmp_path}/mine.keras#preprocessing=tf", untrained=True).build()
     maps = [layer.output for layer in network.layers if len(layer.output.shape) == 4][2:]
-    sizes = [np.sqrt((value ** 2).mean()) for value in run(keras.Model(network.input, maps), pictures)]
+    sizes = [np.sqrt((value ** 2).mean()) for value in run_keras(keras.Model(network.input, maps), pictures)]
     assert 0.1 < min(sizes) and max(sizes) < 40, sizes
 
 
@@ -135,7 +130,7 @@ def test_our_preprocessing_equals_keras(name, some_pictures):
     ours = keras.Model(pictures, backbones._preprocessed(pictures, backbones.PREPROCESSING[name]))
     theirs = some_pictures if name == "none" else keras.applications.imagenet_utils.preprocess_input(
         some_pictures.copy(), mode=name)
-    np.testing.assert_allclose(run(ours, some_pictures), theirs, atol=1e-4)
+    np.testing.assert_allclose(run_keras(ours, some_pictures), theirs, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +154,8 @@ def test_a_file_of_ones_own_sees_what_its_preprocessing_says(small_file, some_pi
     bgr = keras.applications.resnet50.preprocess_input(some_pictures.copy())
     for suffix, pixels in (("", bgr), ("#preprocessing=caffe", bgr), ("#preprocessing=none", some_pictures)):
         backbone = backbones.get(str(path) + suffix)
-        maps = run(model, pixels).mean(axis=(1, 2))
-        features = run(backbone.build(), some_pictures)
+        maps = run_keras(model, pixels).mean(axis=(1, 2))
+        features = run_keras(backbone.build(), some_pictures)
         assert features.shape == (2, 10) and backbone.name == "mine.keras"
         np.testing.assert_allclose(features[:, 4:], maps, rtol=1e-3, atol=1e-3)
         assert [layer.name for layer in backbone.last_stage(backbone.build())][0] == "conv4_block1_1_conv"
@@ -175,92 +170,13 @@ def test_a_checksum_given_with_the_path_is_verified(small_file):
     one_sentence(error)
 
 
-def classifier(keras, inputs, channels=8, classes=5):
-    """A small classifier of the usual form, with a branch in its last stage."""
-    x = keras.layers.Conv2D(channels, 3, 2, padding="same", activation="relu", name="first")(inputs)
-    x = keras.layers.Conv2D(channels, 3, 2, padding="same", activation="relu", name="before")(x)
-    x = keras.layers.ZeroPadding2D(1)(x)
-    x = keras.layers.Conv2D(channels, 3, 2, name="halved")(x)
-    y = keras.layers.Conv2D(channels, 1, name="branch")(x)
-    x = keras.layers.Activation("relu", name="last")(keras.layers.Add(name="joined")([x, y]))
-    x = keras.layers.Dropout(0.5)(keras.layers.GlobalAveragePooling2D()(x))
-    return keras.layers.Dense(classes, activation="softmax", name="classes")(x)
-
-
-@pytest.fixture(params=["functional", "sequential", "nested", "twice nested", "any size", "class maps"])
-def classifier_file(request, tmp_path):
-    """A classifier's file, with the names of the layers that it should be cut at, and the picture's size."""
-    import keras
-    keras.utils.set_random_seed(0)
-    px, names = 96, ["before", "last"]
-    inputs = keras.Input((px, px, 3))
-    if request.param == "sequential":
-        layers = [keras.layers.Conv2D(8, 3, 4, name="before"), keras.layers.Conv2D(8, 3, 2, name="last"),
-                  keras.layers.Flatten(), keras.layers.Dense(5)]
-        model = keras.Sequential([inputs, *layers])
-    elif request.param == "any size":
-        inputs, px = keras.Input((None, None, 3)), 224
-        model = keras.Model(inputs, classifier(keras, inputs))
-    elif request.param == "class maps":
-        x = keras.layers.Conv2D(8, 3, 4, name="before")(inputs)
-        x = keras.layers.Conv2D(8, 3, 2, name="last")(x)
-        x = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(5, 1, name="one_each")(x))
-        model = keras.Model(inputs, keras.layers.Softmax()(x))
-    else:
-        model = keras.Model(inputs, classifier(keras, inputs), name="inner")
-        if request.param != "functional":
-            model = keras.Sequential([keras.Input((px, px, 3)), keras.layers.RandomFlip(), model,
-                                      keras.layers.Dense(3)])
-        if request.param == "twice nested":
-            outer = keras.Input((px, px, 3))
-            model = keras.Model(outer, keras.layers.Dense(2)(model(outer)))
-    model.save(tmp_path / "mine.keras")
-    return tmp_path / "mine.keras", model, names, px
-
-
-def _layers_in(model):
-    return [one for layer in model.layers for one in (_layers_in(layer) if hasattr(layer, "layers") else [layer])]
-
-
-def test_any_classifier_is_cut_at_its_last_maps(classifier_file):
-    import keras
-    path, model, names, px = classifier_file
-    backbone = backbones.get(f"{path}#preprocessing=none")
-    network = backbone.build()
-    assert network.input_shape == (None, px, px, 3)
-    pictures = np.random.default_rng(0).uniform(0, 255, (2, px, px, 3)).astype(np.float32)
-    maps = run(keras.Model(network.input, [network.get_layer(name).output for name in names]), pictures)
-    np.testing.assert_allclose(run(network, pictures), np.concatenate([m.mean(axis=(1, 2)) for m in maps], axis=1),
-                               rtol=1e-4, atol=1e-4)
-    last_stage = [layer.name for layer in backbone.last_stage(network)]
-    assert names[0] not in last_stage and names[1] in last_stage and "first" not in last_stage
-    # The copy has the weights of the file.
-    theirs = {layer.name: layer.get_weights() for layer in _layers_in(model)}
-    for name in names:
-        assert all((a == b).all() for a, b in zip(network.get_layer(name).get_weights(), theirs[name]))
-
-
-def test_the_user_may_name_the_layers(tmp_path):
-    import keras
-    inputs = keras.Input((96, 96, 3))
-    keras.Model(inputs, classifier(keras, inputs)).save(tmp_path / "mine.keras")
-    pictures = np.zeros((1, 96, 96, 3), np.float32)
-    for layers, width in (("first", 8), ("before+last", 16), ("last+before", 16), ("classes", 5)):
-        network = backbones.get(f"{tmp_path}/mine.keras#layer={layers}&preprocessing=tf").build()
-        assert run(network, pictures).shape == (1, width)
-    for layers in ("third", "first+third", "first+before+last"):
-        with pytest.raises(InputError, match=re.escape(layers)) as error:
-            backbones.get(f"{tmp_path}/mine.keras#layer={layers}").build()
-        assert "joined and last" in one_sentence(error)
-
-
 def test_a_network_that_rescales_its_pixels_gets_them_as_they_are(tmp_path, some_pictures):
     import keras
     path = tmp_path / "mine.keras"
     keras.Sequential([keras.Input((224, 224, 3)), keras.layers.Rescaling(1 / 255),
                       keras.layers.Conv2D(5, 3, 16)]).save(path)
-    plain = run(backbones.get(path).build(), some_pictures)
-    np.testing.assert_array_equal(plain, run(backbones.get(f"{path}#preprocessing=none").build(), some_pictures))
+    plain = run_keras(backbones.get(path).build(), some_pictures)
+    np.testing.assert_array_equal(plain, run_keras(backbones.get(f"{path}#preprocessing=none").build(), some_pictures))
     with pytest.raises(InputError, match="rescales its pixels itself") as error:
         backbones.get(f"{path}#preprocessing=tf").build()
     one_sentence(error)
@@ -272,7 +188,7 @@ def test_a_network_of_one_stage_is_fine_tuned_as_a_whole(tmp_path, some_pictures
     keras.Sequential([keras.Input((224, 224, 3)), keras.layers.Conv2D(5, 3, 16)]).save(path)
     backbone = backbones.get(path)
     network = backbone.build()
-    assert run(network, some_pictures).shape == (2, 5)
+    assert run_keras(network, some_pictures).shape == (2, 5)
     assert backbone.last_stage(network) == network.layers
 
 
@@ -343,8 +259,8 @@ def test_resnet50_from_a_file_of_weights_equals_keras(tmp_path, some_pictures):
     network = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(224, 224, 3), pooling="avg")
     network.save_weights(tmp_path / "mine.weights.h5")
     backbone = backbones.get(tmp_path / "mine.weights.h5")
-    features = run(backbone.build(), some_pictures)
-    expected = run(network, keras.applications.resnet50.preprocess_input(some_pictures.copy()))
+    features = run_keras(backbone.build(), some_pictures)
+    expected = run_keras(network, keras.applications.resnet50.preprocess_input(some_pictures.copy()))
     assert features.shape == (2, 1024 + 2048)
     np.testing.assert_allclose(features[:, 1024:], expected, rtol=1e-3, atol=1e-4)
     (tmp_path / "broken.weights.h5").write_bytes(b"no weights")
