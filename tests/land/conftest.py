@@ -1,8 +1,10 @@
-"""The sample counties on the disk and behind servers, as the catalogue of the whole country."""
+"""The sample counties on the disk and behind servers, as the catalogue of the whole country; a county of one's own."""
 
+import geopandas
 import pystac
 import pytest
 
+import scenes as drawn
 import servers
 from helpers.land import catalog, downloads
 
@@ -14,6 +16,21 @@ def own_home(tmp_path, monkeypatch):
     monkeypatch.setenv("TUTORIAL_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(downloads, "BACKOFF_S", 0.02)
     monkeypatch.setattr(downloads, "_tokens", {})
+
+
+@pytest.fixture
+def use(tmp_path, monkeypatch):
+    """Write a boundary file of one county, and set it."""
+    monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"http://127.0.0.1:{servers.free_port()}/c.zip")
+    monkeypatch.setattr(downloads, "TRIES", 1)
+
+    def write(name="own.geojson", geometry=drawn.county_boundary(), **columns):
+        path = tmp_path / name
+        geopandas.GeoDataFrame({key: [value] for key, value in columns.items()}, geometry=[geometry],
+                               crs=4326).to_file(path)
+        monkeypatch.setenv("TUTORIAL_COUNTIES", str(path))
+        return path
+    return write
 
 
 @pytest.fixture
