@@ -89,7 +89,7 @@ class Proxy:
     ----------
     fault : callable or None
         Given method and path; returns None, ``"busy"`` (503, come back in a second), ``"cut"`` (half of the answer's
-        body, then the end), ``"drop"`` (no answer).
+        body, then the end), ``"drop"`` (neither done nor answered), ``"lost"`` (done, but not answered).
     faults : list of str
         Those it made, in order.
     requests : list of tuple
@@ -127,6 +127,9 @@ class Proxy:
                 inner.request(self.command, self.path, body, dict(self.headers))
                 answer = inner.getresponse()
                 content = answer.read()
+                if fault == "lost":
+                    self.close_connection = True
+                    return
                 self.send_response_only(answer.status, answer.reason)
                 for name, value in answer.getheaders():
                     if name.lower() not in ("transfer-encoding", "connection", "content-length"):

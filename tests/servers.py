@@ -291,3 +291,19 @@ def wcs(years, folder, timed=None):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def winners(create, tries=8):
+    """Numbers of the threads that create a file, of some that try it at the same moment."""
+    begin, found = threading.Barrier(tries), []
+
+    def try_it(number):
+        begin.wait()
+        with contextlib.suppress(FileExistsError):
+            create(number)
+            found.append(number)
+
+    threads = [threading.Thread(target=try_it, args=(number,)) for number in range(tries)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return found

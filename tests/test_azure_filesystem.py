@@ -1,6 +1,5 @@
 """Azure storage, rehearsed on Azurite: stores, bundles and tables on ``abfs://``, and all that a network can do."""
 
-import threading
 import time
 
 import pyarrow as pa
@@ -13,11 +12,12 @@ from helpers import InputError
 from helpers.credentials import TOKEN_FILE, VARIABLES
 from helpers.model import bundle
 from helpers.files import create, filesystem, write_whole
-from helpers.scoring import score as scoring
+from helpers.scoring import score as scoring, table
 from helpers.tiles import store as tilestore
 from helpers.uri import join
 from helpers.scoring.table import read, summary
 from helpers.tiles.folder import write_images
+from servers import winners
 
 TILES = 90
 
@@ -279,35 +279,24 @@ def test_a_container_that_is_not_there_is_one_sentence(model):
 
 
 def test_one_of_many_creates_a_file(uri):
-    begin, got = threading.Barrier(8), []
-
-    def try_it(number):
-        begin.wait()
-        try:
-            create(uri + "/_table.json", str(number).encode())
-            got.append(number)
-        except FileExistsError:
-            pass
-
-    threads = [threading.Thread(target=try_it, args=(number,)) for number in range(8)]
-    [thread.start() for thread in threads]
-    [thread.join() for thread in threads]
+    (winner,) = winners(lambda number: create(uri + "/_table.json", str(number).encode()))
     system, path = filesystem(uri + "/_table.json")
-    assert len(got) == 1 and system.cat_file(path) == str(got[0]).encode()
+    assert system.cat_file(path) == str(winner).encode()
 
 
 def test_an_answer_that_got_lost_is_no_other_job(azure, uri):
-    """The file was made, the connection died before the answer: the second try meets the job's own file."""
+    """The table was begun, the connection died before the answer: the second try meets the job's own file."""
     lost = []
 
     def fault(method, path):
         if method == "PUT" and "_table.json" in path and not lost:
             lost.append(path)
-            return "cut"  # Half of an empty answer, and the end of the connection.
+            return "lost"
         return None
 
     azure.proxy.fault = fault
-    create(uri + "/_table.json", b"mine")
-    assert lost
-    with pytest.raises(FileExistsError):
-        create(uri + "/_table.json", b"another's")
+    table.begin(uri, "m", "e", ["a"])
+    assert azure.proxy.faults == ["lost"]
+    table.begin(uri, "m", "e", ["a"])
+    with pytest.raises(InputError, match="got one of model m and engine e"):
+        table.begin(uri, "m", "another", ["a"])

@@ -189,3 +189,14 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(monkeypatc
     monkeypatch.undo()
     storage.write_whole(uri, b"new")
     assert system.cat_file(path) == b"new" and system.find("/kept") == [path]
+
+
+def test_a_file_is_created_once_on_a_drive_without_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage.create(tmp_path / "table.json", b"mine")
+    with pytest.raises(FileExistsError):
+        storage.create(tmp_path / "table.json", b"another's")
+    assert (tmp_path / "table.json").read_bytes() == b"mine" and os.listdir(tmp_path) == ["table.json"]

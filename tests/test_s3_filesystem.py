@@ -12,13 +12,13 @@ import pytest
 import tiny
 from helpers import InputError
 from helpers.credentials import VARIABLES
-from helpers.files import filesystem, write_whole
+from helpers.files import create, filesystem, write_whole
 from helpers.model import bundle
 from helpers.scoring import score as scoring
 from helpers.scoring.table import read, summary
 from helpers.tiles import store as tilestore
 from helpers.tiles.folder import write_images
-from servers import free_port, wait_for
+from servers import free_port, wait_for, winners
 
 TILES = 90
 
@@ -207,3 +207,9 @@ def test_without_keys_one_sentence_names_the_variables(monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     secretly(lambda: tilestore.partitions("s3://tutorial/tiles"),
              "expected to be allowed to use s3://tutorial, got NoCredentialsError. Set AWS_ACCESS_KEY_ID and")
+
+
+def test_one_of_many_creates_a_file(uri):
+    (winner,) = winners(lambda number: create(uri + "/_table.json", str(number).encode()))
+    system, path = filesystem(uri + "/_table.json")
+    assert system.cat_file(path) == str(winner).encode()

@@ -160,10 +160,12 @@ def test_only_files_of_units_that_nobody_wants_are_removed(whole, tmp_path):
     # What killed writers leave: the first one's unit is done, the second's is not.
     for unit in (Path(kept).name, "f" * 20):
         (folder / f".{unit}.parquet.01234567.part").write_text("half")
+    for name in ("notes.txt", ".notes.txt.01234567.part"):  # At the top too.
+        (tmp_path / "out" / name).write_text("theirs")
     work.keep_only(str(tmp_path / "out"), set(UNITS) - {unwanted}, toy.FOLDERS)
     assert set(toy.files(tmp_path / "out")) == {f"{name}.parquet" for name in UNITS if name != unwanted} | {
         f"{toy.FOLDERS[0]}/{name}" for name in [*others, "notes.txt", f".{'f' * 20}.parquet.01234567.part"]} | {
-        f"elsewhere/{'1' * 20}.parquet"}
+        f"elsewhere/{'1' * 20}.parquet", "notes.txt"}
 
 
 def test_a_full_disk_is_one_sentence_and_the_rest_is_done_when_there_is_room(spark, whole, mount_small_disk):

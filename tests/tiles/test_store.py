@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny
-from helpers import InputError
+from helpers import DamagedFile, InputError
 from helpers.cluster import work
 from helpers.scoring import score, table
 from helpers.tiles import store
@@ -105,6 +105,9 @@ def test_damaged_files_are_listed_apart(own, damage):
     files, damaged = own.files(files=[f"part-{i}.parquet" for i in range(3)])
     assert damaged == ["county=99001/year=2010/part-1.parquet"]
     assert [one["name"] for one in files] == ["part-0.parquet", "part-2.parquet"]
+    if damage != "gone":  # Without a list in the manifest, nobody misses a file.
+        with pytest.raises(DamagedFile, match="expected the files of .*/year=2010 to be unchanged, but a file is"):
+            store.read(own.uri, columns=["tile_id"])
 
 
 @pytest.mark.parametrize("changed, got", [
