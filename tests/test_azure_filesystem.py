@@ -262,7 +262,7 @@ def test_a_token_that_expires_in_mid_job_keeps_what_is_done(spark, azure, uri, p
     gone = {units[name]["uri"] for name in late}
     monkeypatch.setattr(scoring, "score_unit", with_a_token_that_expires)
     with pytest.raises(InputError, match="expected a token that is valid for .*, got one that expired"):
-        scoring.score(spark, uri + "/tiles", model, uri + "/table", partitions=1)
+        scoring.score(spark, uri + "/tiles", model, uri + "/table", tasks=1)
     monkeypatch.undo()
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
     done = parquet(uri + "/table")

@@ -157,7 +157,7 @@ def test_keys_that_end_in_mid_job_keep_what_is_done(spark, uri, pictures, model,
     with monkeypatch.context() as patch, pytest.raises(
             InputError, match="expected to be allowed to use s3://tutorial, got (403|Signature)"):
         patch.setattr(scoring, "score_unit", with_a_key_that_ends)
-        scoring.score(spark, uri + "/tiles", model, uri + "/table", partitions=1, engine="onnxruntime")
+        scoring.score(spark, uri + "/tiles", model, uri + "/table", tasks=1, engine="onnxruntime")
     kept = done(uri)
     assert 0 < len(kept) < len(units)
     scoring.score(spark, uri + "/tiles", model, uri + "/table", engine="onnxruntime")

@@ -131,7 +131,7 @@ def ship(spark, bundle) -> str:
 
 
 def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fastest", county=None, years=None,
-          partitions=None, replace: bool = False) -> int:
+          tasks=None, replace: bool = False) -> int:
     """Score in parallel the tiles of a store that have no row in a prediction table yet.
 
     If a job was stopped, the same call continues it. If the store has grown or changed, the job scores the new tiles
@@ -140,7 +140,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     Parameters
     ----------
     county, years : score only these; rows of others stay in the table.
-    partitions : Spark tasks that share the units; the default is that of ``work.run``.
+    tasks : Spark tasks that share the units; the default is that of ``work.run``.
     replace : delete a table of another model or engine first. Without it, such a table is refused.
 
     Returns
@@ -148,8 +148,8 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
     The number of rows of the chosen tiles; ``table.summary`` says how many of them were scored now.
     """
     started, tiles_uri, predictions_uri = time.monotonic(), absolute(tiles_uri), absolute(predictions_uri)
-    if partitions is not None and not partitions >= 1:
-        raise InputError(f"expected 1 partition or more, got {partitions}. Leave it out, or give more.")
+    if tasks is not None and not tasks >= 1:
+        raise InputError(f"expected 1 task or more, got {tasks}. Leave it out, or give more.")
     stored = store.partitions(tiles_uri)
     chosen = _chosen(stored, tiles_uri, county, years)
     if engine == "fastest":  # An unfinished table keeps its engine, even if the job continues on another machine.
@@ -164,7 +164,7 @@ def score(spark, tiles_uri: str, bundle, predictions_uri: str, engine: str = "fa
         raise InputError(f"expected tiles to score in {shown(tiles_uri)}, got none. Write the tiles again.")
     log.info("job begins table=%s model=%s engine=%s units=%d tiles=%d", shown(predictions_uri), bundle.checksum,
              engine, len(wanted), tiles)
-    done = _run(spark, wanted, bundle, engine, predictions_uri, partitions)
+    done = _run(spark, wanted, bundle, engine, predictions_uri, tasks)
     _raise_failed(done.failed, wanted, damaged, tiles_uri)
     kept = _kept(predictions_uri, tiles_uri, stored, chosen)  # Another job may have finished other counties meanwhile.
     counted = table.count(predictions_uri, {name: unit["tiles"] for name, unit in wanted.items()}, kept, bundle.classes)
@@ -224,7 +224,7 @@ def _kept(predictions_uri, tiles_uri, stored, chosen):
     return {name for name in before["units"] if name.rpartition("/")[0] not in set(map(store.partition_name, chosen))}
 
 
-def _run(spark, wanted, bundle, engine, uri, partitions):
+def _run(spark, wanted, bundle, engine, uri, tasks):
     there = work.names(uri) & set(wanted)
     left = sum(unit["tiles"] for name, unit in wanted.items() if name not in there)
     work_on = functools.partial(score_unit, shipped=ship(spark, bundle) if left else None, model=bundle.checksum,
@@ -237,7 +237,7 @@ def _run(spark, wanted, bundle, engine, uri, partitions):
         show(sum(wanted[name]["tiles"] for name in errors), sum(errors.values()))
 
     with progress("scoring", left) as show:
-        return work.run(spark, wanted, work_on, uri, watch, partitions)
+        return work.run(spark, wanted, work_on, uri, watch, tasks)
 
 
 def _raise_failed(failed, wanted, damaged, uri):

@@ -128,7 +128,7 @@ def test_cntk_scores_on_spark(spark, trained, tmp_path):
     write_images(folder, str(tmp_path / "store"))
     tables = {}
     for name in ("cntk", "onnxruntime"):
-        assert score(spark, str(tmp_path / "store"), saved, str(tmp_path / name), name, partitions=3) == 60
+        assert score(spark, str(tmp_path / "store"), saved, str(tmp_path / name), name, tasks=3) == 60
         tables[name] = read(tmp_path / name)
         assert set(tables[name]["engine"]) == {name} and tables[name]["error_kind"].isna().all()
     assert evaluation.agreement(*tables.values()) == 1

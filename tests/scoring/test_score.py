@@ -57,10 +57,10 @@ def on_driver(store, saved, engine="onnxruntime"):
     return tiny.scored(tilestore.read(store), saved.folder, engine).sort_values("tile_id", ignore_index=True)
 
 
-@pytest.mark.parametrize("partitions", [None, 1, 2, 7])
-def test_the_same_predictions_whatever_the_partition_count(spark, model, store, tmp_path, monkeypatch, partitions):
+@pytest.mark.parametrize("tasks", [None, 1, 2, 7])
+def test_the_same_predictions_whatever_the_number_of_tasks(spark, model, store, tmp_path, monkeypatch, tasks):
     monkeypatch.chdir(tmp_path)  # The workers stay in another folder.
-    written = scoring.score(spark, os.path.relpath(store), model[0], "table", partitions=partitions)
+    written = scoring.score(spark, os.path.relpath(store), model[0], "table", tasks=tasks)
     table = read(tmp_path / "table")
     expected = on_driver(store, model[0])
     assert written == len(table) == 150 and table["tile_id"].is_unique
@@ -126,9 +126,9 @@ def test_tiles_that_are_not_in_the_store(spark, model, store, tmp_path):
         scoring.score(spark, store, model[0], str(tmp_path / "table"), county="99")
 
 
-def test_no_partition(spark, model, store, tmp_path):
-    with pytest.raises(InputError, match="expected 1 partition or more, got 0"):
-        scoring.score(spark, store, model[0], str(tmp_path / "table"), partitions=0)
+def test_no_task(spark, model, store, tmp_path):
+    with pytest.raises(InputError, match="expected 1 task or more, got 0"):
+        scoring.score(spark, store, model[0], str(tmp_path / "table"), tasks=0)
 
 
 def test_a_picture_that_many_tiles_share_is_in_memory_once(tmp_path):
