@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 
 from helpers import InputError
-from helpers.files import is_full, read_json, write_json
+from helpers.files import free_bytes, read_json, room, write_json
 from sample import catalogue, units
 
 _BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with the land around it
@@ -34,12 +34,10 @@ def draw(folder, seed: int = 0, workers: int = 2, progress=lambda line: None) ->
     """
     folder, seed = Path(folder), int(seed)
     try:
-        if not _is_finished(folder, seed):
-            _draw(folder, seed, workers, progress)
+        with room(f"the sample counties in {folder}"):
+            if not _is_finished(folder, seed):
+                _draw(folder, seed, workers, progress)
     except OSError as error:
-        if is_full(error):
-            raise InputError(f"expected room on the disk for the sample counties in {folder}, got a full one. "
-                             "Free some space and run the same command again: it goes on where it stopped.") from error
         raise InputError(f"expected a folder to draw the sample counties in, got {folder} which can't be written "
                          f"({error.strerror or error}). Give another folder, or set TUTORIAL_HOME.") from error
     if not _is_finished(folder, seed):
@@ -104,8 +102,7 @@ def _remove_leftovers(folder, seed):
 
 def _check_disk(folder, missing):
     """Refuse to begin if the disk is too small for the world."""
-    needed = sum(map(units.tiles, missing)) * _BYTES_A_TILE
-    free = shutil.disk_usage(folder).free
+    needed, free = sum(map(units.tiles, missing)) * _BYTES_A_TILE, free_bytes(folder)
     if free < needed:
         raise InputError(f"expected {needed / 1e6:,.0f} MB of free disk for the sample counties in {folder}, got "
                          f"{free / 1e6:,.0f} MB. Free some space, or set TUTORIAL_HOME to another disk.")
