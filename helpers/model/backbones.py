@@ -168,9 +168,9 @@ def _resnet50_file():
         return Path(keras.utils.get_file(RESNET50_FILE, RESNET50_URL, cache_subdir="models", file_hash=RESNET50_MD5))
     except Exception as error:  # Keras raises a plain Exception when a download fails.
         raise InputError(
-            "expected to download ResNet-50's ImageNet weights from storage.googleapis.com, got: "
-            f"{' '.join(str(error).split())[-160:]}. Give the path of a .keras or .weights.h5 file as the backbone "
-            "instead, or take the embedded default mobilenet.") from error
+            f"expected to download ResNet-50's ImageNet weights from storage.googleapis.com, got: {said(error)}. Give "
+            "the path of a .keras or .weights.h5 file as the backbone instead, or take the embedded default "
+            "mobilenet.") from error
 
 
 def _picture_px(network, name):

@@ -14,6 +14,7 @@ from helpers.files import sha256, whole_file
 from helpers.model import backbones
 from helpers.model.cntk_operations import attributes, compute
 from helpers.model.cntk_process import start_cntk
+from helpers.model.engines import said
 from helpers.runs import home
 
 # Caffe's AlexNet, as in 2017, from the ONNX model zoo.
@@ -235,6 +236,6 @@ def _read_onnx(path):
             return model
         problem = "without a network"
     except Exception as error:  # protobuf's errors differ from version to version
-        problem = f"that can't be read ({' '.join(str(error).split())[:120]})"
+        problem = f"that can't be read ({said(error)})"
     raise InputError(f"expected a whole ONNX file at {path}, got {path.stat().st_size:,} bytes {problem}. Bring the "
                      f"file again, or {_DEFAULT}")
