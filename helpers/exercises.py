@@ -16,8 +16,8 @@ def check(answer, claims: dict):
         try:
             came = "something else" if not holds(answer) else None
         except Exception as error:  # A reader's answer may be of any kind.
-            came = "{}: {}".format(type(error).__name__, error)
+            came = f"{type(error).__name__}: {error}"
         if came:
-            print("Not yet. Expected {}, got {}.".format(words, came))
+            print(f"Not yet. Expected {words}, got {came}.")
             return
     print("Right: " + "; ".join(claims) + ".")

@@ -68,7 +68,7 @@ def csv_path(text: str) -> Path:
 def write_csv(uri: str, classes: list, path: Path):
     """Write a finished prediction table as CSV, whole or not at all."""
     schema = _csv_rows(pa.RecordBatch.from_pylist([], table.SCHEMA), "", 0, classes).schema
-    header = ",".join('"{}"'.format(name.replace('"', '""')) for name in schema.names) + "\n"
+    header = '"' + '","'.join(name.replace('"', '""') for name in schema.names) + '"\n'
     with room(str(path), "Free some space and run the same command again: the table is finished."):
         with whole_file(path) as part, open(part, "wb") as file:
             file.write(header.encode("utf-8-sig"))  # Excel reads UTF-8 only after a mark.

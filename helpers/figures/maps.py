@@ -162,7 +162,7 @@ def share_map(ax: Axes, tiles: pd.DataFrame, values, title: str, ramp: Sequence[
 def percent_legend(word: str = "{}%") -> dict:
     """Names and colours of the whole numbers from 0 to 100: a legend for ``maps.files.write_map``."""
     colours = LinearSegmentedColormap.from_list("ramp", SCORE_RAMP)
-    return {n: (word.format(n), "#{:02x}{:02x}{:02x}".format(*colours(n / 100, bytes=True)[:3])) for n in range(101)}
+    return {n: (word.format(n), "#" + bytes(colours(n / 100, bytes=True)[:3]).hex()) for n in range(101)}
 
 
 def error_map(ax: Axes, tiles: pd.DataFrame, labels, predicted, title: str, *, boundary, crs: str) -> Axes:
