@@ -36,11 +36,11 @@ def temperature_as_text(temperature: float, before: float, after: float) -> str:
     """The effect of a temperature on probabilities, and on the calibration error of other tiles."""
     effect = ("leaves the probabilities nearly as they are" if 0.98 <= temperature <= 1.02 else
               f"makes the probabilities {'less' if temperature > 1 else 'more'} sure")
-    old, new = f"{before:.1%}", f"{after:.1%}"
-    change = f"stays at {old}" if old == new else f"{'falls' if after < before else 'rises'} from {old} to {new}"
-    verdict = "the probabilities became more reliable" if "falls" in change else "the network needed no correction here"
+    before, after = round(100 * before, 1), round(100 * after, 1)
+    change = "stays at" if after == before else f"{'falls' if after < before else 'rises'} from {before}% to"
+    verdict = "the probabilities became more reliable" if after < before else "the network needed no correction here"
     return (f"The temperature of {temperature:.2f} {effect}. On tiles that were not used to choose the temperature, "
-            f"the calibration error {change}: {verdict}.")
+            f"the calibration error {change} {after}%: {verdict}.")
 
 
 def reliability_as_text(name: str, scores, outcomes, true: str = "correct") -> str:

@@ -73,10 +73,10 @@ def as_text(bundle) -> str:
     facts = bundle.facts.get("judged")
     if facts is None:
         return "No faster engine was judged when this bundle was written: float32 is used."
-    lines = {name: f"refused: {one['refused']}" if one["refused"] else (
-        "allowed: {same_class:.1%} of {tiles} validation tiles get the same class as in float32, and {accuracy:.1%} "
-        "get the class of their label ({accuracy_float32:.1%} in float32).".format(**one))
-        for name, one in facts.items()}
-    if len(set(lines.values())) == 1 and "refused" in min(lines.values()):
-        return f"All faster engines are {min(lines.values())}"
-    return "\n".join(f"{name} is {line}" for name, line in lines.items())
+    reasons = {one["refused"] for one in facts.values()}
+    if len(reasons) == 1 and all(reasons):
+        return f"All faster engines are refused: {reasons.pop()}"
+    return "\n".join(f"{name} is refused: {one['refused']}" if one["refused"] else name + (
+        " is allowed: {same_class:.1%} of {tiles} validation tiles get the same class as in float32, and "
+        "{accuracy:.1%} get the class of their label ({accuracy_float32:.1%} in float32).".format(**one))
+        for name, one in facts.items())
