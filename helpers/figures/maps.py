@@ -66,7 +66,7 @@ def frame_map(ax: Axes, title: str, handles: list, boundary, crs: str, ground: s
     ax.locator_params(nbins=5, steps=[1, 2, 5, 10])
     for axis, name in ((ax.xaxis, "Easting"), (ax.yaxis, "Northing")):
         axis.set_major_formatter("{x:,g}")
-        axis.set_label_text(f"{name} (km, UTM {int(crs.split(':')[1]) - 26900}N)")
+        axis.set_label_text(f"{name} (km, UTM {int(crs[-2:])}N)")
     ax.spines[:].set(visible=True, color=RULE)
     ax.tick_params(length=3, color=RULE)
     draw_scale(ax)

@@ -16,26 +16,23 @@ from helpers.land.classes import NO_CLASS
 
 TILE_M = 224.0
 TILE_PX = 224
-# NAD83 / UTM zones 1N to 23N are EPSG:26901 to 26923: the datum and projection of NAIP scenes.
-_NAD83_UTM_EPSG = 26900
 # The distance that a county may reach from the middle of its zone.
 FARTHEST_DEG = 6
 
 
 def utm_crs(longitude: float, latitude: float) -> str:
-    """The NAD83 UTM zone of a position in North America, as ``"EPSG:269zz"``."""
+    """The NAD83 UTM zone of a position in North America, as ``"EPSG:269zz"``: the datum and projection of NAIP."""
     zone = int((longitude + 180) // 6) + 1
     if not (1 <= zone <= 23 and 0 < latitude < 84):
         raise InputError(
             f"expected a county in North America (NAD83 UTM zones 1 to 23 north), got longitude {longitude:.3f}, "
             f"latitude {latitude:.3f}. Give the boundary in longitude and latitude (EPSG:4326).")
-    return f"EPSG:{_NAD83_UTM_EPSG + zone}"
+    return f"EPSG:269{zone:02d}"
 
 
 def tile_id(crs: str, row, col) -> list[str]:
     """Names of tiles, the same in every year, run and source: ``"utm19-20971-01461"``."""
-    zone = int(crs.split(":")[1]) - _NAD83_UTM_EPSG
-    return [f"utm{zone:02d}-{r:05d}-{c:05d}" for r, c in zip(np.atleast_1d(row), np.atleast_1d(col))]
+    return [f"utm{crs[-2:]}-{r:05d}-{c:05d}" for r, c in zip(np.atleast_1d(row), np.atleast_1d(col))]
 
 
 def tile_of(x, y) -> tuple[np.ndarray, np.ndarray]:

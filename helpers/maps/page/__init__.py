@@ -116,9 +116,8 @@ def pictures_of(page: Path) -> tuple[Path | None, int]:
 def source_line(before: dict, after: dict, drawn: bool = False) -> str:
     """The sources of a map's pictures and labels, from two manifests; the sample's are ``drawn``."""
     datum = str(before["crs"])
-    zone = datum.split(":")[-1]
-    if zone.startswith("269"):
-        datum += f" (NAD83 / UTM zone {int(zone) - 26900}N)"
+    if datum.startswith("EPSG:269"):
+        datum += f" (NAD83 / UTM zone {int(datum[-2:])}N)"
     years = (f"pictures of {before['year']} and {after['year']}, labels of {before['label_year']} and "
              f"{after['label_year']}")
     if drawn:
