@@ -48,16 +48,16 @@ for _name in ("info", "ls", "mkdir", "mv", "rm", "_open"):
 
 
 @functools.lru_cache(maxsize=None)
-def _client(place, account, process):
+def _client(server, account, process):
     """One client for each account and process: a forked process can't use its parent's."""
-    return Hdfs(place or None, **_PATIENCE)
+    return Hdfs(server or None, **_PATIENCE)
 
 
 def open_uri(uri: str):
     """The file system of a URI, and the path in it."""
     try:
-        place, account = urlsplit(uri), os.environ.get("HADOOP_USER_NAME", "")
-        place.port  # It must be a number. The name stays as it is written, because HDFS's own names have capitals.
-        return _client(place.netloc, account, os.getpid()), Hdfs._strip_protocol(uri)
+        address, account = urlsplit(uri), os.environ.get("HADOOP_USER_NAME", "")
+        address.port  # It must be a number. The name stays as it is written, because HDFS's own names have capitals.
+        return _client(address.netloc, account, os.getpid()), Hdfs._strip_protocol(uri)
     except (RuntimeError, ValueError) as error:  # Without a host in the URI, Hadoop's settings must name one.
         raise InputError(f"expected hdfs://name-node:port/path, got {shown(uri)} ({error}). Name the name node.")

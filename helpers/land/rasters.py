@@ -146,9 +146,9 @@ def outline(raster: rasterio.DatasetReader, crs: str, name: str) -> shapely.Geom
                          "both, for example with gdal_translate -a_srs -a_ullr.")
     edge = shapely.segmentize(shapely.box(0, 0, raster.width, raster.height), max(raster.shape) / 20)
     try:
-        place = project(shapely.transform(edge, lambda xy: np.stack(to_map * xy.T, axis=1)), crs, source=raster.crs)
-        if np.isfinite(place.bounds).all():
-            return place
+        polygon = project(shapely.transform(edge, lambda xy: np.stack(to_map * xy.T, axis=1)), crs, source=raster.crs)
+        if np.isfinite(polygon.bounds).all():
+            return polygon
     except (pyproj.exceptions.ProjError, ValueError):
         pass  # The error below serves here too.
     raise InputError(f"expected a raster on the Earth, got {shown(name)}, which has no position in {crs}. Correct its "

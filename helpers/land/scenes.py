@@ -51,14 +51,14 @@ def open_scene(href: str, crs: str):
 def _open_fitting(stack, href, crs):
     """A scene, the scene or overview to read, the overview's level, and the scene's bounds and resolution in metres."""
     scene = stack.enter_context(open_raster(href, "scene"))
-    place = outline(scene, crs, href)
-    resolution = float(np.sqrt(place.area / (scene.width * scene.height)))
+    polygon = outline(scene, crs, href)
+    resolution = float(np.sqrt(polygon.area / (scene.width * scene.height)))
     flags = scene.mask_flag_enums[0]
     # A mask may lack overviews, or have those of an earlier mask.
     is_masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
     level = None if is_masked else overview_level(resolution, scene.overviews(1))
     used = scene if level is None else stack.enter_context(open_raster(href, "scene", OVERVIEW_LEVEL=level))
-    return scene, used, level, place.bounds, resolution
+    return scene, used, level, polygon.bounds, resolution
 
 
 def overview_level(resolution: float, factors: list[int]):

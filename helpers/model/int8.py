@@ -72,9 +72,9 @@ def _correct_mean(path, int8_path, tiles):
         return
     exact, rounded = (np.log(np.maximum(engine.score(tiles), 1e-12)).mean(axis=0)
                       for engine in (engines.start("onnxruntime", path), engines.start("onnxruntime-int8", int8_path)))
-    logits, place = softmax[0].input[0], list(network.graph.node).index(softmax[0])
+    logits, position = softmax[0].input[0], list(network.graph.node).index(softmax[0])
     network.graph.initializer.append(numpy_helper.from_array(exact - rounded, "mean_correction"))
-    network.graph.node.insert(place, helper.make_node("Add", [logits, "mean_correction"], ["corrected_logits"]))
+    network.graph.node.insert(position, helper.make_node("Add", [logits, "mean_correction"], ["corrected_logits"]))
     softmax[0].input[0] = "corrected_logits"
     onnx.save(network, str(int8_path))
 
