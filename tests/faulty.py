@@ -80,10 +80,10 @@ def on_workers(score_unit, **environment):
 @contextlib.contextmanager
 def on_this_worker(environment):
     """Spark uses a worker again for other tests: what is changed is changed back."""
-    plain, before = guard.Guard.function, dict(os.environ)
+    plain, before = guard._score, dict(os.environ)
     is_new = plain is not score
     os.environ.update(environment)
-    guard.Guard.function = staticmethod(score)
+    guard._score = score
     if is_new:
         end_guards()
     try:
@@ -92,7 +92,7 @@ def on_this_worker(environment):
         if "folder" not in environment.get("FAULTY", ""):  # The driver of the cluster's tests has workers of its own.
             os.environ.clear()
             os.environ.update(before)
-            guard.Guard.function = staticmethod(plain)
+            guard._score = plain
             end_guards()
 
 
@@ -107,7 +107,7 @@ def solid(colour, px):
 
 def hold(folder, connection):
     """Another process, with a guard whose picture hangs."""
-    guard.Guard.function = staticmethod(score)
+    guard._score = score
     scorer = guard.Guard(folder, "onnxruntime")
     scorer.score([b""])
     connection.send([child.pid for child in psutil.Process().children(recursive=True)])

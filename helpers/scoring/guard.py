@@ -71,8 +71,6 @@ STOPPED = TimeoutError, ProcessExpired, BrokenProcessPool
 class Guard:
     """A process that scores with one bundle and engine. If it hangs or crashes, the guard starts another."""
 
-    function = staticmethod(_score)
-
     def __init__(self, folder: str, engine: str, threads: int = 1):
         self._model = str(folder), engine, threads
         self._is_loaded, self._engine = False, engine
@@ -128,7 +126,7 @@ class Guard:
         if not self._is_loaded:
             self._load()
         try:
-            scored = self._call(CALL_S + TILE_S * len(images), self.function, self._model, images, tile_px)
+            scored = self._call(CALL_S + TILE_S * len(images), _score, self._model, images, tile_px)
             self._in_vain, self._engine = 0, scored.engine
             return scored
         except STOPPED as error:

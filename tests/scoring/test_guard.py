@@ -30,7 +30,7 @@ def guarded(model, monkeypatch):
 
     def make(folder=model.folder, engine="onnxruntime", is_faulty=False):
         if is_faulty:
-            monkeypatch.setattr(guard.Guard, "function", staticmethod(faulty.score))
+            monkeypatch.setattr(guard, "_score", faulty.score)
         made.append(guard.Guard(folder, engine))
         return made[-1]
 
