@@ -243,9 +243,9 @@ def candidate_sheet(ax: Axes, candidates: pd.DataFrame, before: Sequence[np.ndar
 
 
 def ranked_places(ax: Axes, places: pd.DataFrame, before: np.ndarray, after: np.ndarray, title: str,
-                  columns: int = 4, picture_px: int = 120) -> Axes:
+                  picture_px: int = 120) -> Axes:
     """Pairs of uint8 RGB pictures, the earlier on the left, by ``rank``, with ``kind`` and the ``rule``'s finds."""
-    gap, line = picture_px // 8, picture_px // 5
+    columns, gap, line = 4, picture_px // 8, picture_px // 5
     step_x, step_y = 2 * picture_px + 2 + gap, picture_px + line + gap // 2
     sheet = white_sheet(columns * step_x - gap, -(-len(places) // columns) * step_y - gap // 2)
     for k, at in enumerate(np.argsort(places["rank"].to_numpy())):

@@ -106,13 +106,13 @@ def tempered(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
     return predictions.assign(probabilities=[None if np.isnan(row).any() else row for row in rows])
 
 
-def cross_tempered(labels, probabilities: np.ndarray, rows, folds: int = 5) -> np.ndarray:
+def cross_tempered(labels, probabilities: np.ndarray, rows) -> np.ndarray:
     """Probabilities, each tempered by labels of other tiles: an honest "after" for a calibration figure.
 
-    Each fold is a strip of ``rows`` of the tile grid, because neighbours are alike. A single strip stays as it is.
+    Each of five folds is a strip of ``rows`` of the tile grid, because neighbours are alike. One alone stays as it is.
     """
     labels, rows = pd.Series(np.asarray(labels)), np.asarray(rows)
-    strip = np.searchsorted(np.quantile(rows, np.arange(1, folds) / folds), rows, side="right")
+    strip = np.searchsorted(np.quantile(rows, np.arange(1, 5) / 5), rows, side="right")
     found = np.array(probabilities, dtype=np.float64)
     for k in np.unique(strip):
         mine = strip == k

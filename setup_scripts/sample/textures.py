@@ -79,11 +79,11 @@ def _light(height, sun):
     return np.clip(light, 0, 1)
 
 
-def _shadows(height, ranks, sun, reach=12):
-    """The lowest rank of the crowns that throw a shadow, up to ``reach`` m long, on each pixel; 255 where none does."""
+def _shadows(height, ranks, sun):
+    """The lowest rank of the crowns that throw a shadow, up to 12 m long, on each pixel; 255 where none does."""
     azimuth, elevation = sun
     found = np.full(height.shape, 255, np.uint8)
-    for step in range(1, reach + 1):
+    for step in range(1, 13):
         shift = -round(-step * np.cos(azimuth)), -round(step * np.sin(azimuth))
         blocked = np.roll(height, shift, (0, 1)) > height + step * np.tan(elevation)
         found = np.where(blocked, np.minimum(found, np.roll(ranks, shift, (0, 1))), found)
