@@ -18,6 +18,7 @@ from helpers.land.grid import TILE_M, tile_bounds
 from helpers.land.labels import read_labels
 from helpers.model.bundle import Bundle
 from helpers.model.engines import onnx_session
+from helpers.model.evaluation import logistic_regression
 from helpers.tiles import store as tilestore
 from helpers.tiles.pictures import decode_all
 
@@ -184,14 +185,11 @@ def fit_heads(counties: list, seed: int) -> Heads:
 
 
 def _fit_head(examples, strength):
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
     features, truth = (np.concatenate(of_counties) for of_counties in zip(*examples))
     if truth.all() or not truth.any():
         raise InputError("expected training counties with land that was newly developed, and land that was not, got "
                          "only one of the two. Prepare more training counties, or years further apart.")
-    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=300)).fit(features, truth)
+    return logistic_regression(strength, max_iter=300).fit(features, truth)
 
 
 def judge(views: Views, heads: list[Heads]) -> Judgement:

@@ -18,7 +18,7 @@ from helpers.land.classes import CLASS_NAMES, DEVELOPED, GROUPS
 from helpers.land.grid import TILE_M, from_grid, to_grid
 from helpers.maps.cells import Heads, Judgement, Views, fit_heads, judge, labelled_cells, pair_features
 from helpers.maps.change import probability_of
-from helpers.model.evaluation import calibration_error
+from helpers.model.evaluation import calibration_error, logistic_regression
 
 # A tile is newly developed where at least this share of its area is.
 NEW_SHARE = 0.1
@@ -118,12 +118,10 @@ class Scorer:
         from sklearn.linear_model import LogisticRegression
         from sklearn.metrics import log_loss
         from sklearn.model_selection import LeaveOneGroupOut, cross_val_predict
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
 
         def of_others(model, x, y, method):
             return cross_val_predict(model, x, y, groups=tiles["county"], cv=LeaveOneGroupOut(), method=method)
-        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
+        self.model = logistic_regression(1.0)
         self.line = LogisticRegression(C=1e3)
         # New cells show roofs, and labels include the yards. The curve is right on average, so areas can be summed.
         self.area = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")

@@ -165,14 +165,18 @@ def colour_features(tiles: np.ndarray) -> np.ndarray:
     return np.float32([np.r_[tile.mean(axis=(0, 1)), tile.std(axis=(0, 1))] for tile in tiles]).reshape(-1, 6)
 
 
-def linear_head(train_features: np.ndarray, train_labels, features: np.ndarray) -> np.ndarray:
-    """Class ids of features by standardised logistic regression (C = 1)."""
+def logistic_regression(strength: float, max_iter: int = 2000):
+    """A logistic regression of standardised features, not fitted yet."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
-    head = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=2000))
-    head.fit(np.asarray(train_features, dtype=np.float64), _class_ids(train_labels, "train_labels"))
-    return head.predict(np.asarray(features, dtype=np.float64)).astype(np.int64)
+    return make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=max_iter))
+
+
+def linear_head(train_features: np.ndarray, train_labels, features: np.ndarray) -> np.ndarray:
+    """Class ids of features by standardised logistic regression (C = 1)."""
+    head = logistic_regression(1.0).fit(np.float64(train_features), _class_ids(train_labels, "train_labels"))
+    return head.predict(np.float64(features)).astype(np.int64)
 
 
 def colour_baseline(train_tiles: np.ndarray, train_labels, tiles: np.ndarray) -> np.ndarray:
