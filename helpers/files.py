@@ -242,14 +242,6 @@ def free_bytes(folder) -> int:
     return shutil.disk_usage(str(folder)).free
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether an error means that a file is missing or cannot be read. Arrow's own OSError has no error number."""
-    import pyarrow as pa
-    return not isinstance(error, MemoryError) and (
-        isinstance(error, (FileNotFoundError, pa.ArrowException))
-        or type(error) is OSError and error.errno in (None, errno.EIO))
-
-
 @contextlib.contextmanager
 def room(where: str, advice: str = "Free some space and run the same command again."):
     """Turn the error of a full disk into an InputError."""

@@ -10,6 +10,7 @@ files, in the same way on a disk, on HDFS and in object stores.
 """
 
 import contextlib
+import errno
 import functools
 import gc
 import hashlib
@@ -27,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from helpers import DamagedFile, InputError
 from helpers.cluster import adapter
 from helpers.credentials import credentials, use
-from helpers.files import NOT_JSON, filesystem, is_damage, remove, remove_parts, room, write_whole
+from helpers.files import NOT_JSON, filesystem, remove, remove_parts, room, write_whole
 from helpers.uri import join, shown
 
 # Files that a job has written and may remove. Their names end in a unit's hash.
@@ -77,10 +78,13 @@ WRITE_AGAIN = "Write it again and run the same command."
 @contextlib.contextmanager
 def damage_told(folder: str, file: str = "a file", advice: str = WRITE_AGAIN):
     """Turn the error of a damaged or missing file into a DamagedFile."""
+    import pyarrow as pa
     try:
         yield
-    except Exception as error:
-        if not is_damage(error):
+    except (OSError, pa.ArrowException) as error:
+        # Arrow's own OSError has no error number.
+        is_missing = isinstance(error, FileNotFoundError) or type(error) is OSError and error.errno in (None, errno.EIO)
+        if not (is_missing or isinstance(error, pa.ArrowException)) or isinstance(error, MemoryError):
             raise
         raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. {advice}"
                           ) from error

@@ -18,7 +18,7 @@ import shutil
 from pathlib import Path
 
 from helpers import InputError
-from helpers.files import free_bytes, read_json, room, write_json
+from helpers.files import free_bytes, read_json, remove_parts, room, write_json
 from sample import catalogue, units
 
 _BYTES_A_TILE = 140e3  # disk that a tile of a county takes in one year at 1 m, with the land around it
@@ -94,10 +94,8 @@ def _remove_leftovers(folder, seed):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.stem not in own:
                 path.unlink(missing_ok=True)
-    for part in folder.rglob(".*.*.part"):
-        # While another drawing is at work on a file, the whole file is not there yet.
-        if part.with_name(part.name[1:].rsplit(".", 2)[0]).exists():
-            part.unlink(missing_ok=True)
+    for inside in {folder, *(path.parent for path in folder.rglob("*.part"))}:
+        remove_parts(str(inside))
 
 
 def _check_disk(folder, missing):
