@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import fsspec
 from fsspec.asyn import AsyncFileSystem
@@ -28,8 +28,6 @@ _PACKAGES = {"abfs": ("helpers.azure_filesystem", "adlfs"), "abfss": ("helpers.a
              "hdfs": ("helpers.hdfs_filesystem", "hdfs-native")}
 # Names that file systems have for the time of a change, or for a tag that changes with the content.
 _CHANGED = ("mtime", "last_modified", "LastModified", "etag", "ETag", "modificationTime", "modification_time")
-# Names of ``_part_of``.
-_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")
 # Error numbers that mean: nothing can be written in this place.
 _NOWHERE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG)
 NOT_JSON = json.JSONDecodeError, UnicodeDecodeError, RecursionError
@@ -66,11 +64,14 @@ def _part_of(path):
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
 
 
-def remove_parts(folder: str):
-    """Remove what killed writers have left half-written in a folder, beside files that are whole by now."""
+def remove_parts(folder: str, names: str = ".+"):
+    """Remove what killed writers have left half-written in a folder, beside files that are whole by now.
+
+    ``names`` is a pattern of files that every writer gives the same content: another writer's part may go too.
+    """
     system, path = filesystem(folder)
     for file in system.find(path, maxdepth=1):
-        left = _PART.fullmatch(file.rpartition("/")[2])
+        left = re.fullmatch(rf"\.({names})\.[0-9a-f]{{8}}\.part", file.rpartition("/")[2])
         if left and system.exists(f"{path}/{left[1]}"):
             remove(f"{folder}/{left[0]}")
 
@@ -88,7 +89,7 @@ def write_whole(uri: str, content: bytes):
 
 
 def _rename_into(system, path, content, replace):
-    part = str(_part_of(Path(path)))
+    part = str(_part_of(PurePosixPath(path)))
     system.makedirs(path.rpartition("/")[0], exist_ok=True)
     try:
         system.pipe_file(part, content)
@@ -105,7 +106,10 @@ def _rename_into(system, path, content, replace):
 
 
 def create(uri: str, content: bytes):
-    """Write a file where there is none, else raise a FileExistsError: in one step, but on WebHDFS and its kind."""
+    """Write a file where there is none, else raise a FileExistsError.
+
+    This is one step, except on WebHDFS, on drives without links, and on object stores without conditional writes.
+    """
     system, path = filesystem(uri)
     if isinstance(system, LocalFileSystem):
         _create_here(Path(path), content)
@@ -129,8 +133,8 @@ def _create_here(path, content):
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        with open(str(path), "xb") as file:  # Some mounted drives have no links.
-            file.write(content)
+        open(str(path), "xb").close()  # Some mounted drives have no links.
+        os.replace(str(part), str(path))
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()

@@ -30,6 +30,13 @@ class S3(S3FileSystem):
             place = f"s3://{named.get('Bucket', '')}"
             answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None) or {}
             code = answer.get("Error", {}).get("Code", type(error).__name__)
+            if "IfNoneMatch" in named and code in ("PreconditionFailed", "412"):
+                raise FileExistsError(named["Key"]) from None
+            # Another writer at the same moment, or a store without conditional writes.
+            if "IfNoneMatch" in named and code in ("ConditionalRequestConflict", "NotImplemented"):
+                if code == "NotImplemented":
+                    del named["IfNoneMatch"]
+                return await self._call_s3(method, *arguments, **named)
             if code in ("NoSuchBucket", "InvalidBucketName", "ParamValidationError"):
                 raise InputError(f"expected a bucket at {place}, got none of this name. Create it, or correct the URI."
                                  ) from None

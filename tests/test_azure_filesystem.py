@@ -9,7 +9,7 @@ import pytest
 import tiny
 from azurite import Azurite
 from helpers import InputError
-from helpers.credentials import TOKEN_FILE, VARIABLES
+from helpers.credentials import TOKEN_FILE
 from helpers.model import bundle
 from helpers.files import create, filesystem, write_whole
 from helpers.scoring import score as scoring, table
@@ -32,9 +32,7 @@ def azure(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def connected(azure, monkeypatch):
-    for name in VARIABLES + (TOKEN_FILE,):
-        monkeypatch.delenv(name, raising=False)
+def connected(azure, nobody, monkeypatch):
     monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", azure.connection_string)
     yield
     azure.proxy.fault = None

@@ -12,6 +12,7 @@ from helpers import InputError, files as storage
 from helpers.model import bundle
 from helpers.tiles import store
 from helpers.uri import shown
+from servers import winners
 
 pytestmark = pytest.mark.usefixtures("nobody")
 
@@ -189,6 +190,12 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(monkeypatc
     monkeypatch.undo()
     storage.write_whole(uri, b"new")
     assert system.cat_file(path) == b"new" and system.find("/kept") == [path]
+
+
+def test_of_many_that_create_a_file_one_succeeds(tmp_path):
+    path = tmp_path / "folder" / "table.json"
+    (winner,) = winners(lambda number: storage.create(path, str(number).encode()))
+    assert path.read_bytes() == str(winner).encode() and os.listdir(path.parent) == ["table.json"]
 
 
 def test_a_file_is_created_once_on_a_drive_without_links(tmp_path, monkeypatch):

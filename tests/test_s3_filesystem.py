@@ -11,7 +11,6 @@ import pytest
 
 import tiny
 from helpers import InputError
-from helpers.credentials import VARIABLES
 from helpers.files import create, filesystem, write_whole
 from helpers.model import bundle
 from helpers.scoring import score as scoring
@@ -67,9 +66,7 @@ def moto(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def connected(moto, monkeypatch, tmp_path):
-    for name in VARIABLES:
-        monkeypatch.delenv(name, raising=False)
+def connected(moto, nobody, monkeypatch, tmp_path):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", moto.key)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", moto.secret)
     monkeypatch.setenv("AWS_ENDPOINT_URL", moto.endpoint)

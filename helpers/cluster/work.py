@@ -32,7 +32,8 @@ from helpers.files import NOT_JSON, filesystem, remove, remove_parts, room, writ
 from helpers.uri import join, shown
 
 # Files that a job has written and may remove. Their names end in a unit's hash.
-_OWN = re.compile(r"(?:[^/]+=[^/]+/)*[0-9a-f]{20}")
+_HASH = "[0-9a-f]{20}"
+_OWN = re.compile(rf"(?:[^/]+=[^/]+/)*{_HASH}")
 _FACTS = b"unit"
 # Threads that read footers at the same time.
 _THREADS = 16
@@ -77,14 +78,15 @@ WRITE_AGAIN = "Write it again and run the same command."
 
 @contextlib.contextmanager
 def damage_told(folder: str, file: str = "a file", advice: str = WRITE_AGAIN):
-    """Turn the error of a damaged or missing file into a DamagedFile."""
+    """Turn the error of a damaged or missing file into a DamagedFile; ``folder`` is a path or a URI as ``shown``."""
     import pyarrow as pa
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         # Arrow's own OSError has no error number.
-        is_missing = isinstance(error, FileNotFoundError) or type(error) is OSError and error.errno in (None, errno.EIO)
-        if not (is_missing or isinstance(error, pa.ArrowException)) or isinstance(error, MemoryError):
+        is_damage = isinstance(error, (FileNotFoundError, pa.ArrowException)) or (
+            type(error) is OSError and error.errno in (None, errno.EIO))
+        if not is_damage or isinstance(error, MemoryError):
             raise
         raise DamagedFile(f"expected the files of {folder} to be unchanged, but {file} is missing or damaged. {advice}"
                           ) from error
@@ -95,8 +97,8 @@ def opened(uri: str, advice: str = WRITE_AGAIN, **options):
     """A ``pyarrow.parquet.ParquetFile``; if the file is damaged or missing, a DamagedFile with ``advice``."""
     import pyarrow.parquet as pq
     system, path = filesystem(uri)
-    folder, _, name = shown(uri).rpartition("/")
-    with damage_told(folder, name, advice), system.open(path, "rb") as file:
+    folder, _, file_name = shown(uri).rpartition("/")
+    with damage_told(folder, file_name, advice), system.open(path, "rb") as file:
         yield pq.ParquetFile(file, **options)
 
 
@@ -262,13 +264,12 @@ def _watching(watch, uri, wanted):
 
 
 def keep_only(uri: str, wanted, folders=("",)):
-    """Remove old files from some folders after a job: units that are no longer in its list, and half-written files.
-    Keep all files that no job has written."""
+    """Remove old files from some folders after a job: units that are no longer in its list, and half-written files of
+    units that are done. Keep all files that no job has written."""
     wanted = set(wanted)
-    remove_parts(uri)
     for folder in folders:
         inside = join(uri, folder) if folder else uri
-        remove_parts(inside)
+        remove_parts(inside, rf"{_HASH}\.parquet")
         for name in names(inside):
             file = join(inside, name + ".parquet")
             with contextlib.suppress(DamagedFile):

@@ -53,8 +53,8 @@ class Cells:
         self.outputs = averaged[:1] + sorted(finer, key=lambda name: shapes[name][1])[-1:]
         self.n_features = sum(shapes[name][1] for name in self.outputs) + 6
         cut = Extractor(network).extract_model(["tiles"], self.outputs)
-        # Two years are described at once: two threads call the session, and they share one core less than there are.
-        self._session = onnx_session(cut.SerializeToString(), max(1, os.cpu_count() - 1))
+        # A session's threads include the one that calls it. Two years are described at once: one call more.
+        self._session = onnx_session(cut.SerializeToString(), max(1, (os.cpu_count() or 2) - 1))
 
     def describe(self, tiles: np.ndarray, batch: int = 32) -> np.ndarray:
         """Features of uint8 RGB tiles, (N, side, side, n_features) float16: maps, mean and deviation of R, G and B."""

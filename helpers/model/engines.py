@@ -42,7 +42,7 @@ def onnx_session(network, threads: int, providers=("CPUExecutionProvider",)):
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads that wait in loops would take the cores of other programs: the network then runs a fifth slower.
+    # Waiting threads that spin take cores from other programs: beside one of them, two threads are a fifth slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(network, options, providers=list(providers))
 

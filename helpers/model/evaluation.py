@@ -109,7 +109,8 @@ def tempered(predictions: pd.DataFrame, temperature: float) -> pd.DataFrame:
 def cross_tempered(labels, probabilities: np.ndarray, rows) -> np.ndarray:
     """Probabilities, each tempered by labels of other tiles: an honest "after" for a calibration figure.
 
-    Each of five folds is a strip of ``rows`` of the tile grid, because neighbours are alike. One alone stays as it is.
+    Each of five folds is a strip of ``rows`` of the tile grid, because neighbours are alike. A single strip stays as it
+    is.
     """
     labels, rows = pd.Series(np.asarray(labels)), np.asarray(rows)
     strip = np.searchsorted(np.quantile(rows, np.arange(1, 5) / 5), rows, side="right")

@@ -37,7 +37,7 @@ _LAST = b"\xff"
 
 
 def partition_name(part: dict) -> str:
-    """The folder of a county and year (its manifest) in a tile store or a prediction table."""
+    """The folder of a county and year, given by their manifest, in a tile store or a prediction table."""
     return f"county={part['county']}/year={part['year']}"
 
 
@@ -83,6 +83,8 @@ def _read(uri):
                 and all(isinstance(name, str) for name in names + files) and "/" not in "".join(files)):
             return facts
         came = "one with other kinds of values"
+    except InputError:  # The storage can't be read.
+        raise
     except KeyError as error:
         came = f"one without {error}"
     except (*NOT_JSON, ValueError, TypeError):
@@ -252,6 +254,8 @@ def read(uri: str, county=None, year=None, split=None, columns=None, row=None) -
     """
     stored, frames, condition = partitions(uri), [], ds.scalar(True)
     wanted = None if columns is None else ["tile_id", *(set(columns) - {"tile_id", "county", "year"})]
+    if wanted and not set(wanted) <= set(SCHEMA.names):
+        raise InputError(f"expected columns of {', '.join(SCHEMA.names)}, got {', '.join(columns)}. Choose from these.")
     asked = {name: value for name, value in zip(("county", "year", "split", "row"), (county, year, split, row))
              if value is not None}
     for name in {"split", "row"} & set(asked):

@@ -94,7 +94,7 @@ def _remove_leftovers(folder, seed):
                 shutil.rmtree(path, ignore_errors=True)
             elif path.stem not in own:
                 path.unlink(missing_ok=True)
-    for inside in {folder, *(path.parent for path in folder.rglob("*.part"))}:
+    for inside in {path.parent for path in folder.rglob("*.part")}:
         remove_parts(str(inside))
 
 

@@ -19,7 +19,7 @@ def own_home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def use(tmp_path, monkeypatch):
+def own_county(tmp_path, monkeypatch):
     """Write a boundary file of one county, and set it."""
     monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"http://127.0.0.1:{servers.free_port()}/c.zip")
     monkeypatch.setattr(downloads, "TRIES", 1)

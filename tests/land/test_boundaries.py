@@ -28,8 +28,8 @@ PLACE = drawn.county_boundary()
     ("Middlesex County, MA", dict(GEOID="25017", NAME="Middlesex", STUSPS="MA")),
     (unicodedata.normalize("NFD", "Doña Ana, NM"), dict(GEOID="35013", NAME="Doña Ana", STUSPS="NM")),
     ("Doña Ana, NM", dict(GEOID="35013", NAME=unicodedata.normalize("NFD", "Doña Ana"), STUSPS="NM"))])
-def test_codes_and_names_in_other_spellings(use, asked, columns):
-    use(**columns)
+def test_codes_and_names_in_other_spellings(own_county, asked, columns):
+    own_county(**columns)
     county = boundary_of(asked)
     assert len(county.fips) == 5 and len(grid.county_tiles(county.boundary)[0]) == 30
 
@@ -37,14 +37,14 @@ def test_codes_and_names_in_other_spellings(use, asked, columns):
 @pytest.mark.parametrize("name", ["own.gpkg", "own.shp", "own.geojson"])
 @pytest.mark.parametrize("shape", ["heights", "bow"])
 @pytest.mark.filterwarnings("ignore:Infinite or NaN coordinate")
-def test_heights_and_crossing_rings(use, name, shape):
+def test_heights_and_crossing_rings(own_county, name, shape):
     corners = list(PLACE.exterior.coords)[:-1]
     if shape == "heights":
         ring = shapely.Polygon([(x, y, float("nan") if name == "own.gpkg" else 3.0) for x, y in corners])
     else:
         w, s, e, n = PLACE.bounds
         ring = shapely.Polygon([(w, n), (e, n), (w, s), (e, s), (w, n)])
-    use(name, ring, GEOID="25017", NAME="M")
+    own_county(name, ring, GEOID="25017", NAME="M")
     boundary = boundary_of("25017").boundary
     assert boundary.is_valid and not boundary.has_z
     expected = PLACE.area if shape == "heights" else shapely.box(*PLACE.bounds).area / 2
@@ -53,13 +53,13 @@ def test_heights_and_crossing_rings(use, name, shape):
 
 @pytest.mark.parametrize("geometry", [
     None, shapely.Polygon(), shapely.Point(-71, 42), shapely.LineString([(0, 1), (2, 3)])])
-def test_a_county_of_ones_own_without_an_area_is_refused_and_not_the_censuses(use, geometry):
-    use(geometry=geometry, GEOID="25017", NAME="M")
+def test_a_county_of_ones_own_without_an_area_is_refused_and_not_the_censuses(own_county, geometry):
+    own_county(geometry=geometry, GEOID="25017", NAME="M")
     with pytest.raises(InputError, match="expected the boundary of M .25017. as an area"):
         boundary_of("25017")
 
 
-def test_parts_of_a_county_are_one_place(use, tmp_path, monkeypatch):
+def test_parts_of_a_county_are_one_place(own_county, tmp_path, monkeypatch):
     west, east = shapely.box(-71.5, 42.3, -71.4, 42.4), shapely.box(-71.4, 42.3, -71.3, 42.4)
     geopandas.GeoDataFrame({"GEOID": ["25017"] * 2, "NAME": ["M"] * 2}, geometry=[west, east], crs=4326).to_file(
         tmp_path / "parts.gpkg")
@@ -67,11 +67,11 @@ def test_parts_of_a_county_are_one_place(use, tmp_path, monkeypatch):
     assert boundary_of("25017").boundary.area == pytest.approx(0.02)
 
 
-def test_of_several_layers_the_one_with_counties_is_read(use, tmp_path):
+def test_of_several_layers_the_one_with_counties_is_read(own_county, tmp_path):
     def write(layer, geometry, **columns):
         geopandas.GeoDataFrame({key: [value] for key, value in columns.items()}, geometry=[geometry],
                                crs=4326).to_file(tmp_path / "own.gpkg", layer=layer)
-    use("own.gpkg", PLACE.boundary, road="1")
+    own_county("own.gpkg", PLACE.boundary, road="1")
     write("study area", PLACE.buffer(1), author="me")
     assert boundary_of("own").boundary.area == pytest.approx(PLACE.buffer(1).area)
     write("counties", PLACE, GEOID="25017")
@@ -81,13 +81,13 @@ def test_of_several_layers_the_one_with_counties_is_read(use, tmp_path):
         boundary_of("25017")
 
 
-def test_lines_beside_an_area_are_no_part_of_a_county(use):
-    use(geometry=shapely.GeometryCollection([PLACE, shapely.LineString([(-71, 42), (-60, 42)])]), GEOID="25017")
+def test_lines_beside_an_area_are_no_part_of_a_county(own_county):
+    own_county(geometry=shapely.GeometryCollection([PLACE, shapely.LineString([(-71, 42), (-60, 42)])]), GEOID="25017")
     assert boundary_of("25017").boundary.equals(PLACE)
 
 
-def test_a_code_of_before_the_counties_changed_lists_the_states(use):
-    use(GEOID="09110", NAME="Capitol", STUSPS="CT")
+def test_a_code_of_before_the_counties_changed_lists_the_states(own_county):
+    own_county(GEOID="09110", NAME="Capitol", STUSPS="CT")
     for asked in ("Hartford, CT", "Hartford County, CT"):
         with pytest.raises(InputError, match=r"Choose one of Capitol, CT \(09110\)\.$"):
             boundary_of(asked)
@@ -101,9 +101,9 @@ def zipped(**members):
     return buffer.getvalue()
 
 
-def test_files_that_are_no_boundaries_are_refused(use, tmp_path, monkeypatch):
+def test_files_that_are_no_boundaries_are_refused(own_county, tmp_path, monkeypatch):
     """Above all those that make GDAL read another file."""
-    local = use("local.geojson", GEOID="25017", NAME="LOCAL")
+    local = own_county("local.geojson", GEOID="25017", NAME="LOCAL")
     vrt = (f'<OGRVRTDataSource><OGRVRTLayer name="local"><SrcDataSource>{local}</SrcDataSource></OGRVRTLayer>'
            "</OGRVRTDataSource>")
     monkeypatch.setattr(downloads, "MOST_BYTES", 1 << 20)

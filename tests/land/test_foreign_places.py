@@ -23,12 +23,12 @@ from helpers.land.sources import County
 PLACE = drawn.county_boundary()
 
 
-def test_the_censuses_boundary_is_said_to_be_its(use, tmp_path, monkeypatch, capsys):
+def test_the_censuses_boundary_is_said_to_be_its(own_county, tmp_path, monkeypatch, capsys):
     (tmp_path / "served").mkdir()
-    use(GEOID="25017", NAME="M").rename(tmp_path / "served" / "census.geojson")
+    own_county(GEOID="25017", NAME="M").rename(tmp_path / "served" / "census.geojson")
     with servers.Files(tmp_path / "served") as files:
         monkeypatch.setitem(downloads.ADDRESSES, "TUTORIAL_COUNTIES", f"{files.url}/census.geojson")
-        use(GEOID="09110", NAME="Capitol", STUSPS="CT")
+        own_county(GEOID="09110", NAME="Capitol", STUSPS="CT")
         assert boundary_of("25017").name == "M"
         (tmp_path / "own.geojson").rename(tmp_path / "served" / "own.geojson")
         monkeypatch.setenv("TUTORIAL_COUNTIES", f"{files.url}/own.geojson?sig=SECRET")
