@@ -129,14 +129,13 @@ def save_cntk(draft, folder):
 def _modernise(old, new, tiles):
     """Bring an ONNX file to ``OPSET`` or later, and compute the new file's logits and probabilities of tiles."""
     import onnx
-    import onnxruntime
     from onnx import version_converter
     exported = onnx.load(str(old))
     if exported.opset_import[0].version < OPSET:
         exported = version_converter.convert_version(exported, OPSET)
     onnx.checker.check_model(exported, full_check=True)
     onnx.save(exported, str(new))
-    session = onnxruntime.InferenceSession(str(new), providers=["CPUExecutionProvider"])
+    session = engines.onnx_session(str(new), os.cpu_count())
     outputs = [session.run(["logits", "probabilities"], {"tiles": tiles[i:i + 32]}) for i in range(0, len(tiles), 32)]
     return tuple(np.concatenate(one) for one in zip(*outputs))
 

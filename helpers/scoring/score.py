@@ -221,7 +221,8 @@ def _kept(predictions_uri, tiles_uri, stored, chosen):
     if lacking:
         raise InputError(f"expected a table of the tiles in {shown(tiles_uri)} at {shown(predictions_uri)}, got one "
                          f"that also has {min(lacking)}, which the store lacks. Choose another folder.")
-    return {name for name in before["units"] if name.rpartition("/")[0] not in set(map(store.partition_name, chosen))}
+    scored = set(map(store.partition_name, chosen))
+    return {name for name in before["units"] if name.rpartition("/")[0] not in scored}
 
 
 def _run(spark, wanted, bundle, engine, uri, tasks):
